@@ -1,0 +1,49 @@
+# Apollo networking. `make up` and `make test` do all the set-up they need, once, into a cache (see scripts/python).
+#
+#   make up                       the local stack on this machine's embedded cloud; SET="slaves.count=5" changes a setting
+#   make down                     removes every trace of it
+#   make preview STACK=dev        what a stack would create, without an account
+#   make status | outputs         the hosts, the exports
+#   make map                      draws the local stack: apollo-local.svg and apollo-local.html
+#   make test | lint | bench      the checks, the linters, the measurements
+
+SHELL := /bin/bash
+STACK ?= local
+SET ?=
+ARGS ?=
+PY := scripts/python
+SETS := $(foreach pair,$(SET),--set '$(pair)')
+
+.PHONY: map up down preview refresh status outputs test lint format bench
+
+up:
+	@$(PY) -m localcloud up --stack $(STACK) $(SETS) $(ARGS)
+
+down:
+	@$(PY) -m localcloud down --stack $(STACK) $(ARGS)
+
+preview:
+	@$(PY) -m localcloud preview --stack $(STACK) $(SETS) $(ARGS)
+
+refresh status outputs:
+	@$(PY) -m localcloud $@ --stack $(STACK) $(ARGS)
+
+map:
+	@$(PY) -m localcloud ops --stack $(STACK) map $(ARGS)
+
+test:
+	@$(PY) -m localcloud.machines.prepare --checks || [ -z "$$CI" ]
+	@$(PY) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+
+lint:
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) scripts/lint_shell.py
+	@$(PY) -m pyright --pythonpath "$$($(PY) -c "import sys; print(sys.executable)")"
+
+format:
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench:
+	@$(PY) -m bench $(ARGS)
