@@ -1,0 +1,157 @@
+"""The address plan: which overlay and VPC addresses belong to a slot, a control node and an edge.
+
+Pure arithmetic on netaddr networks. Formulas: docs/architecture.md, "Address plan". Nothing is handed out in order: every
+address follows from the settings and an index alone, so that adding, retiring or reordering never moves another host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from netaddr import IPAddress, IPNetwork
+
+MAX_CONTROL = 5
+MAX_EDGES = 10
+MAX_ZONES = 7
+
+# The last sixteen node addresses: ten for edges, five for control nodes, and the very last, a broadcast address, for nobody.
+RESERVED_NODE_ADDRESSES = 16
+_FIRST_EDGE = 16
+_FIRST_CONTROL = 6
+
+# Offsets in a VPC subnet. AWS keeps the first four addresses and the last of each subnet for itself
+# (VPC user guide, "Subnet CIDR blocks"), which 10 and 32 stay clear of.
+INFRASTRUCTURE_OFFSET = 10
+SLOT_OFFSET = 32
+AWS_RESERVED_AT_START = 4
+AWS_RESERVED_AT_END = 1
+
+_VPC_BLOCKS_BITS = 3
+
+
+class AddressError(ValueError):
+    """An index has no address in this plan. The message names the index and the range that has."""
+
+
+def nth_block(network: IPNetwork, prefix: int, index: int) -> IPNetwork:
+    """Block number `index` (from 0) of `network` cut into blocks of `prefix` bits.
+
+    Computed, since IPNetwork.subnet() would walk every block before it: 65,000 in a /8.
+    """
+    if not 0 <= index < 1 << (prefix - network.prefixlen):
+        raise AddressError(
+            f"block {index} of {network} cut into /{prefix}: give 0 to {(1 << (prefix - network.prefixlen)) - 1}"
+        )
+    return IPNetwork((network.first + (index << (32 - prefix)), prefix))
+
+
+@dataclass(frozen=True)
+class OverlayPlan:
+    """The overlay addresses of each slot and of the infrastructure. A slot keeps its own for ever.
+
+    network: IPv4, no host bits. host_prefix: bits, more than the network's, at most 30.
+    slot: 1 to last_slot, control: 1 to 5, edge: 1 to 10, else AddressError.
+    """
+
+    network: IPNetwork
+    host_prefix: int = 24
+
+    @cached_property
+    def blocks(self) -> int:
+        """S: how many blocks of the host prefix the overlay holds."""
+        return 1 << (self.host_prefix - self.network.prefixlen)
+
+    @cached_property
+    def block_size(self) -> int:
+        """B: addresses in a block, so the most containers a slave holds."""
+        return 1 << (32 - self.host_prefix)
+
+    @cached_property
+    def node_blocks(self) -> int:
+        """R: how many of the first blocks hold node addresses instead of containers."""
+        return -(-self.blocks // self.block_size)
+
+    @cached_property
+    def last_slot(self) -> int:
+        """The highest slot with both a node address and a Docker subnet; below 1 the overlay is too small."""
+        return min(self.blocks - self.node_blocks, self.node_blocks * self.block_size - RESERVED_NODE_ADDRESSES - 1)
+
+    def bridge_address(self, slot: int) -> IPNetwork:
+        """`weave_bridge` of a slot: network + slot, with the overlay's prefix (10.2.0.1/16 for slot 1)."""
+        return self._node(self._checked("slot", slot, self.last_slot))
+
+    def docker_subnet(self, slot: int) -> IPNetwork:
+        """`weave_docker_subnet` of a slot: block R - 1 + slot (10.2.1.0/24 for slot 1)."""
+        index = self.node_blocks - 1 + self._checked("slot", slot, self.last_slot)
+        return nth_block(self.network, self.host_prefix, index)
+
+    def control_address(self, index: int) -> IPNetwork:
+        """The bridge address of control node 1 to 5 (10.2.0.250/16 to 10.2.0.254/16)."""
+        return self._node(self._reserved(_FIRST_CONTROL) + self._checked("control node", index, MAX_CONTROL) - 1)
+
+    def edge_address(self, index: int) -> IPNetwork:
+        """The bridge address of edge 1 to 10 (10.2.0.240/16 to 10.2.0.249/16)."""
+        return self._node(self._reserved(_FIRST_EDGE) + self._checked("edge", index, MAX_EDGES) - 1)
+
+    def _reserved(self, from_end: int) -> int:
+        return self.node_blocks * self.block_size - from_end
+
+    def _node(self, offset: int) -> IPNetwork:
+        return IPNetwork((self.network.first + offset, self.network.prefixlen))
+
+    @staticmethod
+    def _checked(what: str, index: int, last: int) -> int:
+        if not 1 <= index <= last:
+            raise AddressError(f"{what} {index} has no overlay address: give 1 to {last}")
+        return index
+
+
+@dataclass(frozen=True)
+class VpcPlan:
+    """The VPC's subnets and the hosts' addresses in them.
+
+    network: IPv4, no host bits, prefix at most 26 (eight blocks, the eighth cut into eight public subnets).
+    zone_index: 0 to 6, the zone's place in the settings; zones are only ever appended.
+    """
+
+    network: IPNetwork
+
+    def private_subnet(self, zone_index: int) -> IPNetwork:
+        """Block `zone_index` of eight."""
+        return nth_block(self.network, self.network.prefixlen + _VPC_BLOCKS_BITS, self._zone(zone_index))
+
+    def public_subnet(self, zone_index: int) -> IPNetwork:
+        """Part `zone_index` of the eighth block, which is cut in eight whatever the number of zones."""
+        eighth = nth_block(self.network, self.network.prefixlen + _VPC_BLOCKS_BITS, MAX_ZONES)
+        return nth_block(eighth, eighth.prefixlen + _VPC_BLOCKS_BITS, self._zone(zone_index))
+
+    @cached_property
+    def last_slot(self) -> int:
+        """The highest slot whose address fits a zone's private subnet."""
+        return self.private_subnet(0).size - 1 - AWS_RESERVED_AT_END - SLOT_OFFSET
+
+    @cached_property
+    def resolver(self) -> IPAddress:
+        """AWS's DNS resolver: the base of the VPC's range plus two."""
+        return IPAddress(self.network.first + 2)
+
+    def control_address(self, zone_index: int, index: int) -> IPAddress:
+        """Offset 10 + index in the zone's private subnet."""
+        return IPAddress(self.private_subnet(zone_index).first + INFRASTRUCTURE_OFFSET + index)
+
+    def edge_address(self, zone_index: int, index: int) -> IPAddress:
+        """Offset 10 + index in the zone's public subnet."""
+        return IPAddress(self.public_subnet(zone_index).first + INFRASTRUCTURE_OFFSET + index)
+
+    def slot_address(self, zone_index: int, slot: int) -> IPAddress:
+        """Offset 32 + slot in the zone's private subnet."""
+        if not 1 <= slot <= self.last_slot:
+            raise AddressError(f"slot {slot} has no address in {self.private_subnet(zone_index)}: give 1 to {self.last_slot}")
+        return IPAddress(self.private_subnet(zone_index).first + SLOT_OFFSET + slot)
+
+    @staticmethod
+    def _zone(index: int) -> int:
+        if not 0 <= index < MAX_ZONES:
+            raise AddressError(f"zone {index} has no subnet: a VPC is planned for zones 0 to {MAX_ZONES - 1}")
+        return index

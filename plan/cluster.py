@@ -1,0 +1,175 @@
+"""Which hosts exist, and everything about each that is fixed before the first cloud call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from netaddr import IPAddress, IPNetwork
+
+from plan.addresses import MAX_CONTROL, OverlayPlan, VpcPlan
+from plan.mesh import DRIVERS, Flow, MeshDriver
+from plan.settings import Settings
+
+Role = Literal["slave", "control", "edge"]
+
+
+@dataclass(frozen=True)
+class PlannedZone:
+    """index: the zone's place in the settings, 0 to 6. The subnets are the zone's, whether hosts stand in them or not."""
+
+    index: int
+    name: str
+    private_subnet: IPNetwork
+    public_subnet: IPNetwork
+
+
+@dataclass(frozen=True)
+class PlannedHost:
+    """One machine of the plan.
+
+    name: its identity, `slave-1`, `control-1` or `edge-1`, the same in Pulumi, DNS and Consul.
+    index: the slot of a slave, else the number of the control node or edge, from 1.
+    bridge_address: the weave bridge's address with the overlay's prefix. docker_subnet: a slave's own block, else None.
+    generation: from 1; raising it replaces the machine. data_gib: size of the data volume in GiB, 0 for none.
+    """
+
+    name: str
+    role: Role
+    index: int
+    zone: PlannedZone
+    private_ip: IPAddress
+    bridge_address: IPNetwork
+    docker_subnet: IPNetwork | None
+    generation: int
+    instance_type: str
+    root_gib: int
+    data_gib: int
+
+    @property
+    def public(self) -> bool:
+        """Whether the host stands in its zone's public subnet."""
+        return self.role == "edge"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The planned stack. Hosts are in a fixed order: slaves by slot, control nodes, edges."""
+
+    settings: Settings
+    overlay: OverlayPlan
+    vpc: VpcPlan
+    mesh: MeshDriver
+    mtu: int
+    zones: tuple[PlannedZone, ...]
+    slaves: tuple[PlannedHost, ...]
+    control: tuple[PlannedHost, ...]
+    edges: tuple[PlannedHost, ...]
+
+    @cached_property
+    def hosts(self) -> tuple[PlannedHost, ...]:
+        return self.slaves + self.control + self.edges
+
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """What the mesh needs open between nodes, and while the stack changes its mesh what the old one needs."""
+        old = self.settings.overlay.switch_from
+        return self.mesh.flows + (DRIVERS[old].flows if old else ())
+
+    @cached_property
+    def control_addresses(self) -> tuple[IPAddress, ...]:
+        """The VPC addresses of all five control nodes that may ever exist, so that growing control changes no other host."""
+        initial = _initial_zones(self.settings, self.zones)
+        return tuple(self.vpc.control_address(_turn(initial, k).index, k) for k in range(1, MAX_CONTROL + 1))
+
+    @cached_property
+    def control_bridge_addresses(self) -> tuple[IPAddress, ...]:
+        """The overlay addresses of all five control nodes that may ever exist."""
+        return tuple(self.overlay.control_address(k).ip for k in range(1, MAX_CONTROL + 1))
+
+
+def plan_cluster(settings: Settings) -> Cluster:
+    """The cluster that checked settings describe."""
+    overlay = OverlayPlan(settings.overlay.cidr, settings.overlay.host_prefix)
+    vpc = VpcPlan(settings.network.cidr)
+    zones = tuple(
+        PlannedZone(i, settings.zone_name(zone), vpc.private_subnet(i), vpc.public_subnet(i))
+        for i, zone in enumerate(settings.zones)
+    )
+    initial = _initial_zones(settings, zones)
+    stages = _stages(settings, zones)
+
+    def slave(slot: int) -> PlannedHost:
+        zone = _turn(next(members for first, members in reversed(stages) if first <= slot), slot)
+        return PlannedHost(
+            name=f"slave-{slot}",
+            role="slave",
+            index=slot,
+            zone=zone,
+            private_ip=vpc.slot_address(zone.index, slot),
+            bridge_address=overlay.bridge_address(slot),
+            docker_subnet=overlay.docker_subnet(slot),
+            generation=settings.slaves.generations.get(slot, 1),
+            instance_type=settings.slaves.instance_type,
+            root_gib=settings.slaves.root_gib,
+            data_gib=settings.slaves.data_gib,
+        )
+
+    def control(index: int) -> PlannedHost:
+        zone = _turn(initial, index)
+        return PlannedHost(
+            name=f"control-{index}",
+            role="control",
+            index=index,
+            zone=zone,
+            private_ip=vpc.control_address(zone.index, index),
+            bridge_address=overlay.control_address(index),
+            docker_subnet=None,
+            generation=settings.control.generations.get(index, 1),
+            instance_type=settings.control.instance_type,
+            root_gib=settings.control.root_gib,
+            data_gib=settings.control.data_gib,
+        )
+
+    def edge(index: int) -> PlannedHost:
+        zone = _turn(initial, index)
+        return PlannedHost(
+            name=f"edge-{index}",
+            role="edge",
+            index=index,
+            zone=zone,
+            private_ip=vpc.edge_address(zone.index, index),
+            bridge_address=overlay.edge_address(index),
+            docker_subnet=None,
+            generation=settings.edge.generations.get(index, 1),
+            instance_type=settings.edge.instance_type,
+            root_gib=settings.edge.root_gib,
+            data_gib=0,
+        )
+
+    return Cluster(
+        settings=settings,
+        overlay=overlay,
+        vpc=vpc,
+        mesh=DRIVERS[settings.overlay.mesh],
+        mtu=settings.overlay_mtu,
+        zones=zones,
+        slaves=tuple(slave(slot) for slot in settings.slots),
+        control=tuple(control(k) for k in range(1, settings.control.count + 1)),
+        edges=tuple(edge(k) for k in range(1, settings.edge.count + 1)),
+    )
+
+
+def _initial_zones(settings: Settings, zones: tuple[PlannedZone, ...]) -> tuple[PlannedZone, ...]:
+    return tuple(zone for zone, given in zip(zones, settings.zones, strict=True) if given.from_slot is None)
+
+
+def _stages(settings: Settings, zones: tuple[PlannedZone, ...]) -> list[tuple[int, tuple[PlannedZone, ...]]]:
+    """(first slot, zones that take part from it on), so that an appended zone moves no slot below its own first one."""
+    starts = [zone.from_slot or 1 for zone in settings.zones]
+    return [(start, tuple(z for z, s in zip(zones, starts, strict=True) if s <= start)) for start in sorted(set(starts))]
+
+
+def _turn(zones: tuple[PlannedZone, ...], index: int) -> PlannedZone:
+    return zones[(index - 1) % len(zones)]

@@ -1,0 +1,66 @@
+"""Mesh drivers as the rest of the plan sees them: what they cost a packet, what they need open, how far they reach.
+
+A driver's host files are in the layers of userdata/mesh/ that it names. Figures: docs/decisions/0006-mesh-drivers.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Traffic between overlay nodes. protocol: "tcp", "udp" or an IP protocol number; ports: both ends included."""
+
+    protocol: str
+    first_port: int
+    last_port: int
+    purpose: str
+
+
+@dataclass(frozen=True)
+class MeshDriver:
+    """overhead: bytes a packet grows by. max_nodes: slaves, control nodes and edges together. flows: inbound, node to node.
+
+    layers: folders of userdata/mesh/, in the order in which a host unpacks them.
+    """
+
+    name: str
+    overhead: int
+    max_nodes: int
+    flows: tuple[Flow, ...]
+    layers: tuple[str, ...]
+
+
+DRIVERS: dict[str, MeshDriver] = {
+    driver.name: driver
+    for driver in (
+        MeshDriver(
+            name="weave",
+            overhead=85,
+            # All node addresses of the default plan: 239 slots and fifteen of infrastructure. Only three were ever run.
+            max_nodes=254,
+            flows=(
+                Flow("tcp", 6783, 6783, "Weave control"),
+                Flow("udp", 6783, 6784, "Weave data: sleeve and fast datapath"),
+                Flow("50", 0, 0, "Weave encrypted fast datapath (ESP)"),
+            ),
+            layers=("weave",),
+        ),
+        MeshDriver(
+            name="vxlan",
+            overhead=50,
+            max_nodes=65_535,
+            flows=(Flow("udp", 4789, 4789, "VXLAN between overlay nodes"),),
+            layers=("routed", "vxlan"),
+        ),
+        MeshDriver(
+            name="wireguard",
+            # 20 IP, 8 UDP, 16 of WireGuard's header, 16 of its tag. Padding never goes beyond the device's MTU.
+            overhead=60,
+            max_nodes=65_535,
+            flows=(Flow("udp", 51820, 51820, "WireGuard between overlay nodes"),),
+            layers=("routed", "wireguard"),
+        ),
+    )
+}

@@ -1,0 +1,12 @@
+"""Settings and clusters for tests, from the keys that a stack file has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plan.cluster import Cluster, plan_cluster
+from plan.settings import parse
+
+
+def cluster(**keys: Any) -> Cluster:
+    return plan_cluster(parse(keys))

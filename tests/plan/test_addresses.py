@@ -1,0 +1,128 @@
+"""The address plan: the seed's numbers as examples, the promises as properties."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from netaddr import IPNetwork
+
+from plan.addresses import AddressError, OverlayPlan, VpcPlan, nth_block
+
+SEED = OverlayPlan(IPNetwork("10.2.0.0/16"))
+
+
+@pytest.mark.parametrize(
+    ("slot", "bridge", "subnet"),
+    [
+        (1, "10.2.0.1/16", "10.2.1.0/24"),
+        (2, "10.2.0.2/16", "10.2.2.0/24"),
+        (239, "10.2.0.239/16", "10.2.239.0/24"),
+    ],
+)
+def test_the_default_overlay_gives_each_slot_the_seeds_addresses(slot: int, bridge: str, subnet: str) -> None:
+    assert str(SEED.bridge_address(slot)) == bridge
+    assert str(SEED.docker_subnet(slot)) == subnet
+
+
+def test_a_default_docker_subnet_holds_256_containers() -> None:
+    assert SEED.docker_subnet(1).size == 256
+
+
+def test_control_and_edges_have_the_reserved_node_addresses() -> None:
+    assert [str(SEED.control_address(k).ip) for k in range(1, 6)] == [f"10.2.0.{n}" for n in range(250, 255)]
+    assert [str(SEED.edge_address(k).ip) for k in range(1, 11)] == [f"10.2.0.{n}" for n in range(240, 250)]
+
+
+@pytest.mark.parametrize(
+    ("cidr", "host_prefix", "node_blocks", "last_slot"),
+    [
+        ("10.2.0.0/16", 24, 1, 239),
+        ("10.0.0.0/8", 24, 256, 65_280),
+        ("10.2.0.0/16", 28, 256, 3_840),
+        ("10.2.0.0/20", 24, 1, 15),
+        ("10.2.0.0/16", 20, 1, 15),
+    ],
+)
+def test_last_slot_of_other_sizes(cidr: str, host_prefix: int, node_blocks: int, last_slot: int) -> None:
+    plan = OverlayPlan(IPNetwork(cidr), host_prefix)
+    assert (plan.node_blocks, plan.last_slot) == (node_blocks, last_slot)
+
+
+@pytest.mark.parametrize("slot", [0, -1, 240])
+def test_a_slot_outside_the_overlay_is_refused_with_the_range(slot: int) -> None:
+    with pytest.raises(AddressError, match=rf"slot {slot} .*1 to 239"):
+        SEED.bridge_address(slot)
+
+
+@pytest.mark.parametrize("index", [0, 6])
+def test_a_sixth_control_node_has_no_address(index: int) -> None:
+    with pytest.raises(AddressError, match="1 to 5"):
+        SEED.control_address(index)
+
+
+@st.composite
+def overlays(draw: st.DrawFn) -> OverlayPlan:
+    prefix = draw(st.integers(8, 28))
+    host_prefix = draw(st.integers(prefix + 1, 30))
+    network = IPNetwork((10 << 24, prefix))
+    plan = OverlayPlan(network, host_prefix)
+    assume(plan.last_slot >= 1)
+    return plan
+
+
+@given(overlays(), st.data())
+def test_no_two_addresses_of_an_overlay_meet(plan: OverlayPlan, data: st.DataObject) -> None:
+    slots = data.draw(st.lists(st.integers(1, plan.last_slot), min_size=1, max_size=20, unique=True))
+    nodes = [plan.bridge_address(slot) for slot in slots]
+    nodes += [plan.control_address(k) for k in range(1, 6)] + [plan.edge_address(k) for k in range(1, 11)]
+    subnets = [plan.docker_subnet(slot) for slot in slots]
+    assert len({node.ip for node in nodes}) == len(nodes)
+    assert len({subnet.first for subnet in subnets}) == len(subnets)
+    for subnet in subnets:
+        assert subnet in plan.network
+        assert all(node.ip not in subnet for node in nodes), "a container could be given a node's address"
+    assert all(node.ip in plan.network and node.prefixlen == plan.network.prefixlen for node in nodes)
+
+
+@given(overlays())
+def test_the_last_slot_is_whole_and_the_next_does_not_exist(plan: OverlayPlan) -> None:
+    last = plan.docker_subnet(plan.last_slot)
+    assert last in plan.network and plan.bridge_address(plan.last_slot).ip in plan.network
+    with pytest.raises(AddressError):
+        plan.docker_subnet(plan.last_slot + 1)
+
+
+@given(st.integers(8, 30), st.data())
+def test_nth_block_is_what_cutting_the_network_gives(prefix: int, data: st.DataObject) -> None:
+    network = IPNetwork((10 << 24, max(8, prefix - data.draw(st.integers(0, 8)))))
+    index = data.draw(st.integers(0, (1 << (prefix - network.prefixlen)) - 1))
+    assert nth_block(network, prefix, index) == next(iter(list(network.subnet(prefix))[index:]))
+
+
+def test_the_vpc_is_eight_blocks_and_the_eighth_holds_the_public_subnets() -> None:
+    vpc = VpcPlan(IPNetwork("10.0.0.0/16"))
+    assert [str(vpc.private_subnet(i)) for i in (0, 1, 6)] == ["10.0.0.0/19", "10.0.32.0/19", "10.0.192.0/19"]
+    assert [str(vpc.public_subnet(i)) for i in (0, 1, 6)] == ["10.0.224.0/22", "10.0.228.0/22", "10.0.248.0/22"]
+
+
+def test_hosts_have_fixed_offsets_in_their_subnets() -> None:
+    vpc = VpcPlan(IPNetwork("10.0.0.0/16"))
+    assert str(vpc.control_address(1, 2)) == "10.0.32.12"
+    assert str(vpc.edge_address(0, 1)) == "10.0.224.11"
+    assert str(vpc.slot_address(0, 1)) == "10.0.0.33"
+    assert str(vpc.resolver) == "10.0.0.2"
+
+
+@given(st.integers(16, 21), st.integers(0, 6), st.data())
+def test_no_host_has_an_address_that_aws_keeps(prefix: int, zone: int, data: st.DataObject) -> None:
+    vpc = VpcPlan(IPNetwork((10 << 24, prefix)))
+    slot = data.draw(st.integers(1, vpc.last_slot))
+    private, public = vpc.private_subnet(zone), vpc.public_subnet(zone)
+    hosts = [(private, vpc.slot_address(zone, slot)), *((private, vpc.control_address(zone, k)) for k in range(1, 6))]
+    hosts += [(public, vpc.edge_address(zone, k)) for k in range(1, 11)]
+    assert len({address for _, address in hosts}) == len(hosts)
+    for subnet, address in hosts:
+        assert subnet.first + 4 <= int(address) < subnet.last
+    with pytest.raises(AddressError):
+        vpc.slot_address(zone, vpc.last_slot + 1)

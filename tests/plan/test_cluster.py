@@ -1,0 +1,92 @@
+"""Which hosts exist, and what moves when the settings change: nothing but what was asked for."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plan.cluster import Cluster, PlannedHost
+from tests.plan.support import cluster
+
+
+def by_name(planned: Cluster) -> dict[str, PlannedHost]:
+    return {host.name: host for host in planned.hosts}
+
+
+def test_an_empty_stack_file_plans_three_slaves_three_control_nodes_and_an_edge() -> None:
+    assert [host.name for host in cluster().hosts] == [
+        "slave-1", "slave-2", "slave-3", "control-1", "control-2", "control-3", "edge-1",
+    ]  # fmt: skip
+
+
+def test_retiring_slot_2_adds_slot_4_and_changes_neither_1_nor_3() -> None:
+    before, after = by_name(cluster()), by_name(cluster(slaves={"count": 3, "retired": [2]}))
+    assert [h.index for h in cluster(slaves={"count": 3, "retired": [2]}).slaves] == [1, 3, 4]
+    assert (after["slave-1"], after["slave-3"]) == (before["slave-1"], before["slave-3"])
+
+
+def test_a_retired_slot_is_not_used_again_when_the_cluster_grows() -> None:
+    assert 2 not in [h.index for h in cluster(slaves={"count": 30, "retired": [2]}).slaves]
+
+
+def test_appending_a_zone_moves_no_host_below_its_first_slot_and_serves_from_there() -> None:
+    before = cluster(zones=["a", "b"], slaves={"count": 20})
+    after = cluster(zones=["a", "b", {"name": "c", "fromSlot": 13}], slaves={"count": 20})
+    assert before.slaves[:12] == after.slaves[:12]
+    assert (before.control, before.edges) == (after.control, after.edges)
+    assert before.control_addresses == after.control_addresses
+    assert before.zones == after.zones[:2]
+    assert "eu-west-1c" in {h.zone.name for h in after.slaves[12:]}
+    assert "eu-west-1c" not in {h.zone.name for h in after.slaves[:12]}
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.sets(st.integers(1, 60), max_size=10))
+@settings(deadline=None, max_examples=40)
+def test_scaling_never_changes_a_host_that_stays(few: int, many: int, retired: set[int]) -> None:
+    before = by_name(cluster(slaves={"count": few, "retired": sorted(retired)}))
+    after = by_name(cluster(slaves={"count": many, "retired": sorted(retired)}))
+    for name in before.keys() & after.keys():
+        assert before[name] == after[name]
+
+
+@given(st.sets(st.integers(1, 30), max_size=8), st.integers(1, 30))
+@settings(deadline=None, max_examples=40)
+def test_retiring_one_more_slot_takes_that_one_away_and_adds_one(retired: set[int], victim: int) -> None:
+    before = cluster(slaves={"count": 12, "retired": sorted(retired)})
+    after = cluster(slaves={"count": 12, "retired": sorted(retired | {victim})})
+    gone = {h.name for h in before.slaves} - {h.name for h in after.slaves}
+    come = {h.name for h in after.slaves} - {h.name for h in before.slaves}
+    used = victim in {h.index for h in before.slaves}
+    assert gone == ({f"slave-{victim}"} if used else set())
+    assert len(come) == (1 if used else 0)
+
+
+def test_growing_control_from_3_to_5_changes_no_existing_host_and_no_address_they_are_told() -> None:
+    before, after = cluster(control={"count": 3}), cluster(control={"count": 5})
+    assert after.control[:3] == before.control
+    assert (after.slaves, after.edges) == (before.slaves, before.edges)
+    assert after.control_addresses == before.control_addresses
+    assert [h.private_ip for h in after.control] == list(after.control_addresses)
+
+
+def test_raising_a_generation_changes_that_host_alone() -> None:
+    before, after = by_name(cluster()), by_name(cluster(slaves={"generations": {"1": 2}}))
+    assert after["slave-1"].generation == 2
+    assert {name for name in before if before[name] != after[name]} == {"slave-1"}
+
+
+def test_the_mtu_is_the_underlays_less_the_meshs_overhead() -> None:
+    assert cluster(overlay={"mesh": "vxlan"}).mtu == 8951
+    assert cluster(overlay={"mesh": "wireguard"}).mtu == 8941
+    assert cluster(overlay={"mesh": "weave"}).mtu == 8916
+    assert cluster(overlay={"mesh": "vxlan"}, network={"mtu": 1500}).mtu == 1450
+    assert cluster(overlay={"mesh": "weave"}, network={"mtu": 1500}).mtu == 1415
+
+
+def test_an_overlay_of_65000_hosts_is_planned_where_the_vpc_holds_them() -> None:
+    planned = cluster(
+        network={"cidr": "172.16.0.0/12"}, overlay={"cidr": "10.0.0.0/8", "mesh": "vxlan"}, slaves={"count": 65_000}
+    )
+    last = planned.slaves[-1]
+    assert (str(last.bridge_address), str(last.docker_subnet)) == ("10.0.253.232/8", "10.254.231.0/24")
+    assert len({h.docker_subnet for h in planned.slaves}) == 65_000

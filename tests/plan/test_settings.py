@@ -1,0 +1,136 @@
+"""Refusals: each names the key, the value and what would be valid, and all come at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plan.problems import PlanError
+from plan.settings import Settings, check_aws_limits, parse
+
+
+def problems(raw: dict[str, Any]) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        check_aws_limits(parse(raw, "Pulumi.test.yaml"), "Pulumi.test.yaml")
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"overlay": {"cidr": "10.0.0.0/16"}}, "overlay.cidr: 10.0.0.0/16 overlaps network.cidr 10.0.0.0/16; give a range outside it such as 10.2.0.0/16"),
+        ({"overlay": {"cidr": "10.0.0.0/8"}}, "overlay.cidr: 10.0.0.0/8 overlaps network.cidr 10.0.0.0/16; give a range outside it such as 10.2.0.0/16"),
+        ({"overlay": {"cidr": "172.16.0.0/12"}}, "overlay.cidr: 172.16.0.0/12 overlaps Docker's default bridge (172.17.0.0/16); give one such as 10.2.0.0/16"),
+        ({"overlay": {"cidr": "169.254.0.0/16"}}, "overlay.cidr: 169.254.0.0/16 overlaps the link-local range (169.254.0.0/16); give a private range such as 10.2.0.0/16"),
+        ({"overlay": {"cidr": "224.0.0.0/8"}}, "overlay.cidr: 224.0.0.0/8 overlaps the multicast range (224.0.0.0/4); give a private range such as 10.2.0.0/16"),
+        ({"overlay": {"cidr": "8.8.0.0/16"}}, "overlay.cidr: 8.8.0.0/16 is not a private range; give one inside 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10"),
+        ({"overlay": {"cidr": "10.2.0.7/16"}}, "overlay.cidr: 10.2.0.7/16 has host bits set; did you mean 10.2.0.0/16?"),
+        ({"overlay": {"cidr": "ten"}}, "overlay.cidr: ten is not an IPv4 network; give one such as 10.2.0.0/16"),
+        ({"overlay": {"hostPrefix": 16}}, "overlay.hostPrefix: 16 is not longer than the prefix of overlay.cidr 10.2.0.0/16; give 17 to 30"),
+        ({"overlay": {"hostPrefix": 31}}, "overlay.hostPrefix: 31 is out of range; give at most 30"),
+        ({"overlay": {"cidr": "10.2.0.0/29", "hostPrefix": 30}}, "overlay.hostPrefix: 30 leaves no slot in 10.2.0.0/29 beside sixteen infrastructure addresses; give a wider overlay.cidr, such as a /16 with 24"),
+        ({"overlay": {"switchFrom": "weave"}}, "overlay.switchFrom: weave is the new mesh too; give the old one, or leave it out when done"),
+        ({"overlay": {"mesh": "flannel"}}, "overlay.mesh: flannel is not a choice; give 'weave', 'vxlan' or 'wireguard'"),
+        ({"overlay": {"mtu": 9000}}, "overlay.mtu: 9000 does not fit the underlay's 9001 bytes less 85 for weave; give 576 to 8916, or leave it out"),
+        ({"overlay": {"mesh": "vxlan"}, "slaves": {"count": 240}}, "slaves.count: 240 is more than this overlay holds; give 0 to 239 (239 slots), or a wider overlay.cidr"),
+        ({"slaves": {"count": -1}}, "slaves.count: -1 is out of range; give 0 or more"),
+        ({"slaves": {"count": "three"}}, "slaves.count: three is not a whole number; give one such as 3"),
+        ({"slaves": {"retired": [500]}}, "slaves.retired: 500 is not a slot of this overlay; give 1 to 239"),
+        ({"slaves": {"retired": [2, 2]}}, "slaves.retired: 2 is listed twice; list each retired slot once"),
+        ({"slaves": {"generations": {"1": 0}}}, "slaves.generations.1: 0 is out of range; give 1 or more"),
+        ({"slaves": {"generations": {"999": 2}}}, "slaves.generations.999: 999 is not a slot of this overlay; give 1 to 239"),
+        ({"slaves": {"instanceTyp": "t3.small"}}, "slaves.instanceTyp: unknown key; did you mean slaves.instanceType?"),
+        ({"slaves": {"instanceType": "huge"}}, "slaves.instanceType: huge is malformed; give one such as t3.small"),
+        ({"slave": {"count": 3}}, "slave: unknown key; did you mean slaves?"),
+        ({"zones": ["a", "us-east-1b"]}, "zones[1]: us-east-1b is not a zone of region eu-west-1; give a letter such as a, or eu-west-1a"),
+        ({"zones": ["a", "a"]}, "zones[1]: a is listed twice; list each zone once"),
+        ({"zones": ["a", {"name": "b", "fromSlot": 5}, "c"]}, "zones[2]: c stands after an appended zone; give it a fromSlot of 5 or more"),
+        ({"control": {"count": 2}}, "control.count: 2 servers cannot hold a useful majority; give 1, 3 or 5 (an odd number)"),
+        ({"control": {"count": 7}}, "control.count: 7 servers cannot hold a useful majority; give 1, 3 or 5 (an odd number)"),
+        ({"edge": {"count": 0}}, "edge.count: 0 is out of range; give 1 or more"),
+        ({"edge": {"publish": ["web", "Bad_Name"]}}, "edge.publish[1]: Bad_Name is malformed; give text matching ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+        ({"edge": {"publish": ["web", "web"]}}, "edge.publish[1]: web is listed twice; list each service once"),
+        ({"edge": {"defaultService": "a b"}}, "edge.defaultService: a b is malformed; give one such as web"),
+        ({"edge": {"tls": {"enabeld": True}}}, "edge.tls.enabeld: unknown key; did you mean edge.tls.enabled?"),
+        ({"edge": {"tls": True}}, "edge.tls: true is not a set of keys; give key: value lines below it"),
+        ({"network": {"cidr": "10.0.0.0/24"}}, "network.cidr: 10.0.0.0/24 is too small for seven zones' subnets; give a /16 to /21 such as 10.0.0.0/16"),
+        ({"network": {"cidr": "172.16.0.0/12"}}, "network.cidr: 172.16.0.0/12 is larger than AWS allows for a VPC; give a /16 to /21 such as 172.16.0.0/16"),
+        ({"network": "wide"}, "network: wide is not a set of keys; give key: value lines below it"),
+        ({"network": {"cidr": "192.168.0.0/21"}, "overlay": {"mesh": "vxlan"}, "slaves": {"count": 230}}, "slaves.count: 230 needs slot 230, which does not fit its zone's subnet (192.168.0.0/24); slots end at 222, so give fewer or a wider network.cidr"),
+        ({"admin": {"allowedCidrs": ["0.0.0.0/0"], "publicKey": "ssh-ed25519 AAAA"}}, "admin.allowedCidrs[0]: 0.0.0.0/0 is the world or near it; give your own network, such as 203.0.113.7/32"),
+        ({"admin": {"allowedCidrs": ["203.0.113.0/24"]}}, "admin.publicKey: is missing, and admin.allowedCidrs opens SSH; give the key that may log in"),
+        ({"image": {"baked": "perhaps"}}, "image.baked: perhaps is neither true nor false; give one of the two"),
+        ({"mesos": {"source": "docker"}}, "mesos.source: docker is not a choice; give 'images', 'packages' or 'host'"),
+        ({"mesos": {"marathonImage": "mesosphere/marathon"}}, "mesos.marathonImage: mesosphere/marathon is malformed; give one such as mesosphere/marathon:v1.7.50"),
+        ({"mesos": {"repository": "https://apt.example.com/mesos bookworm main"}}, "mesos.repository: is for mesos.source packages, which is images; leave one of them out"),
+        ({"mesos": {"source": "packages", "repository": "https://apt.example.com/ bookworm main", "repositoryFingerprint": "A" * 40}}, "mesos.repositoryKey: is missing, and mesos.source is packages; give one such as https://apt.example.com/mesos.gpg"),
+        ({"mesos": {"published": ["zookeeper"]}}, "mesos.published[0]: zookeeper is not a choice; give 'marathon' or 'mesos-master'"),
+        ({"tags": {"aws:owner": "me"}}, "tags.aws:owner: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_with_its_key_its_value_and_what_would_do(raw: dict[str, Any], expected: str) -> None:
+    assert problems(raw) == [expected]
+
+
+def test_more_nodes_than_the_mesh_supports_name_one_that_does() -> None:
+    raw = {"overlay": {"cidr": "10.128.0.0/9"}, "slaves": {"count": 300}}
+    assert problems(raw) == [
+        "overlay.mesh: weave supports 254 nodes and the stack has 304; give fewer, or a mesh that holds them: vxlan, wireguard"
+    ]
+
+
+def test_all_problems_come_in_one_error_that_says_nothing_was_created() -> None:
+    raw: dict[str, Any] = {
+        "overlay": {"cidr": "10.2.0.7/16", "mesh": "vxlan"},
+        "slaves": {"count": 300, "instanceTyp": "t3.small"},
+    }
+    with pytest.raises(PlanError) as caught:
+        parse(raw, "Pulumi.prod.yaml")
+    assert str(caught.value) == (
+        "Pulumi.prod.yaml: 3 problems, nothing was created.\n"
+        "  overlay.cidr: 10.2.0.7/16 has host bits set; did you mean 10.2.0.0/16?\n"
+        "  slaves.instanceTyp: unknown key; did you mean slaves.instanceType?\n"
+        "  slaves.count: 300 is more than this overlay holds; give 0 to 239 (239 slots), or a wider overlay.cidr"
+    )
+
+
+def test_a_malformed_part_is_not_blamed_twice() -> None:
+    assert problems({"overlay": {"cidr": "ten"}, "network": {"cidr": "10.2.0.0/16"}}) == [
+        "overlay.cidr: ten is not an IPv4 network; give one such as 10.2.0.0/16"
+    ]
+
+
+def test_the_callers_mapping_is_left_as_it_was() -> None:
+    raw = {"slaves": {"count": "three"}}
+    with pytest.raises(PlanError):
+        parse(raw)
+    assert raw == {"slaves": {"count": "three"}}
+
+
+def test_an_empty_stack_file_means_all_defaults() -> None:
+    assert parse({}) == Settings()
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["region", "zones", "network", "overlay", "slaves", "control", "edge", "admin", "tags", "other"]),
+        _values
+        | st.dictionaries(st.sampled_from(["cidr", "count", "retired", "generations", "hostPrefix", "mtu", "mesh"]), _values),
+        max_size=4,
+    )
+)
+def test_any_input_is_either_settings_or_a_plan_error(raw: dict[str, Any]) -> None:
+    try:
+        assert isinstance(parse(raw), Settings)
+    except PlanError as error:
+        assert error.problems
