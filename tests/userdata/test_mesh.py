@@ -1,0 +1,286 @@
+"""The routed meshes' table: whose claims count, and what the kernel is told."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from netaddr import IPNetwork
+
+from plan.addresses import OverlayPlan, VpcPlan
+from plan.cluster import Cluster
+from tests.plan.support import cluster
+from tests.userdata.support import LIBRARY, STACK, USERDATA, host_module, left_out
+from userdata import node_facts
+
+mesh, vxlan, wireguard = (host_module(name) for name in ("mesh", "vxlan", "wireguard"))
+LINKS = {"vxlan": vxlan.LINK, "wireguard": wireguard.LINK}
+PLANS = {
+    name: cluster(overlay={"mesh": name}, slaves={"count": 12}, control={"count": 5}, edge={"count": 10}) for name in LINKS
+}
+PLAN = PLANS["vxlan"]
+FACTS = node_facts(PLAN, PLAN.slaves[0], STACK)
+KEYED_FACTS = node_facts(PLANS["wireguard"], PLANS["wireguard"].slaves[0], STACK)
+
+
+def key_of(name: str) -> str:
+    return base64.b64encode(hashlib.sha256(name.encode()).digest()).decode()
+
+
+def entry(name: str, address: str, bridge: str, subnet: str, **meta: Any) -> dict[str, Any]:
+    """A node as Consul's catalog has it."""
+    return {"Node": name, "Address": address, "Meta": {"bridge": bridge, "subnet": subnet, "mesh": "vxlan", **meta}}
+
+
+def entries_of(plan: Cluster) -> list[dict[str, Any]]:
+    return [
+        entry(
+            host.name, str(host.private_ip), str(host.bridge_address.ip), str(host.docker_subnet or ""),
+            mesh=plan.mesh.name, key=key_of(host.name),
+        )
+        for host in plan.hosts
+    ]  # fmt: skip
+
+
+def keyed(name: str, **meta: Any) -> dict[str, Any]:
+    """A planned host's entry in a mesh with keys, with some of its metadata another."""
+    (found,) = [one for one in entries_of(PLANS["wireguard"]) if one["Node"] == name]
+    return {**found, "Meta": {**found["Meta"], **meta}}
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh, "TABLE", tmp_path / "mesh.json")
+    monkeypatch.setattr(mesh, "PUBLIC_KEY", tmp_path / "mesh.pub")
+    mesh.PUBLIC_KEY.write_text(f"{key_of('slave-1')}\n")
+
+
+SLAVE_2 = entry("slave-2", "10.0.32.34", "10.2.0.2", "10.2.2.0/24")
+
+
+@pytest.mark.parametrize(("name", "facts"), [("vxlan", FACTS), ("wireguard", KEYED_FACTS)])
+def test_every_planned_host_but_oneself_is_accepted_as_a_peer(name: str, facts: dict[str, str]) -> None:
+    peers, ignored = mesh.accepted(facts, entries_of(PLANS[name]), LINKS[name].keyed)
+    assert sorted(peers) == sorted(h.name for h in PLAN.hosts if h.name != "slave-1")
+    assert ignored == []
+
+
+@given(prefix=st.integers(16, 21), zones=st.integers(1, 7), index=st.integers(1, 200))
+def test_a_host_can_stand_where_the_plan_puts_it_and_no_two_can_stand_in_one_place(prefix: int, zones: int, index: int) -> None:
+    vpc = VpcPlan(IPNetwork(f"10.0.0.0/{prefix}"))
+    facts = {"VPC_CIDR": str(vpc.network)}
+    slot, zone = (index - 1) % vpc.last_slot + 1, index % zones
+    places = {
+        f"slave-{slot}": vpc.slot_address(zone, slot),
+        "control-5": vpc.control_address(zone, 5),
+        "edge-10": vpc.edge_address(zone, 10),
+    }
+    for name, address in places.items():
+        assert [one for one in places if mesh.stands(facts, one, str(address))] == [name]
+        assert not mesh.stands(facts, name, str(address + 1))
+
+
+@given(prefix=st.integers(8, 26), longer=st.integers(1, 16), index=st.integers(1, 70_000))
+def test_a_hosts_own_arithmetic_is_the_plans(prefix: int, longer: int, index: int) -> None:
+    overlay = OverlayPlan(IPNetwork(f"10.0.0.0/{prefix}"), min(prefix + longer, 30))
+    assume(overlay.last_slot >= 1)
+    facts = {"OVERLAY_CIDR": str(overlay.network), "HOST_PREFIX": str(overlay.host_prefix)}
+    slot = (index - 1) % overlay.last_slot + 1
+    assert mesh.planned(facts, f"slave-{slot}") == (str(overlay.bridge_address(slot).ip), str(overlay.docker_subnet(slot)))
+    assert mesh.planned(facts, "control-5") == (str(overlay.control_address(5).ip), "")
+    assert mesh.planned(facts, "edge-10") == (str(overlay.edge_address(10).ip), "")
+    for name in (f"slave-{overlay.last_slot + 1}", "control-6", "edge-11", "slave-0", "slave-01", "other-1", "slave-1 "):
+        with pytest.raises(ValueError, match="is no host of the plan"):
+            mesh.planned(facts, name)
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (entry("slave-2", "10.0.32.34", "10.2.0.3", "10.2.2.0/24"), "in the plan"),
+        (entry("slave-2", "10.0.32.34", "10.2.0.2", "10.2.3.0/24"), "in the plan"),
+        (entry("slave-2", "10.0.32.34", "10.2.0.2", "0.0.0.0/0"), "in the plan"),
+        (entry("slave-2", "10.0.32.34", "10.2.0.2", ""), "in the plan"),
+        (entry("control-1", "10.0.0.11", "10.2.0.250", "10.2.1.0/24"), "in the plan"),
+        (entry("slave-2", "192.0.2.1", "10.2.0.2", "10.2.2.0/24"), "is no address of slave-2 in 10.0.0.0/16"),
+        (entry("slave-2", "10.0.0.35", "10.2.0.2", "10.2.2.0/24"), "is no address of slave-2"),
+        (
+            entry("slave-2", "10.0.32.34", "10.2.0.2", "10.2.2.0/24", mesh="wireguard"),
+            "its mesh is wireguard, here it is vxlan",
+        ),
+        (entry("slave-2", "10.0.32.34", "10.2.0.2", "10.3.0.0/24"), "in the plan"),
+        (entry("slave-2", "10.0.32.34; reboot", "10.2.0.2", "10.2.2.0/24"), "slave-2"),
+        (entry("slave-2", "10.0.32.34\nroute del default", "10.2.0.2", "10.2.2.0/24"), "slave-2"),
+        (entry("slave-2", "10.0.32.34/8", "10.2.0.2", "10.2.2.0/24"), "slave-2"),
+        (entry("slave-999", "10.0.32.34", "10.2.0.2", "10.2.2.0/24"), "is no host of the plan"),
+        (entry("$(id)", "10.0.32.34", "10.2.0.2", "10.2.2.0/24"), "is no host of the plan"),
+        (entry(7, "10.0.32.34", "10.2.0.2", "10.2.2.0/24"), "ignored"),  # type: ignore[arg-type]
+        ({"Node": "slave-2", "Address": "10.0.32.34", "Meta": {"bridge": ["10.2.0.2"]}}, "in the plan"),
+        ({"Node": "slave-2"}, "ignored"),
+        ("slave-2", "ignored"),
+        (None, "ignored"),
+    ],
+)
+def test_a_false_claim_is_ignored_and_reported(claim: Any, reason: str) -> None:
+    peers, (ignored,) = mesh.accepted(FACTS, [claim, entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")])
+    assert peers.keys() == {"slave-3"}
+    assert reason in ignored
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (keyed("slave-2", key=""), "has no public key"),
+        (keyed("slave-2", key=None), "ignored"),
+        (keyed("slave-2", key="A" * 44), "has no public key"),
+        (keyed("slave-2", key="A" * 42 + "B="), "has no public key"),
+        (keyed("slave-2", key=key_of("slave-2") + " allowed-ips 0.0.0.0/0"), "has no public key"),
+        (keyed("slave-2", key=key_of("slave-2") + "\n"), "has no public key"),
+        (keyed("slave-2", key=key_of("slave-1")), "has another host's public key"),
+        (keyed("slave-4", key=key_of("slave-3")), "has another host's public key"),
+        (keyed("slave-2", mesh="vxlan"), "its mesh is vxlan, here it is wireguard"),
+    ],
+)
+def test_a_false_key_is_ignored_and_reported(claim: Any, reason: str) -> None:
+    peers, (ignored,) = mesh.accepted(KEYED_FACTS, [keyed("slave-3"), claim], True)
+    assert peers.keys() == {"slave-3"}
+    assert reason in ignored
+
+
+def test_a_node_that_claims_no_bridge_is_nobodys_fault() -> None:
+    fresh = {"Node": "slave-3", "Address": "10.0.0.35", "Meta": {"consul-version": "1.19.2"}}
+    peers, ignored = mesh.accepted(FACTS, [fresh, {**fresh, "Meta": None}, SLAVE_2])
+    assert peers.keys() == {"slave-2"} and ignored == []
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        lambda c: (
+            st.lists(c, max_size=3)
+            | st.dictionaries(st.sampled_from(["Node", "Address", "Meta", "bridge", "subnet"]), c, max_size=5)
+        ),
+        max_leaves=8,
+    )
+)
+def test_no_catalog_entry_whatever_it_is_gets_in_or_breaks_the_table(claim: Any) -> None:
+    assert mesh.accepted(FACTS, [claim, SLAVE_2])[0].keys() == {"slave-2"}
+
+
+@pytest.mark.parametrize(("name", "facts"), [("vxlan", FACTS), ("wireguard", KEYED_FACTS)])
+def test_a_table_on_disk_is_judged_like_the_catalog(name: str, facts: dict[str, str]) -> None:
+    keyed = LINKS[name].keyed
+    peers, _ = mesh.accepted(facts, entries_of(PLANS[name])[1:3], keyed)
+    assert len(peers) == 2
+    mesh.save(facts, peers)
+    assert mesh.load(facts, keyed) == peers
+    table = json.loads(mesh.TABLE.read_text())
+    mesh.TABLE.write_text(json.dumps([*table, entry("slave-4", "8.8.8.8", "10.2.0.4", "10.2.4.0/24", mesh=name)]))
+    assert mesh.load(facts, keyed) == peers
+    for damaged in ("", "{", "7", '{"a": 1}', "[1, 2]"):
+        mesh.TABLE.write_text(damaged)
+        assert mesh.load(facts, keyed) == {}
+
+
+def test_only_what_differs_is_told_to_the_kernel() -> None:
+    two = mesh.accepted(FACTS, [SLAVE_2])[0]
+    three = mesh.accepted(FACTS, [entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")])[0]
+    then = vxlan.LINK.wanted(two.values())
+    assert vxlan.LINK.commands(then, then, "10.2.0.1") == []
+    bridge, ip = (lines.splitlines() for _, lines in vxlan.LINK.commands(vxlan.LINK.wanted(three.values()), then, "10.2.0.1"))
+    assert bridge == [
+        "fdb del 02:78:0a:02:00:03 dev vxweave dst 10.0.0.35",
+        "fdb replace 02:78:0a:02:00:02 dev vxweave dst 10.0.32.34 self permanent",
+    ]
+    assert ip == [
+        "route del 10.2.0.3 dev vxweave",
+        "route del 10.2.3.0/24 dev vxweave",
+        "neigh del 10.2.0.3 dev vxweave",
+        "neigh replace 10.2.0.2 lladdr 02:78:0a:02:00:02 dev vxweave nud permanent",
+        "route replace 10.2.0.2 dev vxweave src 10.2.0.1",
+        "route replace 10.2.2.0/24 via 10.2.0.2 onlink dev vxweave src 10.2.0.1",
+    ]
+
+
+def test_a_peer_with_another_key_is_exchanged_in_one_command() -> None:
+    link = wireguard.LINK
+    before, after = (
+        link.wanted(mesh.accepted(KEYED_FACTS, [keyed("slave-2", key=key)], True)[0].values())
+        for key in (key_of("slave-2"), key_of("the next slave-2"))
+    )
+    assert link.commands(before, before, "10.2.0.1") == []
+    ((argv, lines),) = link.commands(before, after, "10.2.0.1")
+    assert lines == ""
+    assert argv == (
+        *("wg", "set", "wgweave", "peer", key_of("slave-2"), "remove"),
+        *("peer", key_of("the next slave-2"), "endpoint", "10.0.32.34:51820", "allowed-ips", "10.2.0.2/32,10.2.2.0/24"),
+    )
+
+
+KERNEL_TEST = """
+import json, sys, pathlib, mesh, wireguard, importlib
+folder, facts, entries = json.load(sys.stdin)
+mesh.PUBLIC_KEY = pathlib.Path(folder, "mesh.pub")
+wireguard.PRIVATE_KEY = pathlib.Path(folder, "wireguard.key")
+link = importlib.import_module(facts["MESH"]).LINK
+link.make(facts)
+link.make(facts)
+peers, _ = mesh.accepted(facts, entries, link.keyed)
+def stands():
+    mesh.apply(link, peers, facts["BRIDGE_ADDRESS"])
+    assert link.present() == link.wanted(list(peers.values())), link.present()
+stands()
+mesh.run("ip", "route", "del", "10.2.2.0/24")
+if link.keyed:
+    mesh.run("wg", "set", link.device, "peer", peers["slave-3"].key, "remove")
+    mesh.run("wg", "set", link.device, "peer", peers["slave-4"].key, "allowed-ips", "10.2.0.4/32")
+else:
+    mesh.run("ip", "neigh", "del", "10.2.0.3", "dev", link.device)
+    mesh.run("bridge", "fdb", "del", "02:78:0a:02:00:04", "dev", link.device)
+stands()
+del peers["slave-2"]
+stands()
+mesh.run("ip", "link", "del", link.device)
+link.make(facts)
+stands()
+print(len(peers), "peers stand")
+"""
+
+
+def in_own_network(program: str, data: Any, env: Mapping[str, str] | None = None) -> str:
+    """Runs a program in a network namespace of its own, with a weave bridge like slave-1's."""
+    setup = "ip link set lo up; ip link add weave type bridge; ip addr add 10.2.0.1/16 dev weave; ip link set weave up"
+    folders = ":".join(f"{USERDATA}/{layer}/{LIBRARY}" for layer in ("boot", "mesh/routed", "mesh/vxlan", "mesh/wireguard"))
+    done = subprocess.run(
+        ["unshare", "--net", "--", "sh", "-euc", f'{setup}; exec "$@"', "sh", sys.executable, "-c", program],
+        input=json.dumps(data),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": folders, **(env or {})},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.machines
+@pytest.mark.parametrize("name", ["vxlan"])
+def test_the_kernel_holds_the_table_and_gets_back_what_was_deleted_by_hand(name: str, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        left_out("making a network namespace needs root")
+    facts = node_facts(PLANS[name], PLANS[name].slaves[0], STACK)
+    out = in_own_network(KERNEL_TEST, [str(tmp_path), facts, entries_of(PLANS[name])])
+    assert out.endswith("25 peers stand\n")
+    # Adding all, repairing what was deleted, removing one, and all again on a new device.
+    counts = [line.split(", ")[1] for line in out.splitlines() if "entries changed" in line]
+    assert counts == ["89 entries changed", "3 entries changed", "4 entries changed", "85 entries changed"]

@@ -1,0 +1,206 @@
+"""Where Weave's programs come from: a registry and an archive served here, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from ops import pin_images
+from ops.__main__ import main
+from tests.userdata.support import USERDATA, host_module
+
+weave = host_module("weave_programs")
+TOKEN = "a-token-of-the-registry"
+
+
+def archive(**files: bytes) -> bytes:
+    """A layer: each file at a path of its own, as in Weave's image. A double underscore stands for a slash."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as members:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name.replace("__", "/"))
+            member.size, member.mode = len(content), 0o755
+            members.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("usr/sbin/weaver")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/shadow"
+        members.addfile(link)
+    return gzip.compress(buffer.getvalue(), mtime=0)
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Store(BaseHTTPRequestHandler):
+    """A registry that wants a token and hands out its blobs elsewhere, as the large ones do; elsewhere wants none."""
+
+    contents: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        own = f"http://{self.headers['Host']}"
+        path, _, _ = self.path.partition("?")
+        if path == "/token":
+            self._answer(200, json.dumps({"token": TOKEN}).encode())
+        elif path.startswith("/elsewhere/"):
+            assert "Authorization" not in self.headers
+            self._answer(200, self.contents[path.rpartition("/")[2]])
+        elif path.endswith(".tar.gz"):
+            self._answer(200, self.contents["archive"])
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{own}/token",service="here",scope="pull"'})
+        elif path.startswith("/v2/some/weave/blobs/"):
+            self._answer(307, b"", {"Location": f"{own}/elsewhere/{path.rpartition('/')[2]}"})
+        elif path.rpartition("/")[2] in self.contents:
+            self._answer(200, self.contents[path.rpartition("/")[2]])
+        else:
+            self._answer(404, b"")
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[str]:
+    lower = archive(home__weave__weaver=b"old", usr__bin__weaveutil=b"util", etc__passwd=b"no")
+    upper = archive(home__weave__weaver=b"router", home__weave__weave=b"script")
+    manifest = json.dumps({"layers": [{"digest": digest(lower)}, {"digest": digest(upper)}]}).encode()
+    places = [{"os": "linux", "architecture": name} for name in ("s390x", "amd64", "arm64")]
+    index = json.dumps({"manifests": [{"digest": digest(manifest), "platform": place} for place in places]}).encode()
+    Store.contents = {digest(content): content for content in (lower, upper, manifest, index)}
+    Store.contents |= {"2.9.0": index, "archive": upper}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    real = weave.Registry
+    monkeypatch.setattr(weave, "Registry", lambda image: real(image, "http"))
+    monkeypatch.setattr(weave, "TARGETS", {name: tmp_path / "bin" / name for name in weave.TARGETS})
+    monkeypatch.setattr(weave, "RECORD", tmp_path / "bin" / "source")
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def installed(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((tmp_path / "bin").glob("weave*"))}
+
+
+def test_the_programs_come_out_of_an_images_layers_the_upper_ones_winning(registry: str, tmp_path: Path) -> None:
+    source = f"{registry}/some/weave:2.9.0"
+    assert "pin it" in weave.install(source)
+    assert installed(tmp_path) == {"weave": b"script", "weaver": b"router", "weaveutil": b"util"}
+    assert all((tmp_path / "bin" / name).stat().st_mode & 0o777 == 0o755 for name in installed(tmp_path))
+    Store.contents = {}
+    assert weave.install(source) == "here already"
+
+
+def test_an_image_by_its_digest_is_that_image(registry: str) -> None:
+    pinned = f"{registry}/some/weave:2.9.0@{digest(Store.contents['2.9.0'])}"
+    assert "pin it" not in weave.install(pinned)
+
+
+@pytest.mark.parametrize("what", ["the tag's index", "the manifest", "a layer"])
+def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(registry: str, tmp_path: Path, what: str) -> None:
+    index = Store.contents["2.9.0"]
+    manifest = json.loads(index)["manifests"][0]["digest"]
+    layer = json.loads(Store.contents[manifest])["layers"][1]["digest"]
+    changed = {"the tag's index": digest(index), "the manifest": manifest, "a layer": layer}[what]
+    Store.contents[changed] = Store.contents[changed] + b" "
+    with pytest.raises(weave.Refused, match=f"not {changed}"):
+        weave.install(f"{registry}/some/weave:2.9.0@{digest(index)}")
+    assert installed(tmp_path) == {}
+
+
+def test_an_archive_by_url_needs_its_checksum_and_both_programs(registry: str, tmp_path: Path) -> None:
+    url = f"http://{registry}/weave.tar.gz"
+    with pytest.raises(weave.Refused, match=f"not sha256:{'0' * 64}"):
+        weave.install(f"{url}@sha256:{'0' * 64}")
+    with pytest.raises(weave.Refused, match="has no weaveutil"):
+        weave.install(f"{url}@{digest(Store.contents['archive'])}")
+    assert installed(tmp_path) == {}
+    Store.contents["archive"] = archive(weaver=b"router", weaveutil=b"util")
+    assert weave.install(f"{url}@{digest(Store.contents['archive'])}").startswith("installed weaver, weaveutil")
+
+
+def test_programs_that_the_image_brought_stay(registry: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("weaver", "weaveutil"):
+        (tmp_path / "bin" / name).write_bytes(b"own")
+    assert weave.install(f"{registry}/some/weave:2.9.0") == "the image's own serve"
+    assert installed(tmp_path) == {"weaver": b"own", "weaveutil": b"own"}
+
+
+def test_the_defaults_registry_is_dockers() -> None:
+    image = weave.Image.parse(pin_images.IMAGES["overlay.weaveFrom"])
+    assert (image.registry, image.name, image.tag, image.digest) == ("registry-1.docker.io", "rajchaudhuri/weave", "2.9.0", "")
+    assert weave.Image.parse("mesosphere/marathon:v1.7.50") == weave.Image(
+        "registry-1.docker.io", "mesosphere/marathon", "v1.7.50", ""
+    )
+    assert weave.Image.parse("busybox").name == "library/busybox"
+
+
+def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"{registry}/some/weave:2.9.0"
+    used: dict[str, Any] = {"mesh": "weave", "weaveFrom": source}
+    agent = {"agentImage": source, **{f"{name}Image": f"x/y@sha256:{'0' * 64}" for name in ("master", "marathon")}}
+    config = {"apollo:overlay": {"value": "", "objectValue": used}, "apollo:mesos": {"value": "", "objectValue": agent}}
+    pulumi, log = tmp_path / "pulumi", tmp_path / "log"
+    # A stand-in for the CLI: what is looked at here is what is asked of it.
+    pulumi.write_text(f'#!/bin/sh\nif [ "$2" = set ]; then echo "$*" >> {log}; else echo \'{json.dumps(config)}\'; fi\n')
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    pinned = f"{registry}/some/weave@{digest(Store.contents['2.9.0'])}"
+    assert pin_images.pin("dev", scheme="http") == {"overlay.weaveFrom": pinned, "mesos.agentImage": pinned}
+    assert f"--path apollo:overlay.weaveFrom {pinned} --non-interactive" in log.read_text()
+    pulumi.write_text(pulumi.read_text().replace(source, pinned))
+    assert main(["pin-images", "--stack", "dev"]) == 0
+    assert capsys.readouterr().out == "nothing to pin\n"
+    with pytest.raises(pin_images.ImagesError, match="404"):
+        pin_images._digest(f"{registry}/some/weave:9", "http")  # pyright: ignore[reportPrivateUsage]
+
+
+def test_weave_asks_the_router_for_its_own_verbs(tmp_path: Path) -> None:
+    script = (USERDATA / "boot/usr/local/bin/weave").read_text()
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    curl.chmod(0o755)
+
+    def run(*verbs: str) -> subprocess.CompletedProcess[str]:
+        path = f"{tmp_path}:/usr/bin:/bin"
+        return subprocess.run(["bash", "-s", "--", *verbs], input=script, capture_output=True, text=True, env={"PATH": path})
+
+    assert run("status", "connections").stdout.split()[-1] == "http://127.0.0.1:6784/status/connections"
+    assert run("status").stdout.split()[-1] == "http://127.0.0.1:6784/status"
+    asked = run("forget", "10.0.0.33", "10.0.0.35").stdout.split()
+    assert asked[-3:] == ["--data-urlencode=peer=10.0.0.33", "--data-urlencode=peer=10.0.0.35", "http://127.0.0.1:6784/forget"]
+    assert (run("forget").returncode, run("launch").returncode, run().returncode) == (2, 1, 1)
+
+
+def test_the_router_does_not_start_without_a_password(tmp_path: Path) -> None:
+    (tmp_path / "secrets/mesh").mkdir(parents=True)
+    (tmp_path / "node.env").write_text('CONTROL_ADDRESSES="10.0.0.11"\n')
+    script = (USERDATA / "mesh/weave/usr/local/lib/apollo/weave-router").read_text().replace("/etc/apollo", str(tmp_path))
+    for content, said in ((None, "No such file"), ("", "the mesh's password is empty")):
+        if content is not None:
+            (tmp_path / "secrets/mesh/password").write_text(content)
+        done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and said in done.stderr

@@ -1,0 +1,274 @@
+"""What the meshes that route have in common: who is a peer, the table on disk, the routes, and the daemon that follows Consul.
+
+How packets are wrapped is the driver's (vxlan.py, wireguard.py): its Link is a device and the tables that belong to it. For
+each peer every driver has a route to its bridge address and one to its Docker subnet. Containers keep their /16 and find
+remote addresses through their host, which answers ARP for what it has a route to. Nothing is flooded.
+
+<driver>.py up    makes the device and loads the last table on disk; needs no Consul
+<driver>.py sync  follows Consul's catalog, keeps the table on disk, repairs what was changed by hand
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import apollo
+
+TABLE = Path("/var/lib/apollo/mesh.json")
+# The public half of this host's key, where the driver has one. Consul's agent publishes it in the node's metadata.
+PUBLIC_KEY = Path("/var/lib/apollo/mesh.pub")
+# Seconds between looks at the kernel's tables, and for which a peer may be away from the catalog before it is dropped.
+REPAIR, GRACE = 5, 120
+# A Curve25519 key in base64: 32 bytes, so that the last character before the = has two bits of nothing.
+KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+
+Table = dict[str, str]
+# A driver's tables by name. Each has `routes`: destination → gateway, empty where there is none.
+Tables = Mapping[str, Table]
+# A command and what it reads.
+Command = tuple[Sequence[str], str]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """address: in the VPC. bridge: in the overlay. subnet: a slave's Docker subnet, or empty. key: its public key, or empty."""
+
+    name: str
+    address: str
+    bridge: str
+    subnet: str
+    key: str = ""
+
+
+class Link:
+    """A driver: a device, and the tables in which the kernel knows its peers. keyed: whether a peer needs a public key."""
+
+    name = device = ""
+    keyed = False
+
+    def make(self, facts: Mapping[str, str]) -> None:
+        """Makes the device where it is missing, and sets it up. Called again and again."""
+        raise NotImplementedError
+
+    def wanted(self, peers: Sequence[Peer]) -> Tables:
+        raise NotImplementedError
+
+    def present(self) -> Tables:
+        raise NotImplementedError
+
+    def commands(self, now: Tables, then: Tables, source: str) -> list[Command]:
+        """What leads from one to the other. source: the own bridge address."""
+        raise NotImplementedError
+
+
+def planned(facts: Mapping[str, str], name: str) -> tuple[str, str]:
+    """(bridge address, Docker subnet) that the address plan gives a host. Raises ValueError for a name without a place."""
+    overlay, prefix = IPv4Network(facts["OVERLAY_CIDR"]), int(facts["HOST_PREFIX"])
+    block = 1 << (32 - prefix)
+    blocks = overlay.num_addresses // block
+    node_blocks = -(-blocks // block)
+    nodes = node_blocks * block
+    first = {"slave": 0, "control": nodes - 7, "edge": nodes - 17}
+    last = {"slave": min(blocks - node_blocks, nodes - 17), "control": 5, "edge": 10}
+    match = re.fullmatch(r"(slave|control|edge)-([1-9][0-9]{0,6})", name)
+    if not match or int(match[2]) > last[match[1]]:
+        raise ValueError("is no host of the plan")
+    role, index = match[1], int(match[2])
+    subnet = f"{overlay[(node_blocks - 1 + index) * block]}/{prefix}" if role == "slave" else ""
+    return str(overlay[first[role] + index]), subnet
+
+
+def stands(facts: Mapping[str, str], name: str, address: str) -> bool:
+    """Whether a host of this name can have this address in the VPC: which zone it is in only the stack knows, the rest is
+    arithmetic. So no two hosts can claim one address. Raises ValueError for what is no address."""
+    vpc, own = IPv4Network(facts["VPC_CIDR"]), IPv4Address(address)
+    if own not in vpc:
+        return False
+    role, index = name.split("-")
+    block = vpc.num_addresses // 8
+    zone, offset = divmod(int(own) - int(vpc.network_address), block)
+    if zone == 7:  # the public subnets
+        return role == "edge" and offset // (block // 8) < 7 and offset % (block // 8) == 10 + int(index)
+    return role != "edge" and offset == int(index) + (32 if role == "slave" else 10)
+
+
+def accepted(facts: Mapping[str, str], entries: Iterable[Any], keyed: bool = False) -> tuple[dict[str, Peer], list[str]]:
+    """(the catalog's entries that count, what is wrong with the others). A node's name alone says what it may claim."""
+    peers: dict[str, Peer] = {}
+    problems: list[str] = []
+    taken = {PUBLIC_KEY.read_text().strip()} if keyed and PUBLIC_KEY.exists() else set[str]()
+    for entry in entries:
+        try:
+            meta = entry["Meta"] or {}
+            peer = Peer(entry["Node"], entry["Address"], meta.get("bridge", ""), meta.get("subnet", ""), meta.get("key", ""))
+            # A node without a bridge claims nothing: its own agent has not yet registered it.
+            if peer.name == facts["NODE_NAME"] or not peer.bridge:
+                continue
+            plan = planned(facts, peer.name)
+            if (peer.bridge, peer.subnet) != plan:
+                raise ValueError(f"has {plan} in the plan")
+            # Its text goes into a command as it stands, so it must be an address and nothing beside.
+            if not stands(facts, peer.name, peer.address):
+                raise ValueError(f"{peer.address} is no address of {peer.name} in {facts['VPC_CIDR']}")
+            if meta.get("mesh") != facts["MESH"]:
+                raise ValueError(f"its mesh is {meta.get('mesh')}, here it is {facts['MESH']}")
+            if keyed and not KEY.fullmatch(peer.key):
+                raise ValueError("has no public key")
+            if keyed and peer.key in taken:
+                raise ValueError("has another host's public key")
+            taken.add(peer.key)
+            peers[peer.name] = peer
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"ignored {str(entry)[:300]!r}: {error}")
+    return peers, problems
+
+
+def routes(peers: Iterable[Peer], through_bridge: bool) -> Table:
+    """Destination → gateway. through_bridge: whether the link needs a next hop, as one that has MACs does."""
+    peers = list(peers)
+    # The addresses first: a subnet's route goes through one.
+    subnets = {peer.subnet: peer.bridge if through_bridge else "" for peer in peers if peer.subnet}
+    return {peer.bridge: "" for peer in peers} | subnets
+
+
+def present_routes(device: str) -> Table:
+    return {entry["dst"]: entry.get("gateway", "") for entry in shown("ip -j -4 route", device)}
+
+
+def shown(command: str, device: str) -> Any:
+    return json.loads(run(*command.split(), "show", "dev", device) or "[]")
+
+
+def differ(now: Table, then: Table) -> tuple[list[str], list[tuple[str, str]]]:
+    """(keys to take away, entries to set)."""
+    return sorted(now.keys() - then.keys()), [(key, value) for key, value in then.items() if now.get(key) != value]
+
+
+def route_lines(device: str, now: Table, then: Table, source: str) -> tuple[list[str], list[str]]:
+    """Lines for `ip -batch`: (routes to take away, routes to set)."""
+    gone, new = differ(now, then)
+    lines = [
+        f"route replace {route} {f'via {gateway} onlink ' if gateway else ''}dev {device} src {source}"
+        for route, gateway in new
+    ]
+    return [f"route del {route} dev {device}" for route in gone], lines
+
+
+def apply(link: Link, peers: Mapping[str, Peer], source: str) -> None:
+    """Brings the kernel in line with the peers, each tool in one batch."""
+    now, then = link.present(), link.wanted(list(peers.values()))
+    for argv, lines in link.commands(now, then, source):
+        run(*argv, lines=lines)
+    changed = sum(len(gone) + len(new) for gone, new in (differ(now[name], then[name]) for name in then))
+    if changed:
+        print(f"{len(peers)} peers, {changed} entries changed", flush=True)
+
+
+def run(*argv: str, lines: str = "") -> str:
+    done = subprocess.run(argv, input=lines, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{' '.join(argv)[:200]}: {done.stderr.strip()}", flush=True)
+    return done.stdout
+
+
+def answer_for_others() -> None:
+    """Makes the bridge answer its containers' ARP for every address that this host has a route to."""
+    Path("/proc/sys/net/ipv4/conf/weave/proxy_arp").write_text("1")
+    # The kernel delays proxied answers by up to 0.8 s, and with them every first packet.
+    Path("/proc/sys/net/ipv4/neigh/weave/proxy_delay").write_text("0")
+
+
+def load(facts: Mapping[str, str], keyed: bool = False) -> dict[str, Peer]:
+    """The table of the last sync; empty where there is none or it cannot be read."""
+    try:
+        return accepted(facts, json.loads(TABLE.read_text()), keyed)[0]
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def save(facts: Mapping[str, str], peers: Mapping[str, Peer]) -> None:
+    table = [
+        {
+            "Node": peer.name,
+            "Address": peer.address,
+            "Meta": {"bridge": peer.bridge, "subnet": peer.subnet, "mesh": facts["MESH"], "key": peer.key},
+        }
+        for _, peer in sorted(peers.items())
+    ]
+    apollo.write(TABLE, json.dumps(table, indent=0) + "\n")
+
+
+def catalog(facts: Mapping[str, str], query: str = "") -> tuple[Any, str]:
+    """(every node of the catalog, its index). Raises ConsulError, also where the token does not show all of them."""
+    entries, headers = apollo.consul(f"catalog/nodes?stale={query}", apollo.secret(f"consul/{facts['ROLE']}-token"))
+    if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
+        raise apollo.ConsulError("the token does not yet show the whole catalog")
+    return entries, headers.get("X-Consul-Index", "0")
+
+
+def sync(link: Link, facts: Mapping[str, str]) -> None:
+    """Never returns. Consul's absence changes nothing; a peer's does after GRACE seconds of a complete catalog without it."""
+    peers = load(facts, link.keyed)
+    missing: dict[str, float] = {}
+    reported: list[str] = []
+    index, trouble = "0", None
+    while True:
+        try:
+            entries, index = catalog(facts, f"&index={index}&wait={REPAIR}s")
+            found, ignored = accepted(facts, entries, link.keyed)
+            for line in ignored:
+                if line not in reported:
+                    print(line, flush=True)
+            reported = ignored
+            now = time.monotonic()
+            missing = {name: missing.get(name, now) for name in peers.keys() - found.keys()}
+            new = {name: peer for name, peer in peers.items() if now - missing.get(name, now) < GRACE} | found
+            if new != peers:
+                peers = new
+                save(facts, peers)
+            problem = ""
+        except (apollo.ConsulError, OSError) as error:
+            index, problem = "0", f"the table on disk serves: {error}"
+            time.sleep(2)
+        if problem != trouble:
+            trouble = problem
+            print(problem or "follows the catalog", flush=True)
+        link.make(facts)
+        apply(link, peers, facts["BRIDGE_ADDRESS"])
+
+
+def check(link: Link, facts: Mapping[str, str]) -> tuple[str, list[str]]:
+    """(what stands, entries of the catalog that are ignored), for apollo-check. Raises ValueError where something is amiss."""
+    link_now = shown("ip -j link", link.device)
+    mtu = link_now[0]["mtu"] if link_now and "UP" in link_now[0]["flags"] else None
+    if mtu != int(facts["BRIDGE_MTU"]):
+        raise ValueError(f"the MTU of {link.device} is {mtu or 'unknown: it is not up'}, planned {facts['BRIDGE_MTU']}")
+    peers = load(facts, link.keyed)
+    if not peers or link.present() != link.wanted(list(peers.values())):
+        raise ValueError(f"the kernel does not have the {len(peers)} peers on disk; see journalctl -u apollo-mesh-sync")
+    try:
+        ignored = accepted(facts, catalog(facts)[0], link.keyed)[1]
+    except apollo.ConsulError:
+        ignored = []  # the check of Consul says so
+    return f"{len(peers)} peers", ignored
+
+
+def main(link: Link, verb: str) -> int:
+    facts = apollo.facts()
+    if verb == "up":
+        link.make(facts)
+        apply(link, load(facts, link.keyed), facts["BRIDGE_ADDRESS"])
+    elif verb == "sync":
+        sync(link, facts)
+    else:
+        print(f"{link.name}.py: {verb!r} is no verb; give up or sync")
+        return 2
+    return 0

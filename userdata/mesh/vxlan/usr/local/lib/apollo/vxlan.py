@@ -1,0 +1,61 @@
+#!/usr/bin/python3
+"""The vxlan mesh: the kernel's VXLAN as a routed link. For each peer one permanent neighbour and one forwarding entry more."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import mesh
+
+
+def mac(bridge: str) -> str:
+    """The MAC of a host's VXLAN device follows from its bridge address, so that nobody has to ask for it."""
+    return "02:78:" + IPv4Address(bridge).packed.hex(":")
+
+
+class Vxlan(mesh.Link):
+    """Tables: neighbours (bridge address → MAC), frames (MAC → VPC address), routes (subnets go through bridge addresses)."""
+
+    name, device = "vxlan", "vxweave"
+
+    def make(self, facts: Mapping[str, str]) -> None:
+        if not Path("/sys/class/net", self.device).exists():
+            kind = f"type vxlan id 42 local {facts['PRIVATE_IP']} dstport 4789 ttl 16 nolearning"
+            mesh.run("ip", "link", "add", self.device, "address", mac(facts["BRIDGE_ADDRESS"]), *kind.split())
+        mesh.run("ip", "link", "set", self.device, "mtu", facts["BRIDGE_MTU"], "up")
+        mesh.answer_for_others()
+
+    def wanted(self, peers: Sequence[mesh.Peer]) -> mesh.Tables:
+        return {
+            "neighbours": {peer.bridge: mac(peer.bridge) for peer in peers},
+            "frames": {mac(peer.bridge): peer.address for peer in peers},
+            "routes": mesh.routes(peers, through_bridge=True),
+        }
+
+    def present(self) -> mesh.Tables:
+        neighbours = mesh.shown("ip -j -4 neigh", self.device)
+        return {
+            "neighbours": {entry["dst"]: entry["lladdr"] for entry in neighbours if "PERMANENT" in entry["state"]},
+            "frames": {entry["mac"]: entry["dst"] for entry in mesh.shown("bridge -j fdb", self.device) if "dst" in entry},
+            "routes": mesh.present_routes(self.device),
+        }
+
+    def commands(self, now: mesh.Tables, then: mesh.Tables, source: str) -> list[mesh.Command]:
+        gone, new = mesh.differ(now["frames"], then["frames"])
+        bridge = [f"fdb del {address} dev {self.device} dst {now['frames'][address]}" for address in gone]
+        bridge += [f"fdb replace {address} dev {self.device} dst {host} self permanent" for address, host in new]
+        routes_gone, routes = mesh.route_lines(self.device, now["routes"], then["routes"], source)
+        gone, new = mesh.differ(now["neighbours"], then["neighbours"])
+        ip = routes_gone + [f"neigh del {address} dev {self.device}" for address in gone]
+        ip += [f"neigh replace {address} lladdr {link} dev {self.device} nud permanent" for address, link in new] + routes
+        batches = (("bridge", bridge), ("ip", ip))
+        return [((tool, "-force", "-batch", "-"), "".join(f"{line}\n" for line in lines)) for tool, lines in batches if lines]
+
+
+LINK = Vxlan()
+
+if __name__ == "__main__":
+    sys.exit(mesh.main(LINK, " ".join(sys.argv[1:])))

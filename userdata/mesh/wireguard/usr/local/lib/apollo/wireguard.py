@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+"""The wireguard mesh: an encrypted, routed link. Each host makes its key at its first boot and publishes the public half as
+metadata of its Consul node. The kernel's WireGuard where it has one, else wireguard-go (apollo-wireguard.service)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import apollo
+import mesh
+
+PRIVATE_KEY = Path("/var/lib/apollo/wireguard.key")
+PORT = "51820"
+# Seconds that wireguard-go may take to make its device.
+PATIENCE = 10
+
+
+def make_key() -> None:
+    """This host's key, made once, and its public half for Consul's agent. Neither leaves the host but the latter."""
+    if not PRIVATE_KEY.exists():
+        apollo.write(PRIVATE_KEY, mesh.run("wg", "genkey"), 0o600)
+    public = mesh.run("wg", "pubkey", lines=PRIVATE_KEY.read_text())
+    if not mesh.PUBLIC_KEY.exists() or mesh.PUBLIC_KEY.read_text() != public:
+        apollo.write(mesh.PUBLIC_KEY, public)
+
+
+def in_userspace() -> None:
+    """Has systemd run wireguard-go, and waits until it has made the device."""
+    mesh.run("systemctl", "start", "apollo-wireguard.service")
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if subprocess.run(["wg", "show", LINK.device], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.05)
+    print("wireguard-go made no device; see journalctl -u apollo-wireguard", flush=True)
+
+
+class WireGuard(mesh.Link):
+    """Tables: keys (public key → "VPC address:port allowed addresses"), routes."""
+
+    name, device = "wireguard", "wgweave"
+    keyed = True
+
+    def make(self, facts: Mapping[str, str]) -> None:
+        make_key()
+        if not Path("/sys/class/net", self.device).exists():
+            add = ["ip", "link", "add", self.device, "type", "wireguard"]
+            if subprocess.run(add, capture_output=True, check=False).returncode:
+                in_userspace()
+        # The key from its file: an argument could be read by anybody on the host.
+        if mesh.run("wg", "show", self.device, "public-key") != mesh.PUBLIC_KEY.read_text():
+            mesh.run("wg", "set", self.device, "private-key", str(PRIVATE_KEY), "listen-port", PORT)
+        mesh.run("ip", "link", "set", self.device, "mtu", facts["BRIDGE_MTU"], "up")
+        mesh.answer_for_others()
+
+    def wanted(self, peers: Sequence[mesh.Peer]) -> mesh.Tables:
+        # What a peer may send from is what is sent to it; WireGuard drops the rest.
+        allowed = {peer.key: sorted(f"{peer.bridge}/32 {peer.subnet}".split()) for peer in peers}
+        return {
+            "keys": {peer.key: f"{peer.address}:{PORT} {','.join(allowed[peer.key])}" for peer in peers},
+            "routes": mesh.routes(peers, through_bridge=False),
+        }
+
+    def present(self) -> mesh.Tables:
+        keys: mesh.Table = {}
+        for line in mesh.run("wg", "show", self.device, "dump").splitlines()[1:]:
+            key, _, endpoint, allowed, *_ = line.split("\t")
+            keys[key] = f"{endpoint} {','.join(sorted(allowed.split(',')))}"
+        return {"keys": keys, "routes": mesh.present_routes(self.device)}
+
+    def commands(self, now: mesh.Tables, then: mesh.Tables, source: str) -> list[mesh.Command]:
+        gone, new = mesh.differ(now["keys"], then["keys"])
+        commands: list[mesh.Command] = []
+        peers = [word for key in gone for word in ("peer", key, "remove")]
+        for key, value in new:
+            endpoint, allowed = value.split(" ")
+            peers += ["peer", key, "endpoint", endpoint, "allowed-ips", allowed]
+        if peers:
+            commands.append((("wg", "set", self.device, *peers), ""))
+        routes_gone, routes = mesh.route_lines(self.device, now["routes"], then["routes"], source)
+        if routes_gone or routes:
+            commands.append((("ip", "-force", "-batch", "-"), "".join(f"{line}\n" for line in routes_gone + routes)))
+        return commands
+
+
+LINK = WireGuard()
+
+if __name__ == "__main__":
+    sys.exit(mesh.main(LINK, " ".join(sys.argv[1:])))

@@ -1,0 +1,219 @@
+#!/usr/bin/python3
+"""Creates Consul's policies and tokens, and keeps them so, if this server leads. Ends with 75 while they are not there.
+
+consul_acl.py          once; a rotated secret's old token stays valid for a while, so that hosts have time to fetch theirs
+consul_acl.py revoke   once; deletes the old tokens now
+consul_acl.py serve    gives each host a token that may write that host's own node and no other
+
+The roles' tokens have ids chosen beforehand (they are in SSM), so hosts hold theirs before Consul knows them. A node's token
+follows from the management token and its name. Its host asks a server for it, and is known by two things together: the
+role's token, which only root can read there, and the address it comes from, which the address plan gives to one host alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import socket
+import ssl
+import sys
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import apollo
+
+TRY_AGAIN = 75
+# Seconds for which the token of a rotated secret stays valid beside its successor.
+GRACE = 3600
+# Whose token is made last.
+LAST = "control-5"
+INITIAL = "Initial Management Token"
+READ = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read" }\n'
+# Services of the control nodes themselves, which nobody else may claim to be.
+OWN = "".join(f'service "{name}" {{ policy = "write" }}\n' for name in ("zookeeper", "mesos-master", "marathon"))
+# Name: (secret that is the token, its rules). A role's token reads the catalog: names for DNS, peers for the mesh.
+TOKENS: Mapping[str, tuple[str, str]] = {
+    f"apollo-{role}": (f"consul/{role}-token", READ + (OWN if role == "control" else ""))
+    for role in ("slave", "control", "edge")
+} | {
+    "apollo-registration": (
+        "consul/registration-token",
+        'service_prefix "" { policy = "write" }\nservice "consul" { policy = "read" }\n' + OWN.replace("write", "read"),
+    ),
+    "apollo-template": ("consul/template-token", READ),
+}
+
+
+def node_token(management: str, name: str) -> str:
+    """The token of one node, which whoever holds the management token can tell, and nobody else."""
+    return str(uuid.UUID(bytes=hmac.digest(management.encode(), name.encode(), "sha256")[:16], version=4))
+
+
+def host_at(facts: Mapping[str, str], address: str) -> str:
+    """The name of the host that the address plan puts there. Raises ValueError where it puts none."""
+    network = IPv4Network(facts["VPC_CIDR"])
+    block = network.num_addresses // 8
+    zone, offset = divmod(int(IPv4Address(address)) - int(network[0]), block)
+    if 0 <= zone < 7 and 10 < offset < 16:
+        return f"control-{offset - 10}"
+    if 0 <= zone < 7 and 32 < offset < block - 1:
+        return f"slave-{offset - 32}"
+    if zone == 7 and 10 < offset % (block // 8) < 21 and offset // (block // 8) < 7:
+        return f"edge-{offset % (block // 8) - 10}"
+    raise ValueError(f"{address} is no host's address")
+
+
+def ask(path: str, token: str, method: str = "GET", body: Any = None) -> Any:
+    return apollo.consul(path, token, method, body)[0]
+
+
+def create(management: str, title: str, value: str, **rights: Any) -> str:
+    """Makes the token if Consul lacks it, and gives its accessor, which follows from the token. Raises ConsulError."""
+    accessor = str(uuid.uuid5(uuid.NAMESPACE_URL, f"apollo:{title}:{value}"))
+    try:
+        ask("acl/token/self", value)
+    except apollo.ConsulError as error:
+        if error.status != 403:
+            raise
+        wanted = {"AccessorID": accessor, "SecretID": value, "Description": title, **rights}
+        ask("acl/token", management, "PUT", wanted)
+        print(f"made the token of {title}", flush=True)
+    return accessor
+
+
+def create_node(facts: Mapping[str, str], management: str, name: str) -> str:
+    """The token of a node, made where Consul lacks it. It writes that node, and reads services. Raises ConsulError."""
+    value = node_token(management, name)
+    identity = {"NodeName": name, "Datacenter": facts["CONSUL_DATACENTER"]}
+    create(management, f"node {name}", value, NodeIdentities=[identity])
+    return value
+
+
+def stand(facts: Mapping[str, str], management: str, grace: float = GRACE) -> None:
+    """Creates what is missing and mends what differs. Raises ConsulError."""
+    policies = {policy["Name"]: policy["ID"] for policy in ask("acl/policies", management)}
+    for name, (_, text) in TOKENS.items():
+        path = f"acl/policy/{policies[name]}" if name in policies else "acl/policy"
+        if name not in policies or ask(path, management)["Rules"] != text:
+            ask(path, management, "PUT", {"Name": name, "Rules": text})
+    current = {INITIAL: ask("acl/token/self", management)["AccessorID"]}
+    for name, (secret, _) in TOKENS.items():
+        current[name] = create(management, name, apollo.secret(secret), Policies=[{"Name": name}])
+    for index in range(1, 6):
+        create_node(facts, management, f"control-{index}")
+    retire(management, current, grace)
+    ring(management, apollo.secret("consul/gossip-key"))
+
+
+def retire(management: str, current: dict[str, str], grace: float) -> None:
+    """Deletes tokens whose successor has been there for so many seconds. A node's successor is there once its host asked."""
+    tokens = {entry["AccessorID"]: entry for entry in ask("acl/tokens", management)}
+    for entry in tokens.values():
+        match = re.fullmatch(r"node (\S+)", entry["Description"])
+        if match:
+            title, value = match[0], node_token(management, match[1])
+            current[title] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"apollo:{title}:{value}"))
+    for accessor, entry in tokens.items():
+        successor = tokens.get(current.get(entry["Description"], ""))
+        if successor is None or successor is entry:
+            continue
+        made = datetime.fromisoformat(successor["CreateTime"])
+        if (datetime.now(UTC) - made).total_seconds() >= grace:
+            ask(f"acl/token/{accessor}", management, "DELETE")
+            print(f"deleted the old token of {entry['Description']}", flush=True)
+
+
+def ring(management: str, key: str) -> None:
+    """One step towards a gossip key ring of this key alone, at each call: known to all, used by all, the only one."""
+    local = next(ring for ring in ask("operator/keyring", management) if not ring["WAN"])
+    everyone = local["NumNodes"]
+    if local["Keys"].get(key, 0) < everyone:
+        ask("operator/keyring", management, "POST", {"Key": key})
+        print("gave the new gossip key to every agent", flush=True)
+    elif local["PrimaryKeys"].get(key, 0) < everyone:
+        ask("operator/keyring", management, "PUT", {"Key": key})
+        print("every agent now uses the new gossip key", flush=True)
+    else:
+        for old in local["Keys"].keys() - {key}:
+            ask("operator/keyring", management, "DELETE", {"Key": old})
+            print("removed the old gossip key", flush=True)
+
+
+class Desk(BaseHTTPRequestHandler):
+    """GET / with the role's token, from a host's own address → {"token": …}; 403 for anybody else, 503 while Consul is away."""
+
+    facts: Mapping[str, str]
+    # Seconds that a caller may be silent.
+    timeout = 10
+
+    def do_GET(self) -> None:
+        caller = self.client_address[0]
+        try:
+            name = host_at(self.facts, caller)
+            role = name.partition("-")[0]
+            given = self.headers.get("X-Consul-Token", "")
+            if not hmac.compare_digest(given.encode(), apollo.secret(f"consul/{role}-token").encode()):
+                raise ValueError(f"{caller} does not know the token of role {role}")
+            management = apollo.secret("consul/management-token")
+            # The last that stand() makes. An agent that asked for a token too early would remember for long that there is none.
+            ask("acl/token/self", node_token(management, LAST))
+            answer = {"token": create_node(self.facts, management, name)}
+            status = 200
+        except ValueError as error:
+            print(f"refused: {error}", flush=True)
+            status, answer = 403, {"error": str(error)}
+        except (apollo.ConsulError, OSError) as error:
+            status, answer = 503, {"error": str(error)}
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing: what matters is printed above."""
+
+
+def serve(facts: Mapping[str, str]) -> None:
+    Desk.facts = facts
+    ThreadingHTTPServer.address_family = socket.AF_INET
+    server = ThreadingHTTPServer((facts["PRIVATE_IP"], apollo.TOKEN_PORT), Desk)
+    if facts["CONSUL_TLS"] == "1":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(apollo.SECRETS / "consul/server-certificate")
+        # Not at once: the handshake belongs to the caller's own thread.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.serve_forever()
+
+
+def main(verb: str = "") -> int:
+    facts = apollo.facts()
+    if verb == "serve":
+        serve(facts)
+    try:
+        management = apollo.secret("consul/management-token")
+        own = node_token(management, facts["NODE_NAME"])
+        leader, _ = apollo.consul("status/leader")
+        if leader == f"{facts['PRIVATE_IP']}:8300" or verb == "revoke":
+            stand(facts, management, 0 if verb == "revoke" else GRACE)
+        else:
+            # Another one creates them, and is done when the last of them is known.
+            ask("acl/token/self", node_token(management, LAST))
+        node = ask(f"catalog/node/{facts['NODE_NAME']}", management)
+        if not (node and node["Node"]["Meta"].get("bridge")):
+            # It was refused before its token was there, and tries again after half a minute; told its token anew, at once.
+            ask("agent/token/agent", management, "PUT", {"Token": own})
+            return TRY_AGAIN
+    except (apollo.ConsulError, OSError) as error:
+        print(f"not yet: {error}", flush=True)
+        return TRY_AGAIN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,263 @@
+#!/usr/bin/python3
+"""Runs Mesos's master or Marathon on a control node, and drains agents (unproved: no Mesos has run here yet).
+
+mesos_control.py master | marathon   becomes that program
+mesos_control.py down ADDRESS [SECONDS]
+                                     moves Marathon's tasks off the agent there, then takes its machine out of use
+mesos_control.py up ADDRESS          gives the machine back
+
+A master's quorum follows from how many control nodes are planned (SSM's control/count, as of the last start of
+apollo-secrets), so that no user-data changes when they grow. Growing, the old masters must have the larger quorum before a
+new one's log counts; a new master waits for that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apollo
+import mesos
+import zookeeper
+
+# Principals: of Marathon, of the agents, and of whoever asks the master or drains.
+MARATHON, AGENT, OPERATOR = "marathon", "agent", "operator"
+LOG = Path(mesos.WORK) / "replicated_log"
+QUORUM = mesos.RUN / "quorum"
+# What Marathon is told by its environment: passwords, and what has no flag.
+MARATHON_VARIABLES = ("MARATHON_HTTP_CREDENTIALS", "MARATHON_ZK", "JAVA_OPTS", "LIBPROCESS_IP", "LIBPROCESS_PORT")
+# Seconds that the tasks have to come up elsewhere, and nanoseconds of the window that a drained machine is given.
+PATIENCE = 300
+WINDOW = 24 * 3600 * 10**9
+
+
+class MesosError(Exception):
+    """A server refused or did not answer. The text never holds a password."""
+
+
+def password(user: str) -> str:
+    return apollo.secret(f"mesos/{user}-password")
+
+
+def login(user: str) -> str:
+    """user:password."""
+    return f"{user}:{password(user)}"
+
+
+def zookeeper_login() -> str:
+    """user:password of masters and Marathon."""
+    return f"{zookeeper.USER}:{password('zookeeper')}"
+
+
+def quorum(count: int) -> int:
+    """The majority of so many masters."""
+    return count // 2 + 1
+
+
+def smaller(own: int, catalog: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Nodes whose master, as the catalog has it, runs with a smaller quorum than ours."""
+    return [entry["Node"] for entry in catalog if int((entry.get("ServiceMeta") or {}).get("quorum", own)) < own]
+
+
+def master(facts: Mapping[str, str]) -> None:
+    own = quorum(int(apollo.secret("control/count")))
+    if not LOG.exists():
+        token = apollo.secret("consul/control-token")
+        try:
+            old = smaller(own, apollo.consul("catalog/service/mesos-master", token)[0])
+        except apollo.ConsulError as error:
+            mesos.problem("master", f"cannot ask which masters there are: {error}")
+        if old:
+            mesos.problem("master", f"waits: {', '.join(old)} must run with the quorum {own} first; see docs/operations.md")
+    mesos.fetch("master")
+    credentials = [{"principal": user, "secret": password(user)} for user in (MARATHON, AGENT, OPERATOR)]
+    apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": credentials}), 0o600)
+    # Agents have a principal of their own, and may not launch anything with it.
+    acls = {"register_frameworks": [{"principals": {"values": [AGENT]}, "roles": {"type": "NONE"}}]}
+    apollo.write(mesos.RUN / "acls.json", json.dumps(acls), 0o600)
+    # With a login, the nodes it makes can be read by all and changed by it alone.
+    apollo.write(mesos.RUN / "zookeeper", mesos.zookeeper(facts, "mesos", zookeeper_login()), 0o600)
+    apollo.write(QUORUM, f"{own}\n")
+    mesos.start("master", mesos.command("master", master_flags(facts, own)))
+
+
+def master_flags(facts: Mapping[str, str], own_quorum: int) -> list[str]:
+    return [
+        f"--zk=file://{mesos.RUN}/zookeeper",
+        f"--quorum={own_quorum}",
+        f"--work_dir={mesos.WORK}",
+        f"--ip={facts['PRIVATE_IP']}",
+        f"--port={mesos.MASTER_PORT}",
+        f"--hostname={facts['PRIVATE_IP']}",
+        f"--cluster={facts['STACK']}",
+        "--authenticate_frameworks=true",
+        "--authenticate_agents=true",
+        "--authenticate_http_readonly=true",
+        "--authenticate_http_readwrite=true",
+        f"--credentials=file://{mesos.RUN}/credentials.json",
+        f"--acls=file://{mesos.RUN}/acls.json",
+        "--registry_fetch_timeout=2mins",
+    ]
+
+
+def marathon(facts: Mapping[str, str]) -> None:
+    mesos.fetch("marathon")
+    apollo.write(mesos.RUN / "marathon-secret", password(MARATHON), 0o600)
+    environment = {
+        "MARATHON_HTTP_CREDENTIALS": login(MARATHON),
+        "MARATHON_ZK": mesos.zookeeper(facts, "marathon", zookeeper_login()),
+        "JAVA_OPTS": "-Xmx512m",
+        # Masters speak to it here; by default it takes any free port.
+        "LIBPROCESS_IP": facts["PRIVATE_IP"],
+        "LIBPROCESS_PORT": str(mesos.MARATHON_SCHEDULER_PORT),
+    }
+    argv = mesos.command("marathon", marathon_flags(facts), environment=MARATHON_VARIABLES)
+    mesos.start("marathon", argv, environment)
+
+
+def marathon_flags(facts: Mapping[str, str]) -> list[str]:
+    return [
+        *("--master", mesos.zookeeper(facts, "mesos")),
+        *("--hostname", facts["PRIVATE_IP"]),
+        *("--http_address", facts["PRIVATE_IP"]),
+        *("--http_port", str(mesos.MARATHON_PORT)),
+        "--mesos_authentication",
+        *("--mesos_authentication_principal", MARATHON),
+        *("--mesos_authentication_secret_file", f"{mesos.RUN}/marathon-secret"),
+        # As long as an agent waits for an image.
+        *("--task_launch_timeout", "600000"),
+        *("--enable_features", "maintenance_mode"),
+    ]
+
+
+# -- draining
+
+
+class Api:
+    """The leading master's and Marathon's HTTP API. places: name → http://address:port."""
+
+    def __init__(self, places: Mapping[str, str], logins: Mapping[str, str]) -> None:
+        self._places, self._logins = places, logins
+
+    def ask(self, server: str, path: str, body: Any = None, method: str | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            status, answer = mesos.get(f"{self._places[server]}{path}", self._logins[server], data, method)
+        except OSError as error:
+            raise MesosError(f"{server}{path}: {error}") from None
+        if not 200 <= status < 300:
+            raise MesosError(f"{server}{path}: {status} {answer[:300].decode(errors='replace')}")
+        return json.loads(answer) if answer.strip().startswith((b"{", b"[")) else None
+
+
+def machine(address: str) -> dict[str, str]:
+    """As Mesos names a machine; agents call themselves by their address."""
+    return {"hostname": address, "ip": address}
+
+
+def windows(schedule: Mapping[str, Any], without: str) -> list[dict[str, Any]]:
+    """The windows of a maintenance schedule, but for one machine."""
+    kept: list[dict[str, Any]] = []
+    for window in schedule.get("windows", []):
+        machines = [entry for entry in window["machine_ids"] if entry.get("ip") != without]
+        if machines:
+            kept.append({**window, "machine_ids": machines})
+    return kept
+
+
+def down(api: Api, address: str, now: float, wait: Callable[[Callable[[], bool]], bool]) -> str:
+    """Moves the tasks of Marathon's applications off the machine, one by one, then takes the machine down: the master lets no
+    agent of it register until `up`. wait: returns whether a condition came true in time. Returns what was done.
+
+    Raises MesosError, and then the machine is still in use, though Marathon starts nothing new there.
+    """
+    agents = [agent for agent in api.ask("master", "/slaves")["slaves"] if agent["hostname"] == address]
+    if not agents:
+        return f"no agent at {address}: nothing to drain"
+    schedule = api.ask("master", "/maintenance/schedule") or {}
+    window = {
+        "machine_ids": [machine(address)],
+        "unavailability": {"start": {"nanoseconds": int(now * 10**9)}, "duration": {"nanoseconds": WINDOW}},
+    }
+    api.ask("master", "/maintenance/schedule", {"windows": [*windows(schedule, address), window]})
+    tasks = [task for task in api.ask("marathon", "/v2/tasks")["tasks"] if task["host"] == address]
+    for task in tasks:
+        path = f"/v2/apps/{task['appId'].strip('/')}"
+        api.ask("marathon", f"{path}/tasks/{task['id']}", method="DELETE")
+
+        def moved(path: str = path, gone: str = task["id"]) -> bool:
+            app = api.ask("marathon", path)["app"]
+            running = [entry for entry in app.get("tasks", []) if entry["id"] != gone and entry.get("state") == "TASK_RUNNING"]
+            healthy = app.get("tasksHealthy", 0) if app.get("healthChecks") else len(running)
+            return len(running) >= app["instances"] and healthy >= app["instances"]
+
+        if not wait(moved):
+            raise MesosError(f"{task['appId']} did not come up elsewhere in time; {address} is still in use")
+    api.ask("master", "/machine/down", [machine(address)])
+    return f"moved {len(tasks)} tasks; {address} is down until `up`"
+
+
+def up(api: Api, address: str) -> str:
+    """Gives the machine back, whether it was down or only about to be. Raises MesosError."""
+    status = api.ask("master", "/maintenance/status") or {}
+    if any(entry.get("ip") == address for entry in status.get("down_machines", [])):
+        api.ask("master", "/machine/up", [machine(address)])
+    schedule = api.ask("master", "/maintenance/schedule") or {}
+    api.ask("master", "/maintenance/schedule", {"windows": windows(schedule, address)})
+    return f"{address} is in use"
+
+
+def leading() -> Api | None:
+    """The servers to ask, by their names in Consul; None where no master leads. Raises ConsulError."""
+    token = apollo.secret("consul/control-token")
+    places: dict[str, str] = {}
+    for server, query in (("master", "mesos-master?tag=leader&passing"), ("marathon", "marathon?passing")):
+        found, _ = apollo.consul(f"health/service/{query}", token)
+        if found:
+            places[server] = f"http://{found[0]['Service']['Address']}:{found[0]['Service']['Port']}"
+    return Api(places, {"master": login(OPERATOR), "marathon": login(MARATHON)}) if "master" in places else None
+
+
+def patience(seconds: float) -> Callable[[Callable[[], bool]], bool]:
+    """Waits for conditions, so many seconds for all of them together."""
+    end = time.monotonic() + seconds
+
+    def wait(condition: Callable[[], bool]) -> bool:
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            time.sleep(1)
+        return True
+
+    return wait
+
+
+def main(argv: Sequence[str]) -> int:
+    facts = apollo.facts()
+    match argv:
+        case ["master"]:
+            master(facts)
+        case ["marathon"]:
+            marathon(facts)
+        case ["down", address, *seconds]:
+            api = leading()
+            wait = patience(float(seconds[0]) if seconds else PATIENCE)
+            print(down(api, address, time.time(), wait) if api else "no Mesos master leads: nothing to drain")
+        case ["up", address]:
+            api = leading()
+            print(up(api, address) if api else "no Mesos master leads: nothing to give back")
+        case _:
+            print("usage: mesos_control.py master | marathon | down ADDRESS [SECONDS] | up ADDRESS", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (MesosError, apollo.ConsulError, KeyError) as error:
+        sys.exit(f"failed: {error}")

@@ -1,0 +1,222 @@
+#!/usr/bin/python3
+"""Checks that this host is what the plan says and has its place in the network. Installed as apollo-check.
+
+apollo-check [--json] [--wait SECONDS]: one line for each check; ends with 1 if one failed, which a warning is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import apollo
+import mesos
+
+Facts = Mapping[str, str]
+
+
+class Failed(Exception):
+    """What is wrong, and what it should be."""
+
+
+class Warned(Exception):
+    """What an operator should look at, though the host has its place."""
+
+
+def run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    if done.returncode:
+        raise Failed(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def expect(what: str, found: Any, planned: Any) -> None:
+    if found != planned:
+        raise Failed(f"{what} is {found}, planned {planned}")
+
+
+def units(_: Facts) -> str:
+    names = " ".join(path.read_text() for path in sorted(Path("/etc/apollo/units.d").iterdir())).split()
+    shown = run("systemctl", "show", "-p", "Id,ActiveState,ConditionResult,ConditionTimestamp", *names).strip().split("\n\n")
+    states = [dict(line.split("=", 1) for line in part.splitlines()) for part in shown]
+    # They have a check of their own, as a host is well without them.
+    states = [state for state in states if state["Id"] not in mesos.UNITS.values()]
+    idle = [state for state in states if state["ActiveState"] != "active"]
+    off = [state["Id"] for state in idle if state["ConditionResult"] == "no" and state["ConditionTimestamp"]]
+    bad = [f"{state['Id']} is {state['ActiveState']}" for state in idle if state["Id"] not in off]
+    if bad:
+        raise Failed(f"{', '.join(bad)}; see journalctl -u")
+    return f"{len(states) - len(idle)} active" + (f"; off by their condition: {', '.join(off)}" if off else "")
+
+
+def secrets(_: Facts) -> str:
+    names = Path("/etc/apollo/parameters").read_text().split()
+    for name in names:
+        expect(f"the mode of {name}", oct((apollo.SECRETS / name).stat().st_mode), "0o100600")
+    return f"{len(names)} here"
+
+
+def data(facts: Facts) -> str:
+    if not os.path.ismount("/data"):
+        raise Failed(f"/data is no mount of {facts['DATA_DEVICE']}; see journalctl -u apollo-data")
+    return "/data is mounted"
+
+
+def bridge(facts: Facts) -> str:
+    weave = json.loads(run("ip", "-j", "-4", "addr", "show", "dev", "weave", "up"))[0]
+    addresses = [f"{entry['local']}/{entry['prefixlen']}" for entry in weave["addr_info"]]
+    expect("the address of weave", addresses, [f"{facts['BRIDGE_ADDRESS']}/{facts['BRIDGE_PREFIX']}"])
+    expect("the MTU of weave", weave["mtu"], int(facts["BRIDGE_MTU"]))
+    uplink = json.loads(run("ip", "-j", "route", "get", facts["VPC_RESOLVER"]))[0]["dev"]
+    underlay = int(Path("/sys/class/net", uplink, "mtu").read_text())
+    if underlay < int(facts["UNDERLAY_MTU"]):
+        raise Failed(f"the MTU of {uplink} is {underlay}, planned {facts['UNDERLAY_MTU']}")
+    return f"{addresses[0]}, MTU {weave['mtu']}"
+
+
+def docker(facts: Facts) -> str:
+    network = json.loads(run("docker", "network", "inspect", "bridge"))[0]
+    expect("Docker's bridge", network["Options"].get("com.docker.network.bridge.name"), "weave")
+    expect("Docker's subnet", network["IPAM"]["Config"][0].get("IPRange"), facts["DOCKER_SUBNET"])
+    run("nft", "list", "table", "ip", "apollo")
+    return f"{facts['DOCKER_SUBNET']} on weave, {len(network['Containers'])} containers"
+
+
+def routed(facts: Facts) -> str:
+    import mesh
+
+    stands, ignored = mesh.check(importlib.import_module(facts["MESH"]).LINK, facts)
+    if ignored:
+        raise Warned(f"{stands}; {len(ignored)} of the catalog's entries ignored, such as: {ignored[0]}")
+    return stands
+
+
+def weave(_: Facts) -> str:
+    if not Path("/usr/local/bin/weaver").exists():
+        why = "see journalctl -u apollo-weave-programs"
+        raise Failed(f"Weave's router is not at /usr/local/bin/weaver: containers reach their own host only; {why}")
+    try:
+        with urllib.request.urlopen("http://127.0.0.1:6784/status/connections", timeout=5) as answer:
+            made = [line for line in answer.read().decode().splitlines() if " established " in line]
+    except OSError as error:
+        why = "see journalctl -u apollo-mesh"
+        raise Failed(f"Weave's router does not answer: containers reach their own host only; {why} ({error})") from None
+    slow = sum(" sleeve " in line for line in made)
+    if slow:
+        raise Warned(f"{slow} of {len(made)} connections are on the slow sleeve; see weave status connections")
+    return f"{len(made)} connections"
+
+
+def consul(facts: Facts) -> str:
+    leader, _ = apollo.consul("status/leader")
+    if not leader:
+        raise Failed("no server leads; see journalctl -u consul on the control nodes")
+    own, _ = apollo.consul(f"catalog/node/{facts['NODE_NAME']}", apollo.secret(f"consul/{facts['ROLE']}-token"))
+    if not own:
+        raise Failed("this node is not in the catalog; see journalctl -u consul")
+    expect("the catalog's address", own["Node"]["Address"], facts["PRIVATE_IP"])
+    expect("the catalog's bridge", own["Node"]["Meta"].get("bridge"), facts["BRIDGE_ADDRESS"])
+    return f"joined, led by {leader}"
+
+
+def zookeeper(facts: Facts) -> str:
+    import zookeeper as server
+
+    if not Path("/usr/share/java/zookeeper.jar").exists():
+        raise Failed("ZooKeeper is not installed: there is no /usr/share/java/zookeeper.jar")
+    mode = server.mode(facts["PRIVATE_IP"])
+    if not mode:
+        raise Failed(f"ZooKeeper does not serve: {server.silence()}; see journalctl -u apollo-zookeeper")
+    voters = [number for number, (_, role) in server.members(facts["PRIVATE_IP"]).items() if role == "participant"]
+    if int(facts["INDEX"]) not in voters:
+        raise Failed(f"this node is no voter of the ensemble {voters} yet; see journalctl -u apollo-scheduler")
+    return f"{mode} of control nodes {', '.join(map(str, sorted(voters)))}"
+
+
+def scheduler(facts: Facts) -> str:
+    told: list[str] = []
+    for name in {"control": ("master", "marathon"), "slave": ("agent",)}[facts["ROLE"]]:
+        shown = run("systemctl", "show", "-p", "ActiveState,ConditionResult,ConditionTimestamp", mesos.UNITS[name])
+        state = dict(line.split("=", 1) for line in shown.splitlines())
+        off = state["ActiveState"] == "inactive" and state["ConditionResult"] == "no" and state["ConditionTimestamp"]
+        complaint = mesos.complaint(name)
+        if not off and (state["ActiveState"] != "active" or complaint):
+            why = complaint or f"it is {state['ActiveState']}; see journalctl -u {mesos.UNITS[name]}"
+            raise Failed(f"Mesos's {name} does not run: {why}. The overlay does not need it")
+        told.append(f"{name} {'off: there is no such program here' if off else 'runs'}")
+    return ", ".join(told)
+
+
+def names(facts: Facts) -> str:
+    # Containers ask here; the host itself asks 127.0.0.1.
+    socket.create_connection((facts["BRIDGE_ADDRESS"], 53), 5).close()
+    name = f"consul.service.{facts['CONSUL_DOMAIN']}"
+    return f"{name} is {', '.join(sorted(socket.gethostbyname_ex(name)[2]))}"
+
+
+def web(_: Facts) -> str:
+    try:
+        urllib.request.urlopen("http://127.0.0.1/", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        expect("HAProxy's answer to an unknown name", error.code, 404)
+    return "HAProxy answers"
+
+
+def checks(facts: Facts) -> dict[str, Callable[[Facts], str]]:
+    found = {"units": units, "secrets": secrets, "bridge": bridge}
+    if facts["DATA_DEVICE"]:
+        found["data"] = data
+    if facts["DOCKER_SUBNET"]:
+        found["docker"] = docker
+    found |= {"mesh": weave if facts["MESH"] == "weave" else routed, "consul": consul, "names": names}
+    if facts["ROLE"] == "edge":
+        found["web"] = web
+    if facts["ROLE"] == "control":
+        found["zookeeper"] = zookeeper
+    if facts["ROLE"] != "edge":
+        found["mesos"] = scheduler
+    return found
+
+
+def main() -> int:
+    facts = apollo.facts()
+    asked = argparse.ArgumentParser(prog="apollo-check", description="Checks this host against its plan.")
+    asked.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    asked.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to try until all is well")
+    options = asked.parse_args()
+    end = time.monotonic() + options.wait
+    while True:
+        results: list[dict[str, Any]] = []
+        for name, check in checks(facts).items():
+            try:
+                results.append({"check": name, "ok": True, "detail": check(facts)})
+            except Warned as warning:
+                results.append({"check": name, "ok": True, "warning": True, "detail": str(warning)})
+            except (Failed, apollo.ConsulError, subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
+                results.append({"check": name, "ok": False, "detail": str(error)})
+        good = all(result["ok"] for result in results)
+        if good or time.monotonic() > end:
+            break
+        time.sleep(1)
+    if options.json:
+        print(json.dumps({"host": facts["NODE_NAME"], "ok": good, "checks": results}))
+    else:
+        for result in results:
+            word = "FAILED" if not result["ok"] else "WARN  " if result.get("warning") else "ok    "
+            print(word, f"{result['check']:<9}", result["detail"])
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Where Mesos's programs come from, and how one is run. Nothing but this file knows; another scheduler needs another one.
+
+In this order: /opt/mesos (somebody's own build), a container image on the host's network (mesos-images.env), /usr (the image
+of the host has them, or the packages of mesos-packages.env). None of these needs the overlay.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import apollo
+
+OWN = Path("/opt/mesos")
+USR = Path("/usr")
+IMAGES = Path("/etc/apollo/mesos-images.env")
+PACKAGES = Path("/etc/apollo/mesos-packages.env")
+RUN = Path("/run/apollo-mesos")
+WORK = "/data/mesos"
+INSTALL = "/usr/local/lib/apollo/mesos-install"
+# Exit status: not now, for a reason that `problem` gave. The unit tries again.
+NOT_YET = 75
+# Below a root of programs, and the program's name in an image; Marathon's image has an entry point of its own.
+PROGRAMS = {
+    "master": ("sbin/mesos-master", "mesos-master"),
+    "agent": ("sbin/mesos-agent", "mesos-agent"),
+    "marathon": ("bin/marathon", ""),
+}
+UNITS = {"master": "mesos-master.service", "marathon": "marathon.service", "agent": "mesos-agent.service"}
+MASTER_PORT, AGENT_PORT, MARATHON_PORT, MARATHON_SCHEDULER_PORT = 5050, 5051, 8080, 5052
+
+
+def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
+    """ZooKeeper's address for Mesos: all five control nodes that may ever be. login: user:password."""
+    places = ",".join(f"{address}:2181" for address in facts["CONTROL_ADDRESSES"].split())
+    return f"zk://{login}{'@' if login else ''}{places}/{path}"
+
+
+def say(name: str, text: str) -> None:
+    """Leaves word of what a program waits for, where apollo-check finds it."""
+    apollo.write(RUN / f"{name}.problem", text + "\n")
+    print(text, flush=True)
+
+
+def problem(name: str, text: str) -> NoReturn:
+    """Says why a program does not run, and ends with NOT_YET."""
+    say(name, text)
+    sys.exit(NOT_YET)
+
+
+def complaint(name: str) -> str:
+    """The reason why a program does not run, empty where none was given."""
+    try:
+        return (RUN / f"{name}.problem").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def image(name: str) -> str:
+    """The image that the program comes from, empty where it comes from elsewhere."""
+    if not IMAGES.exists():
+        return ""
+    pairs = dict(line.split("=", 1) for line in IMAGES.read_text().splitlines())
+    return pairs.get(name.upper(), "").strip('"')
+
+
+def fetch(name: str) -> None:
+    """Gets what is not on the host yet: an image from its registry, or packages. Ends with `problem` where it cannot."""
+    wanted = image(name)
+    if wanted and subprocess.run(["docker", "image", "inspect", wanted], capture_output=True, check=False).returncode:
+        # What a look at it finds while this lasts; after a failure its reason stays until the next one.
+        say(name, complaint(name) or f"pulling {wanted}")
+        done = subprocess.run(["docker", "pull", "-q", wanted], capture_output=True, text=True, check=False)
+        if done.returncode:
+            problem(name, f"cannot pull {wanted}: {done.stderr.strip()}")
+    if not wanted and PACKAGES.exists() and not (USR / PROGRAMS[name][0]).exists():
+        say(name, complaint(name) or "installing its package")
+        done = subprocess.run([INSTALL], capture_output=True, text=True, check=False)
+        if done.returncode:
+            problem(name, f"cannot install Mesos: {' '.join((done.stdout + done.stderr).split())[-400:]}")
+
+
+def command(name: str, flags: Sequence[str], options: Sequence[str] = (), environment: Sequence[str] = ()) -> list[str]:
+    """The command line of a program. options: of `docker run` alone. environment: names of variables that it must have."""
+    below, entry = PROGRAMS[name]
+    for root in (OWN,) if image(name) else (OWN, USR):
+        if (root / below).exists():
+            return [str(root / below), *flags]
+    if not image(name):
+        problem(name, f"there is no {USR / below}, no {OWN / below} and no image")
+    return [
+        # Not mesos-…: what is called so the agent takes for a task of its own, and an orphan is killed.
+        *("docker", "run", "--rm", f"--name=apollo-{name}", "--network=host", "--log-driver=none"),
+        *(f"--volume={WORK}:{WORK}", f"--volume={RUN}:{RUN}:ro"),
+        *(f"--env={variable}" for variable in environment),
+        *options,
+        *((f"--entrypoint={entry}",) if entry else ()),
+        *(image(name), *flags),
+    ]
+
+
+def start(name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
+    """Becomes the program."""
+    (RUN / f"{name}.problem").unlink(missing_ok=True)
+    if argv[0] == "docker":
+        # Left over where Docker was restarted, which ends `docker run` and not the container.
+        subprocess.run(["docker", "rm", "-f", f"apollo-{name}"], capture_output=True, check=False)
+    own = {}
+    if Path(argv[0]).is_relative_to(OWN):
+        own = {"LD_LIBRARY_PATH": f"{OWN}/lib", "MESOS_NATIVE_JAVA_LIBRARY": f"{OWN}/lib/libmesos.so"}
+    sys.stdout.flush()
+    os.execvpe(argv[0], list(argv), {**os.environ, **own, **(environment or {})})
+
+
+def get(url: str, login: str = "", body: bytes | None = None, method: str | None = None) -> tuple[int, bytes]:
+    """(status, answer) of an HTTP server. login: user:password. Raises OSError where nobody answers."""
+    request = urllib.request.Request(url, body, method=method)
+    if body is not None:
+        request.add_header("Content-Type", "application/json")
+    if login:
+        request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
