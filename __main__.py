@@ -1,0 +1,67 @@
+"""Apollo networking: settings → plan → components → exports. Everything that decides stands in plan/."""
+
+from __future__ import annotations
+
+import pulumi
+from pulumi_aws import ec2
+
+from components.control import Control, ControlArgs
+from components.drain import Drains, DrainsArgs
+from components.edge import Edge, EdgeArgs
+from components.host import Site
+from components.mesh import guarded
+from components.network import Vpc, VpcArgs
+from components.programs import Programs, ProgramsArgs
+from components.readiness import Readiness, ReadinessArgs, not_checked
+from components.secrets import SecretStore, SecretStoreArgs
+from components.security import ROLES, Identity, IdentityArgs, Security, SecurityArgs
+from components.slaves import Slaves, SlavesArgs
+from components.tags import Tags
+from config import load_admin_key, load_secrets, load_settings
+from outputs import exports
+from plan.cluster import Role, plan_cluster
+from plan.secrets import secrets_of
+from plan.settings import Image
+
+
+def image_id(image: Image) -> pulumi.Input[str]:
+    """The AMI of new machines. Existing ones keep theirs until their generation rises."""
+    if image.id is not None:
+        return image.id
+    filters = [ec2.GetAmiFilterArgs(name="name", values=[image.name])]
+    return ec2.get_ami_output(owners=[image.owner], filters=filters, most_recent=True).id
+
+
+def main() -> None:
+    settings = load_settings()
+    values = load_secrets(settings)
+    cluster = plan_cluster(settings)
+    tags = Tags(pulumi.get_stack(), settings.tags)
+
+    vpc = Vpc("network", VpcArgs(cluster, tags))
+    security = Security("security", SecurityArgs(cluster, guarded(vpc.vpc_id, settings.overlay), tags))
+    secrets = SecretStore("secrets", SecretStoreArgs(secrets_of(settings), values, settings.control.count, tags))
+    programs = Programs("programs", ProgramsArgs(cluster, tags))
+    identities: dict[Role, Identity] = {
+        role: Identity(role, IdentityArgs(role, [*secrets.readable_arns(role), *programs.readable_arns(role)], tags))
+        for role in ROLES
+    }
+    site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings.image), tags)
+
+    control = Control("control", ControlArgs(site))
+    slaves = Slaves("slaves", SlavesArgs(site))
+    edge = Edge("edge", EdgeArgs(site))
+
+    admin, admin_key = settings.admin, load_admin_key()
+    hosts = {**slaves.hosts, **control.hosts, **edge.hosts}
+    jump, host_key = edge.public_ips[0], values["sshHostKey"]
+    Drains("drains", DrainsArgs(cluster, hosts, jump, admin_key, admin.agent, host_key))
+    if admin.allowed_cidrs and (admin_key is not None or admin.agent):
+        Readiness("readiness", ReadinessArgs(cluster, hosts, jump, admin_key, host_key))
+    else:
+        not_checked(cluster)
+    for name, value in exports(cluster, vpc, security, slaves, edge, host_key).items():
+        pulumi.export(name, value)
+
+
+main()

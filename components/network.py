@@ -1,0 +1,124 @@
+"""The VPC: subnets, ways out, and what a host must wait for before its first packet can leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pulumi import ComponentResource, Resource, ResourceOptions
+from pulumi_aws import ec2
+
+from components.tags import Tags
+from plan.cluster import Cluster, PlannedZone
+
+
+@dataclass(frozen=True)
+class VpcArgs:
+    """cluster: the plan, whose zones and ranges are taken as they are."""
+
+    cluster: Cluster
+    tags: Tags
+
+
+class Vpc(ComponentResource):
+    """The network of a stack, type apollo:network:Vpc.
+
+    Creates: {name}-vpc, {name}-internet (gateway), {name}-public (route table with the way to the internet),
+    {name}-s3 (gateway endpoint), and for each zone {name}-public-<letter> and {name}-private-<letter> (subnet and
+    association; private: also a route table). NAT: {name}-nat-<letter> with its elastic address in the first zone, or in each.
+    Each zone has its own private table even when all share a NAT gateway, so that going to one per zone changes a route only.
+    """
+
+    def __init__(self, name: str, args: VpcArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("apollo:network:Vpc", name, None, opts)
+        self._name, self._tags = name, args.tags
+        settings, zones = args.cluster.settings, args.cluster.zones
+        child = ResourceOptions(parent=self)
+
+        self.vpc = ec2.Vpc(
+            f"{name}-vpc",
+            cidr_block=str(settings.network.cidr),
+            enable_dns_support=True,
+            enable_dns_hostnames=True,
+            tags=args.tags.named("vpc"),
+            opts=child,
+        )
+        self.vpc_id = self.vpc.id
+        gateway = ec2.InternetGateway(f"{name}-internet", vpc_id=self.vpc_id, tags=args.tags.named("internet"), opts=child)
+        public_table = ec2.RouteTable(f"{name}-public", vpc_id=self.vpc_id, tags=args.tags.named("public"), opts=child)
+        way_out = ec2.Route(
+            f"{name}-public-internet",
+            route_table_id=public_table.id,
+            destination_cidr_block="0.0.0.0/0",
+            gateway_id=gateway.id,
+            opts=child,
+        )
+
+        self.public_subnets: dict[int, ec2.Subnet] = {}
+        self.private_subnets: dict[int, ec2.Subnet] = {}
+        self.public_ready: dict[int, list[Resource]] = {}
+        self.private_ready: dict[int, list[Resource]] = {}
+        private_tables: list[ec2.RouteTable] = []
+        nat: ec2.NatGateway | None = None
+        for zone in zones:
+            letter = zone.name[-1]
+            public, association = self._subnet("public", zone, public_table)
+            self.public_subnets[zone.index] = public
+            self.public_ready[zone.index] = [way_out, association]
+            if nat is None or settings.network.nat == "perZone":
+                nat = self._nat(letter, public, needs=[way_out, association])
+            table = ec2.RouteTable(
+                f"{name}-private-{letter}", vpc_id=self.vpc_id, tags=args.tags.named(f"private-{letter}"), opts=child
+            )
+            private_tables.append(table)
+            private, association = self._subnet("private", zone, table)
+            route = ec2.Route(
+                f"{name}-private-{letter}-nat",
+                route_table_id=table.id,
+                destination_cidr_block="0.0.0.0/0",
+                nat_gateway_id=nat.id,
+                opts=child,
+            )
+            self.private_subnets[zone.index] = private
+            self.private_ready[zone.index] = [route, association]
+
+        ec2.VpcEndpoint(
+            f"{name}-s3",
+            vpc_id=self.vpc_id,
+            service_name=f"com.amazonaws.{settings.region}.s3",
+            vpc_endpoint_type="Gateway",
+            route_table_ids=[public_table.id, *(table.id for table in private_tables)],
+            tags=args.tags.named("s3"),
+            opts=child,
+        )
+        self.register_outputs(
+            {
+                "vpcId": self.vpc_id,
+                "publicSubnetIds": [subnet.id for subnet in self.public_subnets.values()],
+                "privateSubnetIds": [subnet.id for subnet in self.private_subnets.values()],
+            }
+        )
+
+    def _subnet(self, kind: str, zone: PlannedZone, table: ec2.RouteTable) -> tuple[ec2.Subnet, ec2.RouteTableAssociation]:
+        name = f"{kind}-{zone.name[-1]}"
+        subnet = ec2.Subnet(
+            f"{self._name}-{name}",
+            vpc_id=self.vpc_id,
+            cidr_block=str(zone.public_subnet if kind == "public" else zone.private_subnet),
+            availability_zone=zone.name,
+            map_public_ip_on_launch=False,
+            tags=self._tags.named(name),
+            opts=ResourceOptions(parent=self),
+        )
+        association = ec2.RouteTableAssociation(
+            f"{self._name}-{name}", subnet_id=subnet.id, route_table_id=table.id, opts=ResourceOptions(parent=self)
+        )
+        return subnet, association
+
+    def _nat(self, letter: str, subnet: ec2.Subnet, needs: list[Resource]) -> ec2.NatGateway:
+        # Without the way out in place first, AWS creates the gateway but its first connections are lost.
+        opts = ResourceOptions(parent=self, depends_on=needs)
+        name = f"nat-{letter}"
+        address = ec2.Eip(f"{self._name}-{name}", domain="vpc", tags=self._tags.named(name), opts=opts)
+        return ec2.NatGateway(
+            f"{self._name}-{name}", allocation_id=address.id, subnet_id=subnet.id, tags=self._tags.named(name), opts=opts
+        )

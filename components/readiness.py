@@ -1,0 +1,113 @@
+"""The last word of an `up`: each host says over SSH that its part of the network works."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pulumi
+from pulumi import ComponentResource, Input, Output, ResourceOptions
+from pulumi_command import remote
+
+from components.host import Host
+from plan.cluster import Cluster, PlannedHost
+from userdata import ADMIN_USER
+
+# A first boot that installs its packages takes minutes; a baked one a few seconds. In seconds.
+PATIENCE = 900
+_DIAL_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class ReadinessArgs:
+    """hosts: every host's component by its name. jump: the edge's public address, the only one with SSH open.
+
+    private_key: the administrators' key, secret; None uses the SSH agent. host_key: the hosts' own, OpenSSH's format.
+    """
+
+    cluster: Cluster
+    hosts: Mapping[str, Host]
+    jump: Input[str]
+    private_key: Input[str] | None
+    host_key: Input[str]
+
+
+class Readiness(ComponentResource):
+    """Waits for every host to pass `apollo-check`, type apollo:compute:Readiness.
+
+    Creates: {host}-ready (a command over SSH, through the first edge) for each host, run again when its machine is replaced.
+    The host keys are pinned: they were made with the secrets, so a stranger at the address is refused.
+    """
+
+    def __init__(self, name: str, args: ReadinessArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("apollo:compute:Readiness", name, None, opts)
+        pinned = Output.from_input(args.host_key).apply(public_half)
+        for host in args.cluster.hosts:
+            remote.Command(
+                f"{host.name}-ready",
+                connection=_connection(args, host, pinned),
+                create=f"sudo apollo-check --wait {PATIENCE}",
+                triggers=[args.hosts[host.name].instance_id],
+                add_previous_output_in_env=False,
+                # A check needs what other hosts do (Consul's majority, the mesh's other ends), so none waits for another.
+                opts=ResourceOptions(parent=self, depends_on=[args.hosts[host.name]]),
+            )
+        self.register_outputs({"hosts": [host.name for host in args.cluster.hosts]})
+
+
+def not_checked(cluster: Cluster) -> None:
+    """Says that this `up` ends without knowing whether the network works, and what would change that."""
+    pulumi.log.info(
+        f"readiness not checked: {len(cluster.hosts)} hosts will boot unobserved. Set admin.allowedCidrs, admin.publicKey and "
+        "the secret apollo:adminPrivateKey (or admin.agent: true) to have every host checked over SSH."
+    )
+
+
+def public_half(private_key: str) -> str:
+    """The public key of an unencrypted OpenSSH private key, as `type base64`.
+
+    Format: openssh-portable, PROTOCOL.key: magic, three strings (cipher, KDF, its options), a count, the public key.
+    Raises ValueError where the text is no such key.
+    """
+    body = "".join(line for line in private_key.splitlines() if line and not line.startswith("-----"))
+    try:
+        blob = base64.b64decode(body, validate=True)
+        magic = b"openssh-key-v1\0"
+        if not blob.startswith(magic):
+            raise ValueError
+        offset = len(magic)
+        for _ in range(3):
+            offset += 4 + struct.unpack_from(">I", blob, offset)[0]
+        offset += 4
+        length = struct.unpack_from(">I", blob, offset)[0]
+        public = blob[offset + 4 : offset + 4 + length]
+        kind = public[4 : 4 + struct.unpack_from(">I", public)[0]].decode()
+    except (binascii.Error, struct.error, UnicodeDecodeError, ValueError):
+        raise ValueError("secrets.sshHostKey is not an OpenSSH private key; make one with: python -m ops secrets") from None
+    return f"{kind} {base64.b64encode(public).decode()}"
+
+
+def _connection(args: ReadinessArgs, host: PlannedHost, pinned: Input[str]) -> remote.ConnectionArgs:
+    first_edge = host is args.cluster.edges[0]
+    # The machine may still be booting: how often to dial, and for how long each time.
+    dials = PATIENCE // _DIAL_SECONDS
+    jump = remote.ProxyConnectionArgs(
+        host=args.jump,
+        user=ADMIN_USER,
+        private_key=args.private_key,
+        host_key=pinned,
+        dial_error_limit=dials,
+        per_dial_timeout=_DIAL_SECONDS,
+    )
+    return remote.ConnectionArgs(
+        host=args.jump if first_edge else str(host.private_ip),
+        user=ADMIN_USER,
+        private_key=args.private_key,
+        host_key=pinned,
+        proxy=None if first_edge else jump,
+        dial_error_limit=dials,
+        per_dial_timeout=_DIAL_SECONDS,
+    )

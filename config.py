@@ -1,0 +1,115 @@
+"""The only reader of `pulumi.Config`: the stack's configuration → plan.Settings and the secrets' values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pulumi
+from pulumi.runtime.config import CONFIG, get_config_env
+
+from plan.problems import PlanError, Problem
+from plan.secrets import CERTIFICATE, LARGEST, SECRETS
+from plan.settings import Settings, check_aws_limits, parse
+
+NAMESPACE = "apollo"
+_SECRETS_KEY = "secrets"
+_ADMIN_KEY = "adminPrivateKey"
+_CERTIFICATE_KEY = CERTIFICATE.key
+
+
+def load_settings() -> Settings:
+    """The checked settings of this stack.
+
+    Raises pulumi.RunError, which the engine shows without a traceback, naming every problem at once.
+    """
+    source = f"Pulumi.{pulumi.get_stack()}.yaml"
+    try:
+        raw = _section()
+        for secret in (_SECRETS_KEY, _ADMIN_KEY, _CERTIFICATE_KEY):
+            raw.pop(secret, None)
+        if "region" in raw:
+            raise PlanError(
+                [Problem("region", "is the AWS provider's to know; set aws:region instead of apollo:region")], source
+            )
+        region = pulumi.Config("aws").get("region")
+        if region is not None:
+            raw["region"] = region
+        settings = parse(raw, source)
+        check_aws_limits(settings, source)
+    except PlanError as error:
+        raise pulumi.RunError(str(error)) from None
+    return settings
+
+
+def load_secrets(settings: Settings) -> dict[str, pulumi.Output[str]]:
+    """Each secret's value by its key, as a secret output.
+
+    Raises pulumi.RunError naming every secret that is missing and the command that makes them.
+    """
+    stack = pulumi.get_stack()
+    config = pulumi.Config(NAMESPACE)
+    given = config.get_object(_SECRETS_KEY)
+    present: dict[str, Any] = given if isinstance(given, dict) else {}
+    how = f"make it with: python -m ops secrets --stack {stack}"
+    problems = [
+        Problem(f"{_SECRETS_KEY}.{secret.key}", f"is missing ({secret.purpose}); {how}")
+        for secret in SECRETS
+        if not isinstance(present.get(secret.key), str) or not present[secret.key]
+    ]
+    known = {secret.key for secret in SECRETS}
+    problems += [
+        Problem(f"{_SECRETS_KEY}.{key}", f"unknown secret; valid: {', '.join(sorted(known))}")
+        for key in present
+        if key not in known
+    ]
+    values: dict[str, str] = {secret.key: present.get(secret.key, "") for secret in SECRETS}
+    if settings.edge.tls.enabled:
+        values[CERTIFICATE.key] = certificate = config.get(_CERTIFICATE_KEY) or ""
+        problems += [Problem(_CERTIFICATE_KEY, text) for text in _certificate_problems(certificate, stack)]
+    if problems:
+        raise pulumi.RunError(str(PlanError(problems, f"Pulumi.{stack}.yaml")))
+    return {key: pulumi.Output.secret(value) for key, value in values.items()}
+
+
+def _certificate_problems(bundle: str, stack: str) -> Iterator[str]:
+    """What keeps the bundle from being one. The texts hold nothing of it."""
+    how = f"set it with: pulumi config set --stack {stack} --secret {NAMESPACE}:{_CERTIFICATE_KEY} < bundle.pem"
+    if not bundle:
+        yield f"is missing, and edge.tls.enabled is true; {how}"
+        return
+    for kind in ("CERTIFICATE", "PRIVATE KEY"):
+        begins = re.findall(rf"^-----BEGIN [A-Z ]*{kind}-----$", bundle, re.MULTILINE)
+        if not begins or len(begins) != len(re.findall(rf"^-----END [A-Z ]*{kind}-----$", bundle, re.MULTILINE)):
+            yield f"has no whole {kind}; give key, certificate and chain in PEM, one after the other; {how}"
+    if "ENCRYPTED" in bundle:
+        yield "has a key under a passphrase, which no host knows; give it without"
+    if len(bundle) > LARGEST:
+        yield f"has {len(bundle)} characters, and SSM holds {LARGEST}; leave the root out of the chain, or take a key of P-256"
+
+
+def load_admin_key() -> pulumi.Output[str] | None:
+    """The administrators' private key where the configuration has one, as a secret output."""
+    return pulumi.Config(NAMESPACE).get_secret(_ADMIN_KEY)
+
+
+def _section() -> dict[str, Any]:
+    """Every key under `apollo:`, structured values decoded. `pulumi.Config` cannot list keys, hence the engine's own map."""
+    section: dict[str, Any] = {}
+    for key, value in {**get_config_env(), **CONFIG.get()}.items():
+        namespace, _, name = key.partition(":")
+        if namespace == NAMESPACE:
+            section[name] = _decoded(value)
+    return section
+
+
+def _decoded(value: Any) -> Any:
+    # Structured values reach the program as JSON text. Plain words and numbers are kept as they stand: pydantic reads them.
+    if isinstance(value, str) and value[:1] in "{[":
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value

@@ -1,0 +1,178 @@
+"""Runs the whole program under Pulumi mocks and keeps every registration with its options, and the exports.
+
+The stock mock monitor drops parent, ignore_changes, replacement_trigger, dependencies and exports, and lets a second
+resource of one name overwrite the first; this one keeps the former and refuses the latter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import runpy
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+import yaml
+from google.protobuf import empty_pb2, json_format
+from pulumi.runtime import mocks, rpc, settings
+from pulumi.runtime.config import set_all_config
+from pulumi.runtime.stack import run_in_stack
+
+from localcloud.paths import REPOSITORY
+from plan.secrets import SECRETS
+
+ACCOUNT = "123456789012"
+# What marks a wrapped value, such as a secret, in the engine's protocol.
+_SIGNATURE = "4dabf18193072939515e22adb298388d"
+TEST_CERTIFICATE = "".join(
+    f"-----BEGIN {kind}-----\nvalue-of-{kind[-3:]}\n-----END {kind}-----\n" for kind in ("PRIVATE KEY", "CERTIFICATE")
+)
+
+
+def _host_key() -> str:
+    """A key in OpenSSH's format, whose public half is all zeros."""
+
+    def text(part: bytes) -> bytes:
+        return len(part).to_bytes(4, "big") + part
+
+    public = text(b"ssh-ed25519") + text(bytes(32))
+    blob = b"openssh-key-v1\0" + text(b"none") * 3 + (1).to_bytes(4, "big") + text(public)
+    name = "OPENSSH " + "PRIVATE KEY"
+    return f"-----BEGIN {name}-----\n{base64.b64encode(blob).decode()}\n-----END {name}-----\n"
+
+
+TEST_SECRETS = {secret.key: f"value-of-{secret.key}" for secret in SECRETS} | {"sshHostKey": _host_key()}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One RegisterResource call. inputs: plain values, unknown ones absent. request: the call itself, with all its options."""
+
+    type: str
+    name: str
+    urn: str
+    inputs: dict[str, Any]
+    request: Any
+
+    @property
+    def dependencies(self) -> set[str]:
+        return set(self.request.dependencies)
+
+
+@dataclass
+class Recording:
+    resources: dict[str, Registration] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, type_: str) -> dict[str, Registration]:
+        """Registrations of a type by their logical name."""
+        return {r.name: r for r in self.resources.values() if r.type == type_}
+
+    def named(self, type_: str, name: str) -> Registration:
+        return self.of(type_)[name]
+
+
+class _Cloud(mocks.Mocks):
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        state: dict[str, Any] = {"arn": f"arn:aws:test:eu-west-1:{ACCOUNT}:{args.name}", **args.inputs}
+        if args.typ == "aws:ec2/eip:Eip":
+            state |= {"publicIp": "203.0.113.10", "publicDns": "ec2-203-0-113-10.example.com"}
+        if args.typ == "aws:lb/loadBalancer:LoadBalancer":
+            state["dnsName"] = "balancer.example.com"
+        if args.typ.startswith("aws:iam/"):
+            state.setdefault("name", args.name)
+        return f"{args.name}-id", state
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        if args.token == "aws:ec2/getAmi:getAmi":
+            return {**args.args, "id": "ami-0123456789abcdef0"}, []
+        raise AssertionError(f"the program looked up {args.token}, which these mocks do not know")
+
+
+class _RecordingMonitor(mocks.MockMonitor):
+    def __init__(self, recording: Recording, preview: bool) -> None:
+        super().__init__(_Cloud())
+        self._recording, self._preview = recording, preview
+
+    def RegisterResource(self, request: Any) -> Any:
+        response = super().RegisterResource(request)
+        if request.type != "pulumi:pulumi:Stack":
+            if response.urn in self._recording.resources:
+                raise AssertionError(f"two resources are named {response.urn}")
+            inputs = _plain(rpc.deserialize_properties(request.object))
+            self._recording.resources[response.urn] = Registration(request.type, request.name, response.urn, inputs, request)
+        if self._preview and request.custom:
+            # As the engine answers in a preview: an id and what the cloud decides are not known yet.
+            response.id = ""
+            response.object.CopyFrom(request.object)
+        return response
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:
+        if request.urn.split("::")[2] == "pulumi:pulumi:Stack":
+            self._recording.outputs = json_format.MessageToDict(request.outputs)
+        return empty_pb2.Empty()
+
+
+def stack_config(stack: str) -> dict[str, Any]:
+    """The configuration in Pulumi.<stack>.yaml, as keys and values."""
+    return yaml.safe_load((REPOSITORY / f"Pulumi.{stack}.yaml").read_text()).get("config") or {}
+
+
+def run_program(
+    stack: str = "dev",
+    config: Mapping[str, Any] | None = None,
+    *,
+    secrets: Mapping[str, str] | None = None,
+    preview: bool = False,
+) -> Recording:
+    """Runs __main__.py with `config` (default: the stack's file) and the secrets; raises what the program raises."""
+    recording = Recording()
+    given: dict[str, Any] = dict(stack_config(stack) if config is None else config)
+    given.setdefault("apollo:edgeCertificate", TEST_CERTIFICATE)
+    given["apollo:secrets"] = dict(TEST_SECRETS if secrets is None else secrets)
+    encoded = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        settings.configure(
+            mocks.MockSettings(
+                monitor=_RecordingMonitor(recording, preview),
+                engine=mocks.MockEngine(None),
+                project="apollo",
+                stack=stack,
+                dry_run=preview,
+                organization="organization",
+            )
+        )
+        settings.set_root_resource(None)  # pyright: ignore[reportArgumentType]
+        set_all_config(encoded, ["apollo:secrets", "apollo:edgeCertificate"])
+        try:
+            asyncio.run(run_in_stack(lambda: _program()))
+        except BaseException as error:  # handed to the caller's thread
+            failures.append(error)
+
+    # Pulumi's runtime lives in context variables: a thread of its own starts with none of an earlier program's.
+    thread = threading.Thread(target=run, name=f"program-{stack}")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return recording
+
+
+def _plain(value: Any) -> Any:
+    """Secrets unwrapped, so that tests read values; whether one is secret is seen in the request itself."""
+    if isinstance(value, dict):
+        return _plain(value["value"]) if _SIGNATURE in value else {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _program() -> None:
+    runpy.run_path(str(REPOSITORY / "__main__.py"), run_name="__main__")
+
+
+__all__ = ["Recording", "Registration", "pulumi", "run_program", "stack_config"]

@@ -1,0 +1,364 @@
+"""What the whole program registers, for each stack file and for changes of it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from typing import Any
+
+import pytest
+from pulumi import RunError
+
+from components.security import ROLES
+from plan.cluster import Role
+from plan.secrets import SECRETS, parameters
+from tests.components.recording import TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
+from tests.plan.support import cluster
+from userdata import bundles
+
+INSTANCE = "aws:ec2/instance:Instance"
+INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+
+def merged(stack: str = "dev", **changes: Any) -> dict[str, Any]:
+    """The stack's configuration with sections changed key by key."""
+    config = stack_config(stack)
+    for section, value in changes.items():
+        key = f"apollo:{section}"
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
+    return config
+
+
+def machines(recording: Recording) -> dict[str, dict[str, Any]]:
+    return {name: dict(r.inputs) for name, r in recording.of(INSTANCE).items()}
+
+
+@pytest.fixture(scope="module")
+def dev() -> Recording:
+    return run_program("dev")
+
+
+@pytest.mark.parametrize(("stack", "hosts"), [("dev", 7), ("prod", 11), ("local", 7)])
+def test_each_stack_file_registers_all_its_hosts(stack: str, hosts: int) -> None:
+    assert len(run_program(stack).of(INSTANCE)) == hosts
+
+
+def test_an_empty_stack_file_means_all_defaults() -> None:
+    assert sorted(run_program("dev", {}).of(INSTANCE)) == sorted(
+        f"{host}-instance" for host in ("slave-1", "slave-2", "slave-3", "control-1", "control-2", "control-3", "edge-1")
+    )
+
+
+def test_a_preview_knows_every_address_and_all_user_data_and_no_cloud_id(dev: Recording) -> None:
+    preview = run_program("dev", preview=True)
+    assert preview.outputs["slaves"]["slave-2"]["bridgeAddress"] == "10.2.0.2/16"
+    assert preview.outputs["slaves"]["slave-2"]["instanceId"] == UNKNOWN
+    assert preview.outputs["vpcId"] == UNKNOWN
+    for name, machine in machines(dev).items():
+        assert machines(preview)[name]["userDataBase64"] == machine["userDataBase64"]
+
+
+def test_every_custom_resource_hangs_below_an_apollo_component(dev: Recording) -> None:
+    for resource in dev.resources.values():
+        if resource.request.custom:
+            assert "apollo:" in resource.request.parent, f"{resource.name} has no component above it"
+
+
+def test_logical_names_do_not_carry_the_stack(dev: Recording) -> None:
+    assert set(dev.resources) == {
+        urn.replace("urn:pulumi:other::", "urn:pulumi:dev::") for urn in run_program("other", stack_config("dev")).resources
+    }
+
+
+# The instance: what it is given, what may replace it, what must exist before it.
+
+
+def test_a_slave_stands_at_its_planned_addresses(dev: Recording) -> None:
+    slave = dev.named(INSTANCE, "slave-2-instance").inputs
+    assert slave["privateIp"] == "10.0.32.34"
+    assert slave["subnetId"] == "network-private-b-id"
+    assert slave["tags"]["apollo:docker-subnet"] == "10.2.2.0/24"
+    assert slave["tags"]["apollo:bridge"] == "10.2.0.2/16"
+
+
+def test_no_instance_answers_imdsv1_or_keeps_an_unencrypted_disk(dev: Recording) -> None:
+    for machine in machines(dev).values():
+        assert machine["metadataOptions"] == {"httpEndpoint": "enabled", "httpTokens": "required", "httpPutResponseHopLimit": 1}
+        assert machine["rootBlockDevice"]["encrypted"] is True
+    assert all(r.inputs["encrypted"] is True for r in dev.of("aws:ebs/volume:Volume").values())
+
+
+def test_an_instance_is_replaced_by_its_generation_alone_and_deleted_first(dev: Recording) -> None:
+    for resource in dev.of(INSTANCE).values():
+        assert resource.request.deleteBeforeReplace
+        assert resource.request.replacement_trigger.number_value == 1
+        assert set(resource.request.ignoreChanges) == {"ami", "userDataBase64", "instanceType", "rootBlockDevice"}
+
+
+def test_a_raised_generation_changes_the_trigger_of_that_host_alone() -> None:
+    after = run_program("dev", merged(slaves={"generations": {"1": 2}}))
+    triggers = {name: r.request.replacement_trigger.number_value for name, r in after.of(INSTANCE).items()}
+    assert triggers.pop("slave-1-instance") == 2
+    assert set(triggers.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("host", "needed"),
+    [
+        (
+            "slave-1",
+            {
+                "network-private-a-nat",
+                "network-private-a",
+                "security-node-out",
+                "security-node-tcp-8301-from-node",
+                "slave-secrets",
+                "slave",
+                "secrets-consul-gossip-key",
+                "secrets-consul-slave-token",
+            },
+        ),
+        ("control-2", {"network-private-b-nat", "security-control-tcp-8300-from-node", "secrets-consul-management-token"}),
+        ("edge-1", {"network-public-internet", "network-public-a", "edge-1-address", "edge-secrets"}),
+    ],
+)
+def test_an_instance_waits_for_all_that_its_first_boot_needs(dev: Recording, host: str, needed: set[str]) -> None:
+    waits = {dev.resources[urn].name for urn in dev.named(INSTANCE, f"{host}-instance").dependencies if urn in dev.resources}
+    assert needed <= waits
+
+
+def test_data_volumes_outlive_the_machine_and_are_attached_by_id(dev: Recording) -> None:
+    volumes = dev.of("aws:ebs/volume:Volume")
+    assert sorted(volumes) == sorted(
+        f"{n}-data" for n in ("slave-1", "slave-2", "slave-3", "control-1", "control-2", "control-3")
+    )
+    attachment = dev.named("aws:ec2/volumeAttachment:VolumeAttachment", "slave-1-data")
+    assert attachment.inputs["volumeId"] == "slave-1-data-id"
+    assert attachment.inputs["instanceId"] == "slave-1-instance-id"
+    assert not any(dev.named(INSTANCE, "slave-1-instance").urn in r.dependencies for r in volumes.values())
+
+
+# Changes: exactly what was asked for.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slaves": {"count": 5}},
+        {"slaves": {"count": 3, "retired": [2]}},
+        {"control": {"count": 5}},
+        {"zones": ["a", "b", {"name": "c", "fromSlot": 13}]},
+        {"edge": {"domain": "apollo-dev.example.com", "count": 2}},
+    ],
+)
+def test_growing_retiring_and_appending_change_no_input_of_a_machine_that_stays(
+    dev: Recording, changes: dict[str, Any]
+) -> None:
+    before, after = machines(dev), machines(run_program("dev", merged(**changes)))
+    for name in before.keys() & after.keys():
+        assert after[name] == before[name]
+
+
+def test_scaling_out_adds_five_resources_for_each_slave(dev: Recording) -> None:
+    after = run_program("dev", merged(slaves={"count": 5}))
+    assert {after.resources[urn].name for urn in after.resources.keys() - dev.resources.keys()} == {
+        name
+        for slot in (4, 5)
+        for name in (f"slave-{slot}", f"slave-{slot}-instance", f"slave-{slot}-data", f"slave-{slot}-drain")
+    }
+    # The volume and its attachment have one name.
+    assert len(after.resources) - len(dev.resources) == 2 * 5
+    assert dev.resources.keys() <= after.resources.keys()
+
+
+def test_one_nat_gateway_for_each_zone_changes_no_subnet_and_no_table(dev: Recording) -> None:
+    after = run_program("dev", merged(network={"nat": "perZone"}))
+    new = [after.resources[urn] for urn in after.resources.keys() - dev.resources.keys()]
+    assert {r.name for r in new} == {"network-nat-b"}
+    assert after.named("aws:ec2/route:Route", "network-private-b-nat").inputs["natGatewayId"] == "network-nat-b-id"
+
+
+# Security.
+
+
+def test_nothing_but_the_edges_web_port_is_open_to_the_world(dev: Recording) -> None:
+    world = [r.name for r in dev.of(INGRESS).values() if r.inputs.get("cidrIpv4") == "0.0.0.0/0"]
+    assert world == ["security-edge-tcp-80-from-internet"]
+
+
+def test_several_edges_admit_only_the_load_balancer() -> None:
+    prod = run_program("prod")
+    rules = prod.of(INGRESS)
+    world = [name for name, r in rules.items() if r.inputs.get("cidrIpv4") == "0.0.0.0/0"]
+    assert world == ["security-balancer-tcp-80-from-internet"]
+    assert rules["security-edge-tcp-8081-from-balancer"].inputs["referencedSecurityGroupId"] == "security-balancer-id"
+    group = prod.named("aws:lb/targetGroup:TargetGroup", "edge-web").inputs
+    assert (group["proxyProtocolV2"], group["preserveClientIp"], group["targetType"]) == (True, "false", "ip")
+
+
+def test_the_schedulers_ports_are_open_to_those_who_need_them_and_to_nobody_else(dev: Recording) -> None:
+    ports = {2181, 2888, 3888, 5050, 5051, 5052, *range(31000, 32001)}
+    opened = {
+        name.removeprefix("security-")
+        for name, rule in dev.of(INGRESS).items()
+        if rule.inputs["ipProtocol"] in ("tcp", "-1")
+        and any(rule.inputs.get("fromPort", 0) <= port <= rule.inputs.get("toPort", 65535) for port in (*ports, 8080))
+    }
+    assert opened == {
+        *("control-tcp-2181-from-slave", "control-tcp-2181-from-control", "control-tcp-2888-from-control"),
+        *("control-tcp-3888-from-control", "control-tcp-5050-from-slave", "control-tcp-5050-from-control"),
+        *("control-tcp-5052-from-control", "control-tcp-8080-from-control", "control-tcp-8080-from-client"),
+        "slave-tcp-5051-from-control",
+    }
+
+
+def test_the_edge_reaches_marathon_only_where_the_stack_publishes_it() -> None:
+    rules = run_program("dev", merged(mesos={"published": ["marathon"]})).of(INGRESS)
+    assert "security-control-tcp-8080-from-edge" in rules
+    assert "security-control-tcp-5050-from-edge" not in rules
+
+
+def test_tls_opens_the_second_port_the_same_way() -> None:
+    tls = {"tls": {"enabled": True}}
+    one = run_program("dev", merged(edge=tls)).of(INGRESS)
+    world = [name for name, r in one.items() if r.inputs.get("cidrIpv4") == "0.0.0.0/0"]
+    assert sorted(world) == ["security-edge-tcp-443-from-internet", "security-edge-tcp-80-from-internet"]
+    several = run_program("prod", {**stack_config("prod"), "apollo:edge": {"count": 2, **tls}})
+    world = [name for name, r in several.of(INGRESS).items() if r.inputs.get("cidrIpv4") == "0.0.0.0/0"]
+    assert sorted(world) == ["security-balancer-tcp-443-from-internet", "security-balancer-tcp-80-from-internet"]
+    assert several.of(INGRESS)["security-edge-tcp-8444-from-balancer"].inputs["referencedSecurityGroupId"]
+    groups = several.of("aws:lb/targetGroup:TargetGroup")
+    assert {name: group.inputs["port"] for name, group in groups.items()} == {"edge-web": 8081, "edge-web-tls": 8444}
+    # Whether an edge serves is asked on one port, as its answer does not depend on the certificate.
+    assert {group.inputs["healthCheck"]["port"] for group in groups.values()} == {"8081"}
+    assert len(several.of("aws:lb/targetGroupAttachment:TargetGroupAttachment")) == 4
+
+
+def test_the_certificate_is_a_large_secret_that_edges_alone_may_read() -> None:
+    edge = run_program("dev", merged(edge={"tls": {"enabled": True}}))
+    parameter = edge.named("aws:ssm/parameter:Parameter", "secrets-edge-certificate").inputs
+    assert (parameter["type"], parameter["tier"], parameter["name"]) == (
+        "SecureString",
+        "Advanced",
+        "/apollo/dev/edge/certificate",
+    )
+    for role in ROLES:
+        policy = edge.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"]
+        assert ("secrets-edge-certificate" in policy) == (role == "edge")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "said"),
+    [
+        ("", "is missing, and edge.tls.enabled is true"),
+        (TEST_CERTIFICATE.partition("-----BEGIN CERT")[0], "has no whole CERTIFICATE"),
+        ("-----BEGIN CERT" + TEST_CERTIFICATE.partition("-----BEGIN CERT")[2], "has no whole PRIVATE KEY"),
+        (TEST_CERTIFICATE.replace("PRIVATE", "ENCRYPTED PRIVATE"), "under a passphrase"),
+        (TEST_CERTIFICATE + "x" * 8192, "and SSM holds 8192"),
+    ],
+)
+def test_what_is_no_certificate_is_refused_and_not_shown(bundle: str, said: str) -> None:
+    with pytest.raises(RunError) as caught:
+        run_program("dev", {**merged(edge={"tls": {"enabled": True}}), "apollo:edgeCertificate": bundle})
+    assert said in str(caught.value).partition("edgeCertificate: ")[2]
+    assert "value-of" not in str(caught.value)
+
+
+def test_every_rule_says_what_it_is_for_and_has_a_right_port_range(dev: Recording) -> None:
+    for rule in dev.of(INGRESS).values():
+        assert rule.inputs["description"]
+        if rule.inputs["ipProtocol"] in ("tcp", "udp"):
+            assert rule.inputs["fromPort"] <= rule.inputs["toPort"]
+        else:
+            assert "fromPort" not in rule.inputs
+
+
+@pytest.mark.parametrize(
+    ("mesh", "opened", "closed"),
+    [
+        ("weave", {"tcp-6783", "udp-6783", "protocol-50"}, {"udp-4789"}),
+        ("vxlan", {"udp-4789"}, {"tcp-6783", "protocol-50", "udp-51820"}),
+        ("wireguard", {"udp-51820"}, {"udp-4789", "tcp-6783", "protocol-50"}),
+    ],
+)
+def test_the_mesh_opens_its_own_ports_and_no_others(mesh: str, opened: set[str], closed: set[str]) -> None:
+    names = set(run_program("dev", merged(overlay={"mesh": mesh})).of(INGRESS))
+    assert {f"security-node-{port}-from-node" for port in opened} <= names
+    assert not {f"security-node-{port}-from-node" for port in closed} & names
+
+
+def test_while_the_mesh_is_switched_the_old_ones_ports_stay_open() -> None:
+    overlay = {"mesh": "wireguard", "switchFrom": "vxlan"}
+    names = set(run_program("dev", merged(overlay=overlay)).of(INGRESS))
+    assert {"security-node-udp-51820-from-node", "security-node-udp-4789-from-node"} <= names
+
+
+def test_ssh_is_closed_until_an_administrators_network_is_given(dev: Recording) -> None:
+    assert not [name for name in dev.of(INGRESS) if "tcp-22" in name]
+    admin = {"allowedCidrs": ["203.0.113.7/32"], "publicKey": "ssh-ed25519 AAAA"}
+    rules = run_program("dev", merged(admin=admin)).of(INGRESS)
+    assert rules["security-edge-tcp-22-from-203.0.113.7-32"].inputs["cidrIpv4"] == "203.0.113.7/32"
+    assert rules["security-node-tcp-22-from-edge"].inputs["referencedSecurityGroupId"] == "security-edge-id"
+
+
+def test_a_role_may_read_exactly_its_own_parameters(dev: Recording) -> None:
+    for role in ROLES:
+        policy = json.loads(dev.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"])
+        (statement,) = policy["Statement"]
+        assert statement["Action"] == "ssm:GetParameters"
+        readable = {arn.rsplit(":", 1)[1] for arn in statement["Resource"]}
+        secrets = {f"secrets-{parameter.replace('/', '-')}" for parameter in parameters(role, cluster().settings)}
+        assert readable == secrets | set(programs_of(role))
+
+
+def programs_of(role: Role) -> dict[str, str]:
+    """Each part's value by its logical name."""
+    needed = bundles(cluster(), role)
+    return {f"programs-{bundle.name}-{part}": text for bundle in needed for part, text in enumerate(bundle.parts, 1)}
+
+
+def test_a_host_boots_after_its_programs_are_in_the_parameter_store(dev: Recording) -> None:
+    names: tuple[tuple[Role, str], ...] = (("slave", "slave-1"), ("control", "control-1"), ("edge", "edge-1"))
+    for role, name in names:
+        needs = {urn.rpartition("::")[2] for urn in dev.named("aws:ec2/instance:Instance", f"{name}-instance").dependencies}
+        for part, text in programs_of(role).items():
+            assert part in needs
+            parameter = dev.named("aws:ssm/parameter:Parameter", part).inputs
+            bundle, _, number = part.removeprefix("programs-").rpartition("-")
+            assert (parameter["name"], parameter["type"]) == (f"/apollo/dev/programs/{bundle}/{number}", "String")
+            assert parameter["insecureValue"] == text and "value" not in parameter
+
+
+def test_secrets_are_secure_strings_and_nowhere_else(dev: Recording) -> None:
+    for secret in SECRETS:
+        parameter = dev.named("aws:ssm/parameter:Parameter", f"secrets-{secret.parameter.replace('/', '-')}")
+        assert parameter.inputs["type"] == "SecureString"
+        assert parameter.inputs["name"] == f"/apollo/dev/{secret.parameter}"
+        assert "1b47061264138c4ac30d75fd1eb44270" in str(parameter.request.object), "the value is not marked as a secret"
+    for value in TEST_SECRETS.values():
+        holders = {r.name for r in dev.resources.values() if value in str(r.inputs)}
+        assert all(name.startswith("secrets-") for name in holders)
+        for machine in machines(dev).values():
+            assert value.encode() not in gzip.decompress(base64.b64decode(machine["userDataBase64"]))
+    assert not any(value in str(dev.outputs) for value in TEST_SECRETS.values())
+
+
+# Refusals reach the engine as clean errors.
+
+
+def test_a_bad_setting_ends_the_program_before_anything_is_registered() -> None:
+    with pytest.raises(RunError, match=r"Pulumi.dev.yaml: 1 problem, nothing was created.\n  slaves.count: -1 is out of range"):
+        run_program("dev", {"apollo:slaves": {"count": -1}})
+
+
+def test_each_missing_secret_is_named_with_the_command_that_makes_it() -> None:
+    given = {key: value for key, value in TEST_SECRETS.items() if key not in ("gossipKey", "meshPassword")}
+    with pytest.raises(RunError) as caught:
+        run_program("dev", secrets=given)
+    message = str(caught.value)
+    assert "2 problems" in message
+    assert "secrets.gossipKey: is missing" in message
+    assert "secrets.meshPassword: is missing" in message
+    assert "python -m ops secrets --stack dev" in message
