@@ -1,0 +1,148 @@
+"""What `up` does around the engine when the hosts really boot: the image before it, readiness and the demo after it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from . import demo
+from .cloud import Cloud
+from .errors import LocalCloudError
+from .hosts import HostRow
+from .machinery import binaries, fleet, last_words
+from .machines import prepare
+from .machines.driver import MachineDriver
+from .machines.errors import MachineError
+from .machines.image import ensure_image, image_key
+from .machines.network import ADMIN_ADDRESS
+from .machines.processes import Children, wait_until
+from .paths import cache_dir
+from .tools import say
+
+# Seconds. A host of a baked image needs about twenty; a first-boot installation needs its packages.
+READY_SECONDS = 600.0
+SWEEP_SECONDS = 20.0
+
+
+def prepare_machine(folder: Path) -> None:
+    """Installs what booting needs, checks that this machine can, and makes the hosts' image where the cache lacks it.
+
+    LocalCloudError: with every reason at once, and what runs without machines.
+    """
+    missing = prepare.missing_packages()
+    if missing:
+        say(f"installing {' '.join(missing)}, once …")
+        prepare.install()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    prepare.check(folder)
+    demo.busybox()
+    programs = binaries()
+    if not (cache_dir() / "images" / image_key(programs)).is_dir():
+        say("making the hosts' image, once (one to two minutes) …")
+        started = time.monotonic()
+        children = Children(folder / "image-pids")
+        try:
+            ensure_image(cache_dir(), lambda: programs, children)
+        finally:
+            children.close()
+        say(f"  made it in {time.monotonic() - started:.0f} s")
+
+
+def sweep(folder: Path) -> None:
+    """Ends what machines of an earlier, killed cloud left in this folder's name. Nothing where there were none."""
+    if not (folder / "machines.lock").exists():
+        return
+    held: list[MachineError] = []
+
+    def swept() -> bool:
+        try:
+            MachineDriver.sweep(folder)
+        except MachineError as error:
+            held[:] = [error]
+            return False
+        return True
+
+    # A cloud that was just killed may still be on its way out, and holds its lock until it is.
+    if not wait_until(swept, SWEEP_SECONDS, 0.2):
+        raise held[0]
+
+
+def admin_config(folder: Path, project: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The stack configuration, plain and secret, that lets the engine check each host over SSH from the admin's network.
+
+    The key pair is this cloud's own, made once.
+    """
+    key = folder / "admin_key"
+    if not key.exists():
+        done = subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "admin", "-f", str(key)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LocalCloudError(f"ssh-keygen failed: {done.stderr.strip()}")
+    public = key.with_suffix(".pub").read_text().strip()
+    plain = {f"{project}:admin": {"allowedCidrs": [f"{ADMIN_ADDRESS}/32"], "publicKey": public}}
+    return plain, {f"{project}:adminPrivateKey": key.read_text()}
+
+
+def edge_certificate(folder: Path, domain: str) -> str:
+    """A key and a certificate that it signed itself, for the domain and the names in it, in PEM. Made once for each cloud."""
+    kept = folder / "edge.pem"
+    if not kept.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Apollo on this machine")])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=365))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain), x509.DNSName(f"*.{domain}")]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept.touch(mode=0o600)
+        kept.write_bytes(private + certificate.public_bytes(pem))
+    return kept.read_text()
+
+
+def wait_ready(cloud: Cloud, rows: Sequence[HostRow], *, patient: bool = True) -> None:
+    """Returns when every host's first boot is through. LocalCloudError with the words of each that failed.
+
+    patient: off, a host that is still at it is no failure; what it said so far is wanted then.
+    """
+    names = [row.name for row in rows if row.state == "running"]
+
+    def failure(name: str) -> str:
+        answer = cloud.ask("machine", {"order": "ready", "host": name, "seconds": READY_SECONDS if patient else 0})
+        if "failed" not in answer or (not patient and "is not ready after" in answer["failed"]):
+            return ""
+        return f"{answer['failed']}\n  the console of {name} ends with:\n{last_words(cloud.folder, rows, name)}"
+
+    with ThreadPoolExecutor(max(1, len(names))) as pool:
+        failures = [words for words in pool.map(failure, names) if words]
+    if failures:
+        raise LocalCloudError("\n".join(failures))
+
+
+def start_demo(cloud: Cloud, rows: Sequence[HostRow]) -> list[demo.DemoContainer]:
+    """Starts the demo's services on the slaves that run."""
+    hosts = fleet(cloud.folder, rows)
+    wanted = demo.containers([row.name for row in hosts.of("slave")])
+    if wanted:
+        say(f"starting the demo: {', '.join(f'{c.service} on {c.host}' for c in wanted)}")
+        demo.start(hosts, wanted)
+    return wanted

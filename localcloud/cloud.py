@@ -1,0 +1,122 @@
+"""The cloud process as the command line sees it: start, find, ask, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import LocalCloudError
+from .paths import REPOSITORY
+from .processes import alive, end, start_ticks
+
+_START_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A cloud process that once wrote cloud.json. started: seconds since the epoch."""
+
+    folder: Path
+    pid: int
+    ticks: int
+    started: float
+    endpoint: str
+    region: str
+    aws: int
+    command: int
+    # Of 127.0.0.1, leading to the edge; None where no machines are booted.
+    edge_port: int | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "cloud.log"
+
+    def alive(self) -> bool:
+        return alive(self.pid, self.ticks)
+
+    def providers(self) -> str:
+        """What the engine's PULUMI_DEBUG_PROVIDERS must say."""
+        return f"aws:{self.aws},command:{self.command}"
+
+    def ask(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A question (without body) or an order to the process. LocalCloudError: it does not answer, or refuses."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.endpoint}/apollo-cloud/{name}", data=data)
+        try:
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise LocalCloudError(f"the cloud failed at {name!r}: {json.load(error).get('error')}; see {self.log}") from None
+        except (OSError, ValueError) as error:
+            raise LocalCloudError(f"the cloud (process {self.pid}) does not answer: {error}; see {self.log}") from None
+
+    def wait_idle(self, seconds: float = 120.0) -> None:
+        """Waits for calls that a killed run left under way. LocalCloudError where they do not end."""
+        deadline = time.monotonic() + seconds
+        while self.ask("status")["inFlight"]:
+            if time.monotonic() > deadline:
+                raise LocalCloudError(f"a call of an earlier run has been under way for {seconds:.0f} s; see {self.log}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ends the process and waits until it is gone."""
+        if self.alive():
+            # Machines shut down in order first.
+            end(self.pid, self.ticks, 10.0 if self.edge_port is None else 60.0)
+
+
+def find(folder: Path) -> Cloud | None:
+    """The cloud whose process started in the folder, alive or not; None where there never was one (or it was stopped)."""
+    try:
+        about = json.loads((folder / "cloud.json").read_text())
+        return Cloud(folder=folder, **about)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def start(folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, edge_port: int | None = None) -> Cloud:
+    """Starts a cloud and waits until it serves.
+
+    port: of the AWS endpoint, 0 for any free one. ephemeral: it ends with this process, and removes the folder then.
+    edge_port: boots the instances, and offers the edge there; None boots none.
+    LocalCloudError: the port is taken, or the process did not come up; ends with its own last words.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "cloud.json").unlink(missing_ok=True)
+    argv = [sys.executable, "-m", "localcloud.daemon", "--folder", str(folder), "--region", region, "--port", str(port)]
+    # Our own packages only: a PYTHONPATH of the caller's might hold others. The cloud holds no real credentials either.
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("AWS_")}
+    with (folder / "cloud.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*argv, *(["--ephemeral"] if ephemeral else []), *(["--edge-port", str(edge_port)] if edge_port else [])],
+            cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + _START_SECONDS
+    while not (cloud := find(folder)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            words = (folder / "cloud.log").read_text(errors="replace").strip().splitlines()
+            raise LocalCloudError("the embedded cloud did not start: " + ("\n  ".join(words[-5:]) or "it said nothing"))
+        time.sleep(0.02)
+    return cloud
+
+
+def sweep(run_dir: Path) -> None:
+    """Removes what previews left that were killed together with their cloud. Their folders carry the preview's pid."""
+    import shutil
+
+    for folder in run_dir.glob("preview-*"):
+        pid = int(folder.name.split("-")[1])
+        cloud = find(folder)
+        if start_ticks(pid) is None:
+            if cloud:
+                cloud.stop()
+            shutil.rmtree(folder, ignore_errors=True)

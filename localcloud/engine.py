@@ -1,0 +1,200 @@
+"""Runs the Pulumi engine over a workspace, and mends what an earlier, killed run left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, cast
+
+from .cloud import Cloud
+from .errors import LocalCloudError
+from .events import Report, Step, follow
+from .processes import supervised
+from .tools import language_host, say
+from .workspace import Workspace
+
+Operation = Literal["up", "preview", "refresh", "destroy"]
+_PARALLEL = 32  # an instance that boots takes long, and the others need not wait for it
+_GRACE_SECONDS = 10.0  # for the engine to notice by itself that the cloud is gone
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended. result: succeeded, failed or interrupted. seconds: how long it took."""
+
+    report: Report
+    result: Literal["succeeded", "failed", "interrupted"]
+    seconds: float
+
+
+class Engine:
+    """The engine over one workspace and one cloud. binary: the Pulumi CLI."""
+
+    def __init__(self, binary: Path, workspace: Workspace, cloud: Cloud) -> None:
+        self._binary = binary
+        self._workspace = workspace
+        self._cloud = cloud
+        self._env = workspace.environment(cloud.providers(), language_host())
+        self._log = workspace.folder / "engine.log"
+
+    def run(self, operation: Operation, progress: Callable[[Report, Step | None], None]) -> Run:
+        """One operation, to its end. progress: called after each step, and a few times a second in between.
+
+        Ctrl-C is passed on once: the engine finishes what is under way and records it. The second one ends it at once.
+        LocalCloudError: the cloud died meanwhile.
+        """
+        if not self._workspace.state_file.exists():
+            self._plain("stack", "init", self._workspace.stack)
+        events = self._workspace.folder / "events.jsonl"
+        events.unlink(missing_ok=True)
+        argv = [operation, "--stack", self._workspace.stack, "--non-interactive", "--color", "never"]
+        argv += ["--event-log", str(events), "--suppress-outputs", "--parallel", str(_PARALLEL)]
+        if operation != "preview":
+            argv += ["--yes", "--skip-preview"]
+        # Nothing is drained where everything goes.
+        self._cloud.ask("begin", {"environment": {"APOLLO_DRAIN": "off"} if operation == "destroy" else {}})
+        report = Report()
+        started = time.monotonic()
+        process = supervised([str(self._binary), *argv], self._env, self._workspace.work, self._log)
+        interrupts = 0
+        lost: float | None = None
+        with _interrupts() as pressed:
+            try:
+                ended = False
+                for event in follow(events):
+                    if event is not None:
+                        progress(report, report.take(event))
+                        continue
+                    if ended:
+                        break
+                    progress(report, None)
+                    # One more look at the file after the end: nothing that was written is missed.
+                    ended = process.poll() is not None
+                    if pressed() > interrupts:
+                        interrupts += 1
+                        process.send_signal(signal.SIGINT)
+                        say("stopping once what is under way is done and recorded; Ctrl-C again stops at once")
+                    if lost is None and not self._cloud.alive():
+                        lost = time.monotonic()
+                    if lost is not None and time.monotonic() - lost > _GRACE_SECONDS:
+                        process.terminate()
+                    time.sleep(0 if ended else 0.05)
+            finally:
+                process.terminate()
+                process.wait()
+        if not self._cloud.alive():
+            raise LocalCloudError(
+                f"the cloud (process {self._cloud.pid}) ended while the engine was running; see {self._cloud.log}\n"
+                "What it held is gone: the next `up` starts from an empty state."
+            )
+        if process.returncode and not report.errors and not interrupts:
+            report.errors.append(self._last_words())
+        result = "interrupted" if interrupts and process.returncode else "failed" if process.returncode else "succeeded"
+        return Run(report, result, time.monotonic() - started)
+
+    def mend(self) -> list[str]:
+        """Makes the state usable again after a run that was killed; returns what was done, a line each.
+
+        To be called only while no engine of ours runs. The lock is removed, operations that never ended are taken off the
+        state, and resources that were made but not recorded are deleted: the next `up` makes them again.
+        """
+        done: list[str] = []
+        locks = [path for path in self._workspace.locks.rglob("*.json") if path.is_file()]
+        if locks:
+            shutil.rmtree(self._workspace.locks)
+            done.append("removed the lock of an engine that is gone")
+        state = read_state(self._workspace.state_file)
+        if state is None:
+            return done
+        latest = cast(dict[str, Any], state["checkpoint"].get("latest") or {})
+        pending = latest.get("pending_operations") or []
+        if pending:
+            del latest["pending_operations"]
+            draft = self._workspace.state_file.with_suffix(".draft")
+            draft.write_text(json.dumps(state, indent=4))
+            draft.replace(self._workspace.state_file)
+            done.append(f"took {len(pending)} unfinished operations off the state")
+        self._cloud.wait_idle()
+        # Other programs of this cloud have states of their own.
+        every = [r for path in self._workspace.state_file.parent.parent.glob("*/*.json") for r in resources(path)]
+        known = [{"type": r["type"], "id": r["id"]} for r in every if r.get("id")]
+        orphans = self._cloud.ask("orphans", {"known": known})["removed"]
+        return done + [f"deleted {o['id']} ({o['type']}), made by a run that did not live to record it" for o in orphans]
+
+    def _plain(self, *argv: str) -> None:
+        process = supervised(
+            [str(self._binary), *argv, "--non-interactive", "--color", "never"], self._env, self._workspace.work, self._log
+        )
+        if process.wait():
+            raise LocalCloudError(f"pulumi {' '.join(argv)} failed: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
+        return "\n  ".join(lines[-5:]) or f"the engine said nothing; see {self._log}"
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The engine's state file, None where there is none yet. LocalCloudError: it cannot be read; nothing is touched."""
+    try:
+        state = json.loads(path.read_text())
+        resources = (state["checkpoint"].get("latest") or {}).get("resources") or []
+        if not all(isinstance(resource["urn"], str) for resource in resources):
+            raise ValueError("a resource has no URN")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LocalCloudError(
+            f"the state file {path} is damaged ({type(error).__name__}: {error}); nothing was changed.\n"
+            f"The copy before the last run's is {path.name}.bak beside it. Or give this cloud up with "
+            f"`python -m localcloud down --force --stack {path.stem}` and start anew."
+        ) from None
+    return state
+
+
+def resources(path: Path) -> list[dict[str, Any]]:
+    """The resources in a state file, the stack's own among them."""
+    state = read_state(path)
+    return [] if state is None else (state["checkpoint"].get("latest") or {}).get("resources") or []
+
+
+def outputs(path: Path) -> dict[str, Any]:
+    """The stack's outputs, secrets shown as [secret]."""
+    for resource in resources(path):
+        if resource["type"] == "pulumi:pulumi:Stack":
+            return _masked(resource.get("outputs") or {})
+    return {}
+
+
+_SIGNATURE = "4dabf18193072939515e22adb298388d"
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        return "[secret]" if _SIGNATURE in fields else {k: _masked(v) for k, v in fields.items()}
+    return [_masked(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
+
+
+@contextmanager
+def _interrupts() -> Generator[Callable[[], int]]:
+    """Counts Ctrl-C instead of raising. SIGTERM counts as one too, so that whoever stops us gets a complete state."""
+    count = 0
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        del number, frame
+        count += 1
+
+    before = {number: signal.signal(number, pressed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: count
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

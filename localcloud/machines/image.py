@@ -1,0 +1,192 @@
+"""The root filesystems that machines boot from: Debian 12, made once, kept under a key of all that went into them.
+
+The baked one has what a first boot would install, by the script that bakes an AMI (image/provision.sh). The plain one is as
+near to Debian's own AMI as matters, with a repository to install the rest from. What is added to both is what a container
+lacks to pass for an EC2 instance (rootfs/ beside this file).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shlex
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from localcloud.machines import mirror
+from localcloud.machines.errors import MachineError
+from localcloud.machines.processes import Children
+from localcloud.paths import REPOSITORY
+
+SUITE = "bookworm"
+ROLES = ("slave", "control", "edge")
+PROVISION = REPOSITORY / "userdata/packages/usr/local/lib/apollo/provision"
+PACKAGES = PROVISION.with_name("packages")
+BAKE = REPOSITORY / "image/provision.sh"
+LOCAL_FILES = Path(__file__).parent / "rootfs"
+# Raised when the steps below change in a way that the files they use do not show.
+RECIPE = 2
+# What Debian's AMI has and the hosts' first boot relies on.
+PLAIN = (
+    *("ca-certificates", "cloud-init", "curl", "dbus", "gnupg", "ifupdown", "iproute2", "iputils-ping", "isc-dhcp-client"),
+    *("openssh-server", "python3", "sudo", "systemd", "systemd-sysv", "udev"),
+)
+# Units that a container cannot run or that would look for a network; on EC2 they do.
+MASKED = (
+    *("systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket"),
+    *("systemd-udev-trigger.service", "systemd-udev-settle.service", "console-getty.service", "getty@tty1.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+    *("e2scrub_reap.service", "systemd-pstore.service"),
+)
+
+
+def ensure_image(cache: Path, find: Callable[[], dict[str, Path]], children: Children) -> Path:
+    """The baked image's folder, built now if the cache does not hold it (one to two minutes and a Debian mirror).
+
+    find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
+    """
+    with _only_builder(cache / "images"):
+        programs = find()
+        image = cache / "images" / image_key(programs)
+        if not image.is_dir():
+            with _building(image, children) as (building, bootstrap):
+                bootstrap([], _baked_hooks(programs))
+                building.rename(image)
+    return image
+
+
+def ensure_plain_image(cache: Path, find: Callable[[], dict[str, Path]], children: Children) -> Path:
+    """A folder with root, the filesystem of an image without our packages, and mirror, the repository that has them."""
+    with _only_builder(cache / "images"):
+        programs = find()
+        image = cache / "images" / f"{image_key(programs)}-plain"
+        if not image.is_dir():
+            with _building(image, children) as (building, bootstrap):
+                bootstrap(list(PLAIN), _plain_hooks())
+                whole = building.with_name(f"{building.name}-whole")
+                whole.mkdir()
+                archives = building / "archives"
+                mirror.make(whole / "mirror", archives, programs, _package_versions(), SUITE)
+                shutil.rmtree(archives)
+                mirror.point_at(building, whole / "mirror", SUITE)
+                building.rename(whole / "root")
+                whole.rename(image)
+    return image
+
+
+def image_key(programs: dict[str, Path]) -> str:
+    """Changes with anything that goes into the images."""
+    digest = hashlib.sha256(f"{RECIPE} {SUITE} {MASKED} {PLAIN}".encode())
+    for path in [*_files(PACKAGES), PROVISION, BAKE, *_files(LOCAL_FILES)]:
+        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        digest.update(f"\0{path.relative_to(REPOSITORY)} {path.lstat().st_mode & 0o111}\0".encode() + content)
+    for name, program in sorted(programs.items()):
+        with program.open("rb") as handle:
+            digest.update(f"\0{name}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
+
+
+@contextmanager
+def _only_builder(images: Path) -> Generator[None]:
+    # Two clouds of one user share the cache; the second waits for the first one's image.
+    images.mkdir(parents=True, exist_ok=True)
+    with (images / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _building(image: Path, children: Children) -> Generator[tuple[Path, Callable[[list[str], list[str]], None]]]:
+    """A folder to build in, and what bootstraps a Debian into it with further packages and hooks.
+
+    An image only ever appears by a rename, so one that exists is whole; what a killed build left is removed first.
+    """
+    sweep_unfinished(image.parent)
+    building = image.with_name(f"building-{image.name}")
+    log = image.with_name("build.log")
+
+    def bootstrap(packages: list[str], hooks: list[str]) -> None:
+        with log.open("wb") as output:
+            status = _run(_command(building, packages, hooks), output, children)
+        if status:
+            lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise MachineError(f"the image could not be built (exit {status}); {log} ends with:\n{lines}")
+
+    try:
+        yield building, bootstrap
+    finally:
+        sweep_unfinished(image.parent)
+
+
+def sweep_unfinished(images: Path) -> None:
+    """Removes what a build that was cut off left. Raises MachineError if something is mounted in it."""
+    for path in images.glob("building-*"):
+        mounted = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {path}" in line]
+        if mounted:
+            raise MachineError(f"{path}: an unfinished image with something mounted in it; unmount it and try again")
+        shutil.rmtree(path)
+
+
+def _run(argv: list[str], output: IO[bytes], children: Children) -> int:
+    process = children.start(argv, output)
+    try:
+        return process.wait()
+    finally:
+        process.kill()
+        process.wait()
+        children.forget(process)
+
+
+def _command(target: Path, packages: list[str], hooks: list[str]) -> list[str]:
+    include = ",".join(["ca-certificates", *packages])
+    return [
+        # The bootstrap mounts things and starts many processes; in namespaces of its own they go with it, however it ends.
+        *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--mount", "--propagation", "slave", "--"),
+        *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={include}", "--dpkgopt=force-unsafe-io"),
+        *(f"--customize-hook={hook}" for hook in [*hooks, *_common_hooks()]),
+        *(SUITE, str(target)),
+    ]
+
+
+def _baked_hooks(programs: dict[str, Path]) -> list[str]:
+    bake, provision, packages = (shlex.quote(str(path)) for path in (BAKE, PROVISION, PACKAGES))
+    copies = "".join(f'cp {shlex.quote(str(path))} "$1/run/files/binaries/{name}"; ' for name, path in programs.items())
+    return [
+        f'mkdir -p "$1/run/files/binaries"; cp -r {bake} {provision} {packages} "$1/run/files/"; {copies}',
+        f'chroot "$1" env FILES=/run/files BINARIES=/run/files/binaries /run/files/{BAKE.name} {" ".join(ROLES)}',
+        'rm -rf "$1/run/files"',
+    ]
+
+
+def _plain_hooks() -> list[str]:
+    wanted = sorted({entry for name in ("base", *ROLES) for entry in _entries(name)})
+    # What is installed already is not downloaded again, and not asked for again either.
+    download = f"apt-get install -y --no-install-recommends --download-only {' '.join(wanted)}"
+    return [f'chroot "$1" {download}', 'mv "$1/var/cache/apt/archives" "$1/archives"; mkdir "$1/var/cache/apt/archives"']
+
+
+def _common_hooks() -> list[str]:
+    local = shlex.quote(str(LOCAL_FILES))
+    masks = " ".join(f'ln -sf /dev/null "$1/etc/systemd/system/{unit}";' for unit in MASKED)
+    return [
+        f'cp -a {local}/. "$1/"; chown -R root:root "$1/etc/cloud" "$1/etc/systemd" "$1/usr/local/lib"; {masks}',
+        # Each machine makes its own identity at first boot.
+        'rm -f "$1"/etc/ssh/ssh_host_*_key* "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"; : >"$1/etc/machine-id"',
+        ': >"$1/etc/resolv.conf"; rm -f "$1/etc/hostname"; rm -rf "$1/var/lib/docker"; mkdir -p "$1/var/lib/docker"',
+    ]
+
+
+def _entries(name: str) -> list[str]:
+    lines = (PACKAGES / f"{name}.txt").read_text().splitlines()
+    return [entry for line in lines if (entry := line.partition("#")[0].strip())]
+
+
+def _package_versions() -> dict[str, str]:
+    return dict(entry.split("=", 1) for entry in _entries("hashicorp"))

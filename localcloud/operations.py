@@ -1,0 +1,333 @@
+"""The commands over one stack's cloud: who may, in what order, and what is left afterwards."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import boot, mesos, tools
+from . import cloud as clouds
+from .cloud import Cloud
+from .engine import Engine, Operation, Run, outputs, resources
+from .errors import LocalCloudError
+from .hosts import HostRow, live_hosts, planned_hosts
+from .machinery import fleet
+from .paths import REPOSITORY, cloud_dir, run_dir
+from .show import Progress
+from .tools import say
+from .workspace import Workspace, prepare, read_config, read_project
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. sets: the --set options. port: of the AWS endpoint, 0 for any.
+
+    rotate: keys of secrets to make anew.
+    machines: whether hosts boot; a running cloud stays with what it began with. edge_port: where the edge is offered.
+    mesos_root: a build of Mesos that hosts boot with from now on; None leaves it as it is.
+    """
+
+    stack: str = "local"
+    sets: Sequence[str] = ()
+    port: int = 0
+    machines: bool = False
+    edge_port: int = 8080
+    demo: bool = False
+    rotate: Sequence[str] = ()
+    mesos_root: Path | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of it. changes: number of resources by what was done; hosts and outputs as they are now or are planned."""
+
+    operation: str
+    stack: str
+    result: str
+    seconds: float = 0.0
+    changes: Counter[str] = field(default_factory=Counter[str])
+    types: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    steps: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    hosts: list[HostRow] = field(default_factory=list[HostRow])
+    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+    errors: list[str] = field(default_factory=list[str])
+    # The demo's services and the host names they answer to, at a port of 127.0.0.1.
+    urls: dict[str, str] = field(default_factory=dict[str, str])
+    edge_port: int = 0
+
+    def public(self) -> dict[str, Any]:
+        return {
+            "operation": self.operation,
+            "stack": self.stack,
+            "result": self.result,
+            "seconds": round(self.seconds, 1),
+            "changes": dict(self.changes),
+            "types": self.types,
+            "steps": self.steps,
+            "hosts": [host.public() for host in self.hosts],
+            "outputs": self.outputs,
+            "errors": self.errors,
+        }
+
+
+def running_cloud(stack: str) -> Cloud:
+    """The cloud of a stack. LocalCloudError where none runs."""
+    return _running(cloud_dir(stack), stack)
+
+
+def boots_machines(stack: str) -> bool:
+    """Whether the stack is made for hosts that boot here: it says where they reach this cloud's API."""
+    project = read_project(program_dir())
+    return f"{project['name']}:awsEndpoint" in read_config(program_dir(), stack)
+
+
+def program_dir() -> Path:
+    """The program that is run: this checkout, or for tests the one that APOLLO_PROGRAM names."""
+    return Path(os.environ.get("APOLLO_PROGRAM") or REPOSITORY).resolve()
+
+
+def up(request: Request) -> Outcome:
+    """Brings the stack's cloud to what the program says; starts it where there is none."""
+    with alone(request.stack, "up") as folder:
+        found = clouds.find(folder)
+        machines = found.edge_port is not None if found and found.alive() else request.machines
+        if machines:
+            boot.prepare_machine(folder)
+        elif request.machines:
+            raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
+        if request.mesos_root is not None:
+            if not machines:
+                raise LocalCloudError("--mesos-root is for hosts that boot, and these are in the AWS API only")
+            mesos.adopt(folder, request.mesos_root)
+        binary = tools.pulumi()
+        workspace = workspace_of(folder, request, machines)
+        cloud = _cloud(workspace, request.port, request.edge_port if machines else None)
+        outcome = _run("up", binary, workspace, cloud)
+        if machines:
+            _finish_boot(request, cloud, outcome)
+        return outcome
+
+
+def refresh(request: Request) -> Outcome:
+    """Brings the state to what the cloud holds, so that changes made behind the program's back show."""
+    with alone(request.stack, "refresh") as folder:
+        cloud = _running(folder, request.stack)
+        return _run("refresh", tools.pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
+
+
+def preview(request: Request) -> Outcome:
+    """What `up` would do: on the stack's cloud where one runs, else on an empty one that is gone afterwards."""
+    folder = cloud_dir(request.stack)
+    cloud = clouds.find(folder)
+    if cloud and cloud.alive():
+        with alone(request.stack, "preview"):
+            return _run("preview", tools.pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
+    clouds.sweep(run_dir())
+    passing = run_dir() / f"preview-{os.getpid()}"
+    try:
+        workspace = workspace_of(passing, request)
+        binary = tools.pulumi()
+        cloud = clouds.start(passing, workspace.region, port=request.port, ephemeral=True)
+        try:
+            return _run("preview", binary, workspace, cloud)
+        finally:
+            cloud.stop()
+    finally:
+        shutil.rmtree(passing, ignore_errors=True)
+        _remove_if_empty(run_dir())
+
+
+def down(request: Request, *, force: bool = False) -> Outcome:
+    """Destroys the stack, sees that nothing is left in the cloud, and ends the cloud. force: without the engine.
+
+    LocalCloudError: something is left; the cloud stays, to be looked into.
+    """
+    folder = cloud_dir(request.stack)
+    if not folder.exists():
+        return Outcome("down", request.stack, "succeeded")
+    with alone(request.stack, "down"):
+        outcome = Outcome("down", request.stack, "succeeded")
+        cloud = clouds.find(folder)
+        if cloud and cloud.alive() and not force:
+            workspace = workspace_of(folder, request, cloud.edge_port is not None)
+            # Programs that build on this stack go before it.
+            for state in workspace.state_file.parent.parent.glob("*/*.json"):
+                project = state.parent.name
+                other = Workspace(folder, workspace.program, project, state.stem, workspace.region, f"work-{project}")
+                if project != workspace.project and resources(state):
+                    outcome = _run("destroy", tools.pulumi(), other, cloud)
+                    if outcome.result != "succeeded":
+                        return outcome
+            if resources(workspace.state_file):
+                outcome = _run("destroy", tools.pulumi(), workspace, cloud)
+                outcome.operation = "down"
+            if outcome.result != "succeeded":
+                return outcome
+            left = cloud.ask("leftovers")["leftovers"]
+            if left:
+                raise LocalCloudError(
+                    f"the stack is destroyed, but {len(left)} things are left in the cloud: {', '.join(left)}\n"
+                    "It stays up so that you can look; `down --force` gives it up."
+                )
+        if cloud:
+            cloud.stop()
+        boot.sweep(folder)
+        shutil.rmtree(folder)
+    _remove_if_empty(run_dir())
+    return outcome
+
+
+def status(request: Request) -> list[HostRow]:
+    """The hosts of the stack's cloud, and what of Mesos runs on those that boot. LocalCloudError where none runs."""
+    cloud = _running(cloud_dir(request.stack), request.stack)
+    rows = live_hosts(cloud.endpoint, cloud.region)
+    return rows if cloud.edge_port is None else mesos.looked_at(fleet(cloud.folder, rows))
+
+
+def stack_outputs(request: Request) -> dict[str, Any]:
+    """The exports of the stack as the last run left them, secrets masked. LocalCloudError where no cloud runs."""
+    folder = cloud_dir(request.stack)
+    _running(folder, request.stack)
+    return outputs(_state_file(folder, request.stack))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _run(operation: Operation, binary: Path, workspace: Workspace, cloud: Cloud) -> Outcome:
+    engine = Engine(binary, workspace, cloud)
+    for line in engine.mend():
+        say(line)
+    what = {"up": "updating", "preview": "planning", "refresh": "reading", "destroy": "destroying"}[operation]
+    with Progress(f"{what} stack {workspace.stack}", each=operation != "preview") as progress:
+        run: Run = engine.run(operation, progress)
+    outcome = Outcome(operation, workspace.stack, run.result, run.seconds, run.report.changes, errors=run.report.errors)
+    steps = run.report.planned if operation == "preview" else run.report.steps
+    for step in steps:
+        if step.op in ("create", "update", "replace", "delete", "import"):
+            by_op = outcome.types.setdefault(step.type, {})
+            by_op[step.op] = by_op.get(step.op, 0) + 1
+    outcome.steps = [
+        {"op": s.op, "type": s.type, "name": s.name, "urn": s.urn} for s in steps if s.op not in ("same", "refresh", "read")
+    ]
+    if operation == "preview":
+        outcome.hosts = planned_hosts(run.report.planned)
+    elif operation != "destroy":
+        outcome.hosts = live_hosts(cloud.endpoint, cloud.region)
+        outcome.outputs = outputs(workspace.state_file)
+    return outcome
+
+
+def _finish_boot(request: Request, cloud: Cloud, outcome: Outcome) -> None:
+    """Waits for the hosts' first boots and starts the demo. What failed becomes the outcome's failure."""
+    try:
+        boot.wait_ready(cloud, outcome.hosts, patient=outcome.result == "succeeded")
+        if outcome.result == "succeeded" and request.demo:
+            started = boot.start_demo(cloud, outcome.hosts)
+            outcome.urls = {
+                c.service: f"{c.service}.{outcome.outputs['edge']['domain']}" for c in sorted(started, key=lambda c: c.service)
+            }
+            outcome.edge_port = cloud.edge_port or 0
+    except LocalCloudError as error:
+        outcome.errors.append(str(error))
+        outcome.result = "failed"
+
+
+def workspace_of(folder: Path, request: Request, machines: bool = False, program: Path | None = None) -> Workspace:
+    """The work directory of a run. program: another one than the cloud's own, which builds on it."""
+    from ops.secrets import SecretsError, generate
+
+    source = program or program_dir()
+    name = str(read_project(source)["name"])
+    plain, hidden = boot.admin_config(folder, name) if machines else ({}, {})
+    given = read_config(source, request.stack)
+    domain = (given.get(f"{name}:edge") or {}).get("domain", "apollo.test")
+    hidden = {**hidden, f"{name}:edgeCertificate": boot.edge_certificate(folder, domain)}
+    consul = given.get(f"{name}:consul") or {}
+    make = partial(generate, **{key: consul[key] for key in ("datacenter", "domain") if key in consul})
+    try:
+        place = f"work-{name}" if program else "work"
+        return prepare(folder, source, request.stack, request.sets, make, plain, hidden, request.rotate, place)
+    except SecretsError as error:
+        raise LocalCloudError(str(error)) from None
+
+
+def _state_file(folder: Path, stack: str) -> Path:
+    project = str(read_project(program_dir())["name"])
+    return Workspace(folder, program_dir(), project, stack, "").state_file
+
+
+def _cloud(workspace: Workspace, port: int, edge_port: int | None) -> Cloud:
+    """The stack's running cloud, or a new one. What the state says of a cloud that is gone is dropped, and said."""
+    folder = workspace.folder
+    cloud = clouds.find(folder)
+    if cloud and cloud.alive():
+        if port and not cloud.endpoint.endswith(f":{port}"):
+            raise LocalCloudError(f"the cloud runs at {cloud.endpoint} already; `down` ends it, then --port {port} holds")
+        return cloud
+    if resources(workspace.state_file):
+        since = (
+            f" (process {cloud.pid}, started {time.strftime('%Y-%m-%d %H:%M', time.localtime(cloud.started))})" if cloud else ""
+        )
+        say(f"the old cloud{since} is gone, and all that it held with it; starting from an empty state")
+        shutil.rmtree(folder / "state")
+        (folder / "state").mkdir(mode=0o700)
+    say("starting the embedded cloud")
+    boot.sweep(folder)
+    return clouds.start(folder, workspace.region, port=port, edge_port=edge_port)
+
+
+def _running(folder: Path, stack: str) -> Cloud:
+    cloud = clouds.find(folder)
+    if cloud is None or not cloud.alive():
+        raise LocalCloudError(f"no cloud runs for stack {stack}; start it with `python -m localcloud up --stack {stack}`")
+    return cloud
+
+
+@contextmanager
+def alone(stack: str, operation: str) -> Generator[Path]:
+    """One operation at a time on a stack's cloud. The kernel drops the lock with its holder, so none is ever stale."""
+    folder = cloud_dir(stack)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clouds.sweep(run_dir())
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = _holder(file.read())
+            raise LocalCloudError(f"stack {stack} is in use: {holder}; wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "operation": operation, "since": time.strftime("%H:%M:%S")}))
+        file.flush()
+        try:
+            yield folder
+        finally:
+            file.truncate(0)
+
+
+def _holder(text: str) -> str:
+    try:
+        about = json.loads(text)
+        return f"`{about['operation']}` of process {about['pid']}, since {about['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another command"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Removes the folder and its parents as far as they are empty, up to the cache."""
+    for place in (folder, folder.parent):
+        try:
+            place.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,69 @@
+"""Processes that end with us, and telling whether one still lives."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
+
+
+def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> None:
+    """Asks the kernel to signal this process when its parent ends, however that ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), sig)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot, or None where there is no such process (or only its remains).
+
+    With the pid it names one process for good, as pids are used again.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, ticks: int) -> bool:
+    """Whether the very process that had this pid and start is still running."""
+    return start_ticks(pid) == ticks
+
+
+def supervised(argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Starts a command whose whole family ends when it does, and when we do. Its output goes to the end of the log.
+
+    The command is in a session of its own: Ctrl-C on the terminal reaches only us. Send SIGINT to the returned process to
+    pass it on, SIGTERM to end the family at once.
+    """
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_SUPERVISOR), *argv],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(env), cwd=cwd, start_new_session=True,
+        )  # fmt: skip
+
+
+def end(pid: int, ticks: int, seconds: float = 10.0) -> None:
+    """SIGTERM, then SIGKILL where that is not enough within the given seconds; returns once the process is gone."""
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.kill(pid, sig)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + seconds
+        while alive(pid, ticks):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        else:
+            return

@@ -1,0 +1,281 @@
+"""`command:local:Command` and `command:remote:Command`: a shell here, and one at the far end of the system's ssh."""
+
+# One interface for all types: not every argument is of use to each, and tables are class attributes.
+# ruff: noqa: ARG002, RUF012
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from .diff import Found
+from .kind import Aws, CloudError, Kind
+from .schema import Failure
+from .values import Props
+
+# The text to run, and for ssh the environment too, comes in front of the command's own standard input: `head -c` takes
+# exactly its bytes, so that neither is ever visible in a list of processes.
+_RUNNER = 'script=$(head -c {size}; echo .); eval "${{script%.}}"'
+_TEXTS = ("create", "update", "delete", "environment", "stdin")
+
+
+class Runner:
+    """Starts commands and ends them with us. ssh_prefix: argv in front of ssh, such as one that enters a namespace."""
+
+    def __init__(self, folder: Path, ssh_prefix: Callable[[], Sequence[str]] = tuple) -> None:
+        self.folder = folder
+        self.ssh_prefix = ssh_prefix
+        self.cancelled = threading.Event()
+        # What local commands find in their environment, besides ours.
+        self.environment: dict[str, str] = {}
+        self._running: set[subprocess.Popen[str]] = set()
+
+    def run(self, argv: Sequence[str], script: str, stdin: str, env: dict[str, str], cwd: str | None) -> tuple[int, str, str]:
+        """Runs argv with the script, then stdin, on its standard input. Returns status, stdout, stderr."""
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=env, cwd=cwd, start_new_session=True,
+        )  # fmt: skip
+        self._running.add(process)
+        try:
+            out, err = process.communicate(script + stdin)
+            return process.returncode, out.removesuffix("\n"), err.removesuffix("\n")
+        finally:
+            self._running.discard(process)
+
+    def close(self) -> None:
+        """Ends what still runs, with its children."""
+        self.cancelled.set()
+        for process in list(self._running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+class Command(Kind):
+    """What local and remote commands share: when which text runs."""
+
+    inputs: ClassVar[Collection[str]] = (*_TEXTS, "triggers", "addPreviousOutputInEnv", "logging")
+    kept = {"logging": "output is not copied into the engine's own log"}
+    defaults = {"addPreviousOutputInEnv": True}
+    changes_cloud = False
+    exclusive = False
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
+        return [Found(f.path, f.change, f.property == "triggers") for f in found]
+
+    def make(self, aws: Aws, inputs: Props) -> tuple[str, Props]:
+        return f"{uuid.uuid4()}", self._run("create", inputs, {})
+
+    def change(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> Props:
+        previous = {name: old.get(name, "") for name in ("stdout", "stderr")}
+        if not changed - {"delete", "logging"}:
+            return previous
+        return self._run("update" if new.get("update") else "create", new, previous)
+
+    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+        return {name: known[name] for name in ("stdout", "stderr") if name in known}
+
+    def delete(self, aws: Aws, id: str, known: Props) -> None:
+        if known.get("delete"):
+            self._run("delete", known, {name: known.get(name, "") for name in ("stdout", "stderr")})
+
+    def _run(self, step: str, inputs: Props, previous: Props) -> Props:
+        text = inputs.get(step)
+        if not text:
+            return {"stdout": "", "stderr": ""}
+        environment = {k: str(v) for k, v in (inputs.get("environment") or {}).items()}
+        if previous and inputs.get("addPreviousOutputInEnv", True):
+            environment |= {f"PULUMI_COMMAND_{name.upper()}": str(value) for name, value in previous.items()}
+        status, out, err = self.execute(inputs, text, environment, inputs.get("stdin") or "")
+        if status != 0:
+            tail = "\n".join((err or out).splitlines()[-20:])
+            raise CloudError(masked(f"its {step} command ended with status {status}: {tail}", inputs))
+        return {"stdout": out, "stderr": err}
+
+    def execute(self, inputs: Props, text: str, environment: dict[str, str], stdin: str) -> tuple[int, str, str]:
+        raise NotImplementedError
+
+
+def masked(text: str, inputs: Props) -> str:
+    """The text without the values of the command's environment, standard input and connection."""
+    hidden = [str(v) for v in (inputs.get("environment") or {}).values()]
+    hidden += [inputs.get("stdin") or ""]
+    connection = cast(Props, inputs.get("connection") or {})
+    for place in (connection, cast(Props, connection.get("proxy") or {})):
+        hidden += [str(place.get(name) or "") for name in ("password", "privateKey", "privateKeyPassword")]
+    for value in sorted(hidden, key=len, reverse=True):
+        if len(value) >= 4:
+            text = text.replace(value, "[secret]")
+    return text
+
+
+class LocalCommand(Command):
+    token = "command:local:Command"
+    inputs = (*Command.inputs, "dir", "interpreter")
+
+    def execute(self, inputs: Props, text: str, environment: dict[str, str], stdin: str) -> tuple[int, str, str]:
+        env = {**os.environ, **self.runner.environment, **environment}
+        prefix = self.runner.ssh_prefix()
+        if prefix:
+            # A command here that logs into a host does so from the administrators' computer.
+            env["APOLLO_SSH"] = shlex.join([*prefix, "ssh"])
+        if inputs.get("interpreter"):
+            return self.runner.run([*inputs["interpreter"], text], "", stdin, env, inputs.get("dir"))
+        argv = ["/bin/sh", "-c", _RUNNER.format(size=len(text.encode()))]
+        return self.runner.run(argv, text, stdin, env, inputs.get("dir"))
+
+
+class RemoteCommand(Command):
+    token = "command:remote:Command"
+    inputs = (*Command.inputs, "connection")
+    secret_outputs = ("connection",)
+
+    def validate(self, inputs: Props) -> Iterable[Failure]:
+        if inputs.get("addPreviousOutputInEnv") is False and not inputs.get("connection"):
+            yield Failure("connection", "missing")
+
+    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
+        return [f for f in super().reclassify(found, old, new) if f.property != "connection" or _moved(old, new)]
+
+    def execute(self, inputs: Props, text: str, environment: dict[str, str], stdin: str) -> tuple[int, str, str]:
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+        script = exports + text
+        remote = "exec /bin/sh -c " + shlex.quote(_RUNNER.format(size=len(script.encode())))
+        with ssh_session(self.runner, inputs["connection"]) as (argv, env):
+            return self.runner.run([*argv, remote], script, stdin, env, None)
+
+
+def _moved(old: Props, new: Props) -> bool:
+    """Whether the command is for another machine or user; how to get there may change without running it again."""
+    before, after = old.get("connection") or {}, new.get("connection") or {}
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return True
+    first, second = cast(Props, before), cast(Props, after)
+    return any(first.get(name) != second.get(name) for name in ("host", "port", "user"))
+
+
+# --- ssh --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ssh_session(runner: Runner, connection: Props) -> Generator[tuple[list[str], dict[str, str]]]:
+    """An open connection: the argv to put a command behind, and its environment. CloudError when it cannot be made.
+
+    Keys and the configuration live in a folder of mode 0700 for as long as the connection does.
+    """
+    runner.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ssh-", dir=runner.folder) as name:
+        folder = Path(name)
+        config = folder / "config"
+        text, env = _configuration(folder, connection)
+        _private(config, text)
+        base = [*runner.ssh_prefix(), "ssh", "-F", str(config)]
+        _dial(runner, connection, base, env, folder / "log")
+        try:
+            yield [*base, "target"], env
+        finally:
+            subprocess.run([*base, "-O", "exit", "target"], capture_output=True, env=env, timeout=10, check=False)
+
+
+def _dial(runner: Runner, connection: Props, base: list[str], env: dict[str, str], log: Path) -> None:
+    """Opens the master connection, trying as often as `dialErrorLimit` allows (-1: until cancelled). log: for ssh's words."""
+    limit = int(connection.get("dialErrorLimit") or 10)
+    seconds = int(connection.get("perDialTimeout") or 15)
+    attempt, pause = 0, 0.25
+    while True:
+        attempt += 1
+        # The master goes to the background by itself (-f) once it is in, and only then does this call end well. It may
+        # keep standard error open, hence a file: waiting for the end of a pipe would be waiting for the master.
+        with log.open("w+") as words:
+            try:
+                status = subprocess.run(
+                    [*base, "-M", "-N", "-f", "target"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=words, env=env, timeout=2 * seconds + 5, start_new_session=True, check=False,
+                ).returncode  # fmt: skip
+                words.seek(0)
+                problem = words.read().strip()
+            except subprocess.TimeoutExpired:
+                status, problem = 255, f"no answer within {seconds} s"
+        if status == 0:
+            return
+        fatal = "Host key verification failed" in problem
+        if fatal or runner.cancelled.is_set() or (limit >= 0 and attempt >= limit):
+            last = problem.splitlines()[-1] if problem else "no reason given"
+            raise CloudError(
+                f"no connection to {connection['host']} as {connection.get('user', 'root')} after {attempt} attempts: {last}"
+            )
+        deadline = time.monotonic() + pause
+        while time.monotonic() < deadline and not runner.cancelled.is_set():
+            time.sleep(0.05)
+        pause = min(pause * 2, 5.0)
+
+
+def _configuration(folder: Path, connection: Props) -> tuple[str, dict[str, str]]:
+    """The ssh configuration with a section for the target and one for its proxy, and the environment that ssh needs."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SSH_ASKPASS")}
+    sections = [_section(folder, "target", connection, env)]
+    proxy = connection.get("proxy")
+    if proxy:
+        sections[0] += ["ProxyJump jump"]
+        sections.append(_section(folder, "jump", proxy, env))
+    sections[0] += [f"ControlPath {folder}/c", "ControlPersist no"]
+    if any(name.startswith("APOLLO_ASK_") for name in env):
+        ask = folder / "ask"
+        # ssh names the key or the user@host in its question, which tells whose answer is wanted.
+        _private(
+            ask,
+            '#!/bin/sh\ncase "$1" in\n'
+            "*key-jump*) v=$APOLLO_ASK_key_jump;;\n*key-target*) v=$APOLLO_ASK_key_target;;\n"
+            '*"$APOLLO_ASK_jump_user"*) v=$APOLLO_ASK_jump;;\n*) v=$APOLLO_ASK_target;;\nesac\nprintf "%s\\n" "$v"\n',
+        )
+        ask.chmod(0o700)
+        env |= {"SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"}
+        user = f"{proxy.get('user', 'root')}@{proxy['host']}" if proxy else "no jump host"
+        env["APOLLO_ASK_jump_user"] = user
+    return "\n".join("\n  ".join(section) for section in sections) + "\n", env
+
+
+def _section(folder: Path, name: str, place: Props, env: dict[str, str]) -> list[str]:
+    host, port = str(place["host"]), int(place.get("port") or 22)
+    lines = [f"Host {name}", f"HostName {host}", f"Port {port}", f"User {place.get('user') or 'root'}"]
+    lines += [f"ConnectTimeout {int(place.get('perDialTimeout') or 15)}", "ServerAliveInterval 15", "LogLevel ERROR"]
+    known = folder / f"known-{name}"
+    if place.get("hostKey"):
+        _private(known, f"{host if port == 22 else f'[{host}]:{port}'} {str(place['hostKey']).strip()}\n")
+        lines += [f"UserKnownHostsFile {known}", "GlobalKnownHostsFile /dev/null", "StrictHostKeyChecking yes"]
+    else:
+        lines += ["UserKnownHostsFile /dev/null", "StrictHostKeyChecking no"]
+    if place.get("privateKey"):
+        key = folder / f"key-{name}"
+        _private(key, str(place["privateKey"]).rstrip("\n") + "\n")
+        lines += [f"IdentityFile {key}", "IdentitiesOnly yes"]
+    if place.get("agentSocketPath"):
+        lines += [f"IdentityAgent {place['agentSocketPath']}"]
+    if place.get("privateKeyPassword"):
+        env[f"APOLLO_ASK_key_{name}"] = str(place["privateKeyPassword"])
+    if place.get("password"):
+        env[f"APOLLO_ASK_{name}"] = str(place["password"])
+    if not place.get("password") and not place.get("privateKeyPassword"):
+        lines += ["BatchMode yes"]
+    return lines
+
+
+def _private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def kinds(runner: Runner) -> list[Any]:
+    return [LocalCommand(runner), RemoteCommand(runner)]

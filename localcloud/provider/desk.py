@@ -1,0 +1,160 @@
+"""What goes on in the provider, across calls: the log, the journal of creations, injected faults, calls in flight."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from .kind import CloudError
+from .values import Props
+
+
+class Machines(Protocol):
+    """What boots the instances for real. Optional: without it they exist in moto only.
+
+    reconcile: brings the machines to what moto says, called after each change of EC2 or ELB; an exception fails the call.
+    close: stops everything. ssh_prefix: argv in front of ssh, so that it reaches the machines' network.
+    """
+
+    ssh_prefix: tuple[str, ...]
+
+    def reconcile(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Made:
+    """One live resource that the provider created: what is needed to delete it again."""
+
+    urn: str
+    type: str
+    id: str
+    region: str
+    props: Props = field(repr=False)
+
+    def public(self) -> dict[str, str]:
+        return {"urn": self.urn, "type": self.type, "id": self.id}
+
+
+@dataclass
+class Fault:
+    """An injected fault, for tests. It strikes at the nth matching call and is then spent.
+
+    operation: create, update, delete or read. type, name: which resources, empty for all. delay: seconds, ended
+    sooner by an operation that is cancelled.
+    message: the error, none where empty. when: before or after the real call.
+    """
+
+    operation: str
+    type: str = ""
+    name: str = ""
+    nth: int = 1
+    message: str = ""
+    delay: float = 0.0
+    when: str = "before"
+    seen: int = 0
+
+    def matches(self, operation: str, type: str, name: str) -> bool:
+        return operation == self.operation and self.type in ("", type) and self.name in ("", name)
+
+
+class Desk:
+    """Shared by the aws and the command provider of one cloud. log: a file of one JSON object a line, one for each call."""
+
+    def __init__(self, log: Path | None = None) -> None:
+        self.machines: Machines | None = None
+        self.change = threading.RLock()
+        self.ready = threading.Event()
+        # Set while an operation that the engine told us to cancel comes to its end.
+        self.cancelled = threading.Event()
+        self._state = threading.Lock()
+        self._made: dict[tuple[str, str], Made] = {}
+        self._faults: list[Fault] = []
+        self._in_flight = 0
+        self._log: TextIO | None = log.open("a", buffering=1) if log else None
+
+    @contextmanager
+    def call(self, operation: str, type: str, name: str, urn: str) -> Generator[dict[str, Any]]:
+        """Around one call. The yielded record goes into the log at its end; the caller may add the id."""
+        record: dict[str, Any] = {"operation": operation, "type": type, "name": name, "urn": urn, "started": time.time()}
+        with self._state:
+            self._in_flight += 1
+            fault = self._strike(operation, type, name)
+        try:
+            if fault and fault.when == "before":
+                self._suffer(fault)
+            yield record
+            if fault and fault.when == "after":
+                self._suffer(fault)
+        except BaseException as error:
+            record["error"] = str(error) or error.__class__.__name__
+            raise
+        finally:
+            record["ended"] = time.time()
+            with self._state:
+                self._in_flight -= 1
+                if self._log:
+                    self._log.write(json.dumps(record) + "\n")
+
+    def _strike(self, operation: str, type: str, name: str) -> Fault | None:
+        for fault in self._faults:
+            if fault.matches(operation, type, name):
+                fault.seen += 1
+                if fault.seen == fault.nth:
+                    self._faults.remove(fault)
+                    return fault
+        return None
+
+    def _suffer(self, fault: Fault) -> None:
+        self.cancelled.wait(fault.delay)
+        if fault.message:
+            raise CloudError(fault.message)
+
+    def made(self, made: Made) -> None:
+        with self._state:
+            self._made[(made.type, made.id)] = made
+
+    def changed(self, type: str, id: str, props: Props) -> None:
+        with self._state:
+            if (type, id) in self._made:
+                self._made[(type, id)].props = props
+
+    def gone(self, type: str, id: str) -> None:
+        with self._state:
+            self._made.pop((type, id), None)
+
+    def inject(self, fault: Fault) -> None:
+        with self._state:
+            self._faults.append(fault)
+
+    def idle(self) -> bool:
+        with self._state:
+            return self._in_flight == 0
+
+    def orphans(self, known: set[tuple[str, str]]) -> list[Made]:
+        """What we created and the state does not know, newest first, so that nothing is deleted under another's feet."""
+        with self._state:
+            return [made for key, made in reversed(self._made.items()) if key not in known]
+
+    def status(self) -> dict[str, Any]:
+        with self._state:
+            faults = [asdict(fault) for fault in self._faults]
+            return {"inFlight": self._in_flight, "made": [m.public() for m in self._made.values()], "faults": faults}
+
+    def reconcile(self) -> None:
+        """Tells the machines that the cloud changed; their failure is the call's failure."""
+        if self.machines is not None:
+            self.machines.reconcile()
+
+    def close(self) -> None:
+        if self.machines is not None:
+            self.machines.close()
+        if self._log:
+            self._log.close()

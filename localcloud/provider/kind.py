@@ -1,0 +1,297 @@
+"""What every resource type has in common: names, property mapping to AWS's own shapes, tags, waiting."""
+
+# ruff: noqa: ARG002
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Iterable
+from typing import Any, ClassVar, cast
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from .diff import Found
+from .schema import Failure
+from .values import Props
+
+ACCOUNT = "123456789012"  # moto's only account
+WAIT_SECONDS = 60.0
+
+
+class CloudError(Exception):
+    """AWS would refuse this, or moto did. The message names the thing, its value and what would do."""
+
+
+class Aws:
+    """Clients for one region of the moto server, shared by all types."""
+
+    _sessions = threading.Lock()
+
+    def __init__(self, endpoint: str, region: str) -> None:
+        self.endpoint = endpoint
+        self.region = region
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        """The client of a service. Made once: building one takes a while, and only one thread may build."""
+        with self._sessions:
+            if service not in self._clients:
+                self._clients[service] = boto3.client(
+                    service,  # pyright: ignore[reportArgumentType]  # any service name
+                    region_name=self.region,
+                    endpoint_url=self.endpoint,
+                    aws_access_key_id="embedded",
+                    aws_secret_access_key="embedded",
+                    # No retries: a refusal is final, and a dead server should be seen at once.
+                    config=Config(retries={"total_max_attempts": 1}, max_pool_connections=32, user_agent_extra="apollo"),
+                )
+            return self._clients[service]
+
+    def arn(self, service: str, resource: str) -> str:
+        return f"arn:aws:{service}:{self.region}:{ACCOUNT}:{resource}"
+
+
+class Kind:
+    """One resource type. A subclass says which inputs it knows and how to create, read, update and delete."""
+
+    token: ClassVar[str]
+    # Inputs that are acted on. The SDK's other inputs are refused by name: nothing is ignored silently.
+    inputs: ClassVar[Collection[str]] = ()
+    # Inputs that moto has no place for, so that they live in the Pulumi state only; each with the reason.
+    kept: ClassVar[dict[str, str]] = {}
+    # What AWS takes for an input that is not given. Part of the state, never of the compared inputs.
+    defaults: ClassVar[Props] = {}
+    autoname: ClassVar[str | None] = None
+    name_limit: ClassVar[int] = 255
+    unordered: ClassVar[Collection[str]] = ()
+    json_text: ClassVar[Collection[str]] = ()
+    secret_outputs: ClassVar[Collection[str]] = ()
+    changes_cloud: ClassVar[bool] = True  # whether booted machines could be touched by it
+    exclusive: ClassVar[bool] = True  # one change at a time: AWS checks and acts at once, we in two calls
+
+    def validate(self, inputs: Props) -> Iterable[Failure]:
+        """What AWS would refuse and the types allow. Values may be UNKNOWN."""
+        del inputs
+        return ()
+
+    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
+        """Corrections to the rules of replacement that depend on values."""
+        del old, new
+        return found
+
+    def make(self, aws: Aws, inputs: Props) -> tuple[str, Props]:
+        """Creates the resource; its id and live properties."""
+        id = self.create(aws, inputs)
+        return id, self.read(aws, id, inputs) or {}
+
+    def change(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> Props:
+        """Updates the resource; its live properties. CloudError where it is gone."""
+        if self.read(aws, id, old) is None:
+            raise CloudError(f"{id} is gone; `refresh` takes it out of the state, so that the next `up` makes it again")
+        self.update(aws, id, old, new, changed)
+        return self.read(aws, id, {**old, **new}) or {}
+
+    @contextlib.contextmanager
+    def undo_on_error(self, aws: Aws, id: str) -> Generator[None]:
+        """Around the later steps of a creation: a failure there leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.delete(aws, id, {})
+            raise
+
+    def create(self, aws: Aws, inputs: Props) -> str:
+        """Makes the resource and returns its id."""
+        raise NotImplementedError
+
+    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+        """The live properties, or None where the resource is gone. known: the last state, empty for an import."""
+        raise NotImplementedError
+
+    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
+        """Applies changed top-level inputs. old: the last outputs, new: the new inputs."""
+        raise NotImplementedError
+
+    def delete(self, aws: Aws, id: str, known: Props) -> None:
+        """Removes the resource; one that is gone already is no error."""
+        raise NotImplementedError
+
+
+# --- AWS's own shapes -------------------------------------------------------------------------------------------------
+
+
+def pascal(name: str) -> str:
+    """cidrBlock → CidrBlock, as AWS spells its members."""
+    return name[:1].upper() + name[1:]
+
+
+def camel(name: str) -> str:
+    """VpcId → vpcId; a leading abbreviation goes down as a whole word would (DNSName → dnsName)."""
+    upper = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    return name[:1].lower() + name[1:] if upper < 2 else name[: upper - 1].lower() + name[upper - 1 :]
+
+
+def to_aws(value: Any, shape: Any) -> Any:
+    """A property value as the botocore shape wants it. Names that the shape lacks raise KeyError: the table is wrong."""
+    if shape.type_name == "structure":
+        members = shape.members
+        return {pascal(k): to_aws(v, members[pascal(k)]) for k, v in cast(Props, value).items() if v is not None}
+    if shape.type_name == "list":
+        return [to_aws(item, shape.member) for item in cast(list[Any], value)]
+    return value
+
+
+def arguments(client: Any, operation: str, props: Props, names: Iterable[str], **renamed: str) -> Props:
+    """The operation's arguments from those of the named properties that are set. renamed: property=Member."""
+    members = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[operation]).input_shape.members
+    found: Props = {}
+    for name in names:
+        if props.get(name) is not None:
+            member = renamed.get(name, pascal(name))
+            found[member] = to_aws(props[name], members[member])
+    return found
+
+
+def from_aws(value: Any) -> Any:
+    """An AWS record in the program's spelling; times become ISO text."""
+    if isinstance(value, dict):
+        return {camel(k): from_aws(v) for k, v in cast(Props, value).items()}
+    if isinstance(value, list):
+        return [from_aws(item) for item in cast(list[Any], value)]
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def tag_list(tags: Props | None) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in (tags or {}).items()]
+
+
+def tag_map(tags: Iterable[dict[str, str]] | None) -> dict[str, str]:
+    """AWS's tag list as a map, without the tags that AWS itself sets."""
+    return {tag["Key"]: tag["Value"] for tag in tags or () if not tag["Key"].startswith("aws:")}
+
+
+def tag_changes(old: Props | None, new: Props | None) -> tuple[list[str], dict[str, str]]:
+    """Keys to remove and tags to set, to come from one map to the other."""
+    before, after = old or {}, new or {}
+    return [k for k in before if k not in after], {k: v for k, v in after.items() if before.get(k) != v}
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def error_code(error: ClientError) -> str:
+    return str(cast(Any, error.response).get("Error", {}).get("Code", ""))
+
+
+def absent(call: Callable[[], Any]) -> Any | None:
+    """The call's answer, or None where AWS says that the thing does not exist."""
+    try:
+        return call()
+    except ClientError as error:
+        code = error_code(error)
+        if "NotFound" in code or code in ("NoSuchEntity", "InvalidAssociationID.NotFound", "NatGatewayNotFound"):
+            return None
+        raise
+
+
+def first(items: list[Any] | None) -> Any | None:
+    return items[0] if items else None
+
+
+def wait(what: str, done: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+    """Polls until done. CloudError after the given seconds."""
+    deadline = time.monotonic() + seconds
+    pause = 0.01
+    while not done():
+        if time.monotonic() > deadline:
+            raise CloudError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+class Ec2(Kind):
+    """An EC2 type whose calls follow the pattern create_x, describe_xs, delete_x."""
+
+    noun: ClassVar[str]  # Vpc: create_vpc answers {"Vpc": {"VpcId": …}}
+    plural: ClassVar[str] = ""
+    snake: ClassVar[str]  # vpc: create_vpc, describe_vpcs, delete_vpc, and the tag's resource type with dashes
+    creates: ClassVar[Collection[str]] = ()  # inputs that go into the create call as they are
+    renamed: ClassVar[dict[str, str]] = {}
+
+    @functools.cached_property
+    def _plural(self) -> str:
+        return self.plural or f"{self.noun}s"
+
+    @functools.cached_property
+    def _id(self) -> str:
+        return f"{self.noun}Id"
+
+    def tag_specification(self, inputs: Props) -> list[Props]:
+        tags = tag_list(inputs.get("tagsAll"))
+        return [{"ResourceType": self.snake.replace("_", "-"), "Tags": tags}] if tags else []
+
+    def create_arguments(self, aws: Aws, inputs: Props) -> Props:
+        ec2 = aws.client("ec2")
+        args = arguments(ec2, f"create_{self.snake}", inputs, self.creates, **self.renamed)
+        if specification := self.tag_specification(inputs):
+            args["TagSpecifications"] = specification
+        return args
+
+    def create(self, aws: Aws, inputs: Props) -> str:
+        ec2 = aws.client("ec2")
+        record = getattr(ec2, f"create_{self.snake}")(**self.create_arguments(aws, inputs))[self.noun]
+        id = str(record[self._id])
+        with self.undo_on_error(aws, id):
+            self.settle(aws, id, inputs, None)
+        return id
+
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
+        """Sets what the create call cannot. changed: None after a create, else the inputs that differ."""
+
+    def record(self, aws: Aws, id: str) -> Props | None:
+        """AWS's own description of the resource."""
+        ec2 = aws.client("ec2")
+        answer = absent(lambda: getattr(ec2, f"describe_{_plural(self.snake)}")(**{f"{self._id}s": [id]}))
+        return first(answer[self._plural]) if answer else None
+
+    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+        record = self.record(aws, id)
+        if record is None:
+            return None
+        live = cast(Props, from_aws({k: v for k, v in record.items() if k not in ("Tags", "TagSet")}))
+        live |= {name: live[camel(member)] for name, member in self.renamed.items() if camel(member) in live}
+        live["tags"] = tag_map(record.get("Tags") or record.get("TagSet"))
+        live.setdefault("arn", aws.arn("ec2", f"{self.snake.replace('_', '-')}/{id}"))
+        return live | self.describe(aws, id, record, known)
+
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        """Properties that the description does not give by their own name."""
+        del aws, id, record, known
+        return {}
+
+    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
+        retag(aws, id, old, new)
+        self.settle(aws, id, new, changed)
+
+    def delete(self, aws: Aws, id: str, known: Props) -> None:
+        ec2 = aws.client("ec2")
+        absent(lambda: getattr(ec2, f"delete_{self.snake}")(**{self._id: id}))
+
+
+def retag(aws: Aws, id: str, old: Props, new: Props) -> None:
+    """Brings an EC2 resource's tags to the new inputs' `tagsAll`."""
+    removed, changed = tag_changes(old.get("tagsAll"), new.get("tagsAll"))
+    ec2 = aws.client("ec2")
+    if removed:
+        ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in removed])
+    if changed:
+        ec2.create_tags(Resources=[id], Tags=tag_list(changed))
+
+
+def _plural(snake: str) -> str:
+    return snake.removesuffix("s") + "es" if snake.endswith("ss") else f"{snake}s"

@@ -1,0 +1,429 @@
+"""The engine's provider protocol, over any set of resource types."""
+
+# The protocol gives the names and the arguments.
+# ruff: noqa: ARG002
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+
+import grpc
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from google.protobuf import any_pb2, empty_pb2
+from pulumi.runtime.proto import plugin_pb2, provider_pb2, status_pb2
+from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderServicer
+
+from . import diff, schema
+from .desk import Desk, Made
+from .kind import Aws, CloudError, Kind, error_code
+from .lookups import LOOKUPS, SECRET_RESULTS
+from .schema import Failure
+from .spelling import after_change, as_known, given, inputs_of, unpacked
+from .values import UNKNOWN, Props, Secret, decode, encode, is_secret, is_unknown, plain
+
+_KINDS_OF_DIFF = {
+    ("add", False): provider_pb2.PropertyDiff.ADD,
+    ("add", True): provider_pb2.PropertyDiff.ADD_REPLACE,
+    ("delete", False): provider_pb2.PropertyDiff.DELETE,
+    ("delete", True): provider_pb2.PropertyDiff.DELETE_REPLACE,
+    ("update", False): provider_pb2.PropertyDiff.UPDATE,
+    ("update", True): provider_pb2.PropertyDiff.UPDATE_REPLACE,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The provider resource's own configuration that means something here."""
+
+    region: str = ""
+    default_tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Refused(Exception):
+    """Carries the status of an answer that is an error. details: attached for the engine, such as a half-made resource."""
+
+    def __init__(self, message: str, details: Any = None) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def answers(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns exceptions of a call into the engine's errors: one line for what AWS refuses, a pointer to the log for our bugs."""
+
+    def wrapped(self: Servicer, request: Any, context: grpc.ServicerContext) -> Any:
+        self.desk.ready.wait()
+        try:
+            return call(self, request, context)
+        except ClientError as error:
+            message = str(cast(Any, error.response).get("Error", {}).get("Message", ""))
+            _abort(context, f"{error_code(error)}: {message}")
+        except (CloudError, BotoCoreError, ValueError) as error:
+            _abort(context, str(error))
+        except Refused as error:
+            _abort(context, str(error), error.details)
+        except ResponseParserError:  # moto broke at the call, and answered with a page of HTML
+            _abort(context, "the AWS API of the embedded cloud broke at this call; its log has the details")
+        except Exception as error:
+            traceback.print_exc()
+            _abort(context, f"error inside the embedded cloud ({type(error).__name__}: {error}); its log has the details")
+
+    return wrapped
+
+
+def _abort(context: grpc.ServicerContext, message: str, details: Any = None) -> NoReturn:
+    if details is not None:
+        packed = any_pb2.Any()
+        packed.Pack(details)
+        status = status_pb2.Status(code=grpc.StatusCode.UNKNOWN.value[0], message=message, details=[packed])
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(grpc.StatusCode.UNKNOWN, message)
+    raise AssertionError("abort always raises")
+
+
+class Servicer(ResourceProviderServicer):
+    """One provider. package: aws or command. The engine opens one connection for each provider resource (say, one for each
+    region), and they all come here: what one was configured with is remembered by its connection."""
+
+    def __init__(self, package: str, kinds: Iterable[Kind], desk: Desk, endpoint: str) -> None:
+        self.package = package
+        self.kinds = {kind.token: kind for kind in kinds}
+        self.desk = desk
+        self.endpoint = endpoint
+        self.cancel: Callable[[], None] = lambda: None
+        self.begin: Callable[[], None] = lambda: None
+        self._settings: dict[str, Settings] = {}
+        self._latest = Settings()
+        self._regions: dict[str, Aws] = {}
+
+    # --- the provider itself ---
+
+    @answers
+    def Handshake(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return provider_pb2.ProviderHandshakeResponse(accept_secrets=True, accept_resources=False, accept_outputs=False)
+
+    @answers
+    def GetPluginInfo(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return plugin_pb2.PluginInfo(version="0.0.0")
+
+    @answers
+    def Attach(self, request: Any, context: grpc.ServicerContext) -> Any:
+        # A new run of the engine: what an earlier one was told to give up is past.
+        self.begin()
+        return empty_pb2.Empty()
+
+    @answers
+    def Cancel(self, request: Any, context: grpc.ServicerContext) -> Any:
+        # What is under way finishes, so that the state has it; only a command that waits for a connection gives up.
+        self.cancel()
+        return empty_pb2.Empty()
+
+    @answers
+    def CheckConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+        inputs = decode(request.news)
+        config = unpacked(plain(inputs))
+        failures = schema.check(config, schema.provider_config(self.package), f"the {self.package} provider")
+        if self.package == "aws":
+            if config.get("ignoreTags"):
+                failures.append(Failure("ignoreTags", "is not implemented in the embedded cloud"))
+            if not config.get("region"):
+                failures.append(Failure("region", "missing: set aws:region, for example to eu-west-1"))
+        return provider_pb2.CheckResponse(inputs=encode(inputs), failures=[_failure(f) for f in failures])
+
+    @answers
+    def DiffConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+        old, new = plain(decode(request.olds)), plain(decode(request.news))
+        replaces = ["region"] if old.get("region") != new.get("region") else []
+        changed = provider_pb2.DiffResponse.DIFF_SOME if old != new else provider_pb2.DiffResponse.DIFF_NONE
+        return provider_pb2.DiffResponse(changes=changed, replaces=replaces)
+
+    @answers
+    def Configure(self, request: Any, context: grpc.ServicerContext) -> Any:
+        config = unpacked(plain(decode(request.args)))
+        tags = (config.get("defaultTags") or {}).get("tags") or {}
+        region = config.get("region")
+        self._latest = Settings(region if isinstance(region, str) else "", {} if is_unknown(tags) else tags)
+        self._settings[context.peer()] = self._latest
+        return provider_pb2.ConfigureResponse(
+            acceptSecrets=True, supportsPreview=True, acceptResources=False, acceptOutputs=False
+        )
+
+    @answers
+    def Invoke(self, request: Any, context: grpc.ServicerContext) -> Any:
+        lookup = LOOKUPS.get(request.tok) if self.package == "aws" else None
+        if lookup is None:
+            raise CloudError(f"the embedded cloud has no look-up {request.tok}{schema.closest(request.tok, LOOKUPS)}")
+        args = plain(decode(request.args))
+        shape = schema.function(request.tok)
+        failures = schema.check(args, shape, request.tok.split(":")[-1])
+        if failures:
+            return provider_pb2.InvokeResponse(failures=[_failure(f) for f in failures])
+        region = args.get("region") or self._of(context).region
+        result = lookup(self._aws(region), schema.coerce(args, shape))
+        for name in SECRET_RESULTS.get(request.tok, ()):
+            result[name] = Secret(result[name])
+        response = provider_pb2.InvokeResponse()
+        getattr(response, "return").CopyFrom(encode(result))
+        return response
+
+    # --- resources ---
+
+    @answers
+    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        kind = self.kinds.get(request.type)
+        if kind is None:
+            reason = self._unknown_type(request.type)
+            return provider_pb2.CheckResponse(inputs=request.news, failures=[_failure(Failure("", reason))])
+        shape = schema.schema(kind.token).inputs
+        news = cast(Props, schema.coerce(decode(request.news), shape))
+        self._name(kind, request, news)
+        wanted = plain(news)
+        failures = schema.check(wanted, shape, kind.token)
+        failures += [
+            Failure(name, f"is a property of {kind.token}, but the embedded cloud does not implement it")
+            for name in wanted
+            if name in shape.fields and name not in (*kind.inputs, "region") and not name.startswith("__")
+        ]
+        if not failures:
+            failures += kind.validate(wanted)
+        return provider_pb2.CheckResponse(inputs=encode(news), failures=[_failure(f) for f in failures])
+
+    @answers
+    def Diff(self, request: Any, context: grpc.ServicerContext) -> Any:
+        kind = self._kind(request.type)
+        olds, old, new = (plain(decode(s)) for s in (request.olds, request.old_inputs, request.news))
+        found = self._found(kind, old, new)
+        wanted = self._tags_all(kind, context, new)
+        if wanted is not None and olds.get("tagsAll") is not None and olds["tagsAll"] != wanted:
+            found += [] if any(f.property == "tags" for f in found) else [diff.Found("tagsAll", "update", False)]
+        response = provider_pb2.DiffResponse(
+            changes=provider_pb2.DiffResponse.DIFF_SOME if found else provider_pb2.DiffResponse.DIFF_NONE,
+            diffs=sorted({f.property for f in found}),
+            replaces=sorted({f.property for f in found if f.replaces}),
+            hasDetailedDiff=True,
+        )
+        for item in found:
+            change = provider_pb2.PropertyDiff(kind=_KINDS_OF_DIFF[item.change, item.replaces], inputDiff=True)
+            response.detailedDiff[item.path].CopyFrom(change)
+        return response
+
+    @answers
+    def Create(self, request: Any, context: grpc.ServicerContext) -> Any:
+        kind = self._kind(request.type)
+        inputs = decode(request.properties)
+        working = self._working(kind, context, inputs)
+        if request.preview:
+            unknown = dict.fromkeys(schema.schema(kind.token).outputs, UNKNOWN)
+            return provider_pb2.CreateResponse(id="", properties=encode({**unknown, **self._hidden(kind, inputs, working)}))
+        region = working.get("region", "")
+        with self.desk.call("create", request.type, request.name, request.urn) as record:
+            with self._turn(kind):
+                id, live = kind.make(self._aws(region), working)
+                record["id"] = id
+                known = after_change(working, live)
+                self.desk.made(Made(request.urn, request.type, id, region, known))
+            properties = encode(self._outputs(kind, inputs, known))
+            if kind.changes_cloud:
+                try:
+                    self.desk.reconcile()
+                except Exception as error:
+                    half = provider_pb2.ErrorResourceInitFailed(
+                        id=id, properties=properties, reasons=[str(error)], inputs=encode(inputs)
+                    )
+                    raise Refused(str(error), half) from error
+        return provider_pb2.CreateResponse(id=id, properties=properties)
+
+    @answers
+    def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
+        kind = self._kind(request.type)
+        state, inputs = decode(request.properties), decode(request.inputs)
+        known = plain(state)
+        region = known.get("region") or self._of(context).region
+        with self.desk.call("read", request.type, request.name, request.urn) as record:
+            record["id"] = request.id
+            live = kind.read(self._aws(region), request.id, known)
+        if live is None:
+            return provider_pb2.ReadResponse()
+        if kind.exclusive and region:
+            live["region"] = region
+        if not state:
+            return self._import(kind, request.id, live)
+        rules = self._rules(kind)
+        # The program's own spelling is kept wherever AWS means the same by it, so that only real drift shows.
+        seen = {k: as_known(k, plain(v), live[k], rules) if k in live else v for k, v in inputs.items()}
+        if live.get("tags") and self._tags_of(live, known, context) and "tags" not in inputs and "tags" in kind.inputs:
+            seen["tags"] = self._tags_of(live, known, context)
+        elif "tags" in seen and "tags" in live:
+            seen["tags"] = as_known("tags", plain(inputs["tags"]), self._tags_of(live, known, context), rules)
+        properties = {**known, **{k: as_known(k, known.get(k), v, rules) for k, v in live.items()}}
+        if "tags" in live:
+            properties |= {"tags": seen.get("tags"), "tagsAll": live["tags"]}
+        return provider_pb2.ReadResponse(
+            id=request.id,
+            properties=encode(self._outputs(kind, {**state, **inputs}, given(properties))),
+            inputs=encode({k: Secret(v) if is_secret(inputs.get(k)) and v is not None else v for k, v in seen.items()}),
+        )
+
+    @answers
+    def Update(self, request: Any, context: grpc.ServicerContext) -> Any:
+        kind = self._kind(request.type)
+        inputs, old = decode(request.news), plain(decode(request.olds))
+        working = self._working(kind, context, inputs)
+        if request.preview:
+            shown = {**old, **self._hidden(kind, inputs, working)}
+            return provider_pb2.UpdateResponse(properties=encode(shown))
+        changed = {f.property for f in self._found(kind, plain(decode(request.old_inputs)), plain(inputs))}
+        region = old.get("region") or working.get("region", "")
+        with self.desk.call("update", request.type, request.name, request.urn) as record:
+            record |= {"id": request.id, "changed": sorted(changed)}
+            with self._turn(kind):
+                live = kind.change(self._aws(region), request.id, old, working, changed)
+            known = after_change(working, live)
+            self.desk.changed(request.type, request.id, known)
+            if kind.changes_cloud:
+                self.desk.reconcile()
+        return provider_pb2.UpdateResponse(properties=encode(self._outputs(kind, inputs, known)))
+
+    @answers
+    def Delete(self, request: Any, context: grpc.ServicerContext) -> Any:
+        kind = self._kind(request.type)
+        known = plain(decode(request.properties))
+        with self.desk.call("delete", request.type, request.name, request.urn) as record:
+            record["id"] = request.id
+            with self._turn(kind):
+                kind.delete(self._aws(known.get("region") or self._of(context).region), request.id, known)
+                self.desk.gone(request.type, request.id)
+            if kind.changes_cloud:
+                self.desk.reconcile()
+        return empty_pb2.Empty()
+
+    def remove(self, made: Made) -> None:
+        """Deletes something created by a run that never got to record it."""
+        kind = self._kind(made.type)
+        name = made.urn.rsplit("::", 1)[-1]
+        with self.desk.call("delete", made.type, name, made.urn) as record:
+            record |= {"id": made.id, "orphan": True}
+            with self._turn(kind):
+                kind.delete(self._aws(made.region), made.id, made.props)
+                self.desk.gone(made.type, made.id)
+            if kind.changes_cloud:
+                self.desk.reconcile()
+
+    # --- parts ---
+
+    def _turn(self, kind: Kind) -> Any:
+        return self.desk.change if kind.exclusive else _NoLock()
+
+    def _of(self, context: grpc.ServicerContext) -> Settings:
+        return self._settings.get(context.peer(), self._latest)
+
+    def _aws(self, region: str) -> Aws:
+        if region not in self._regions:
+            self._regions[region] = Aws(self.endpoint, region)
+        return self._regions[region]
+
+    def _kind(self, token: str) -> Kind:
+        kind = self.kinds.get(token)
+        if kind is None:
+            raise CloudError(self._unknown_type(token))
+        return kind
+
+    def _unknown_type(self, token: str) -> str:
+        try:
+            schema.schema(token)
+        except schema.UnknownTypeError as error:
+            return str(error)
+        return f"the embedded cloud does not implement {token}; it has {', '.join(sorted(self.kinds))}"
+
+    def _rules(self, kind: Kind) -> diff.Rules:
+        return diff.rules(kind.token, frozenset(kind.unordered), frozenset(kind.json_text))
+
+    def _found(self, kind: Kind, old: Props, new: Props) -> list[diff.Found]:
+        found = diff.compare(old, new, self._rules(kind))
+        # To say what AWS takes anyway, or to stop saying it, changes nothing.
+        spoken = {**old, **new}
+        found = [
+            f for f in found if f.change == "update" or f.path not in spoken or spoken[f.path] != kind.defaults.get(f.path)
+        ]
+        return kind.reclassify(found, old, new)
+
+    def _name(self, kind: Kind, request: Any, news: Props) -> None:
+        """Fills in a name where the program gives none: the logical name and 7 random digits, kept from then on."""
+        name = kind.autoname
+        if name is None or news.get(name) is not None:
+            return
+        olds = plain(decode(request.olds))
+        prefix = plain(news.get(f"{name}Prefix"))
+        if isinstance(olds.get(name), str) and (prefix is None or olds[name].startswith(prefix)):
+            news[name] = olds[name]
+            return
+        if prefix is UNKNOWN:
+            news[name] = UNKNOWN
+            return
+        # The engine's seed, so that the preview's name is the one that `up` takes.
+        seed = request.randomSeed or None
+        digits = f"{random.Random(seed).getrandbits(28):07x}"
+        stem = prefix if prefix is not None else f"{request.name}-"
+        news[name] = f"{stem[: kind.name_limit - len(digits)]}{digits}"
+
+    def _tags_all(self, kind: Kind, context: grpc.ServicerContext, inputs: Props) -> Props | None:
+        tags = inputs.get("tags")
+        if "tags" not in kind.inputs or is_unknown(tags):
+            return None
+        return {**self._of(context).default_tags, **(tags or {})}
+
+    def _tags_of(self, live: Props, known: Props, context: grpc.ServicerContext) -> Props:
+        """The live tags without those that only the provider's default tags put there."""
+        defaults, own = self._of(context).default_tags, known.get("tags") or {}
+        return {k: v for k, v in (live.get("tags") or {}).items() if k in own or defaults.get(k) != v}
+
+    def _working(self, kind: Kind, context: grpc.ServicerContext, inputs: Props) -> Props:
+        """Plain inputs with AWS's defaults, all tags, and the region that they are for."""
+        working = {**kind.defaults, **plain(inputs)}
+        tags = self._tags_all(kind, context, working)
+        if tags is not None:
+            working["tagsAll"] = tags
+        if kind.exclusive:
+            working.setdefault("region", self._of(context).region)
+        return working
+
+    def _hidden(self, kind: Kind, inputs: Props, props: Props) -> Props:
+        """The properties with a secret mark on those whose input is secret, or which always are."""
+        secret = {*kind.secret_outputs, *(name for name, value in inputs.items() if is_secret(value))}
+        if secret.intersection(("environment", "stdin", "create", "update", "delete")):
+            secret |= {"stdout", "stderr"}  # a command may print what it was given
+        return {k: Secret(v) if k in secret and v is not None else v for k, v in props.items()}
+
+    def _outputs(self, kind: Kind, inputs: Props, props: Props) -> Props:
+        names = schema.schema(kind.token).outputs
+        return self._hidden(kind, inputs, {k: v for k, v in props.items() if k in names})
+
+    def _import(self, kind: Kind, id: str, live: Props) -> Any:
+        shape = schema.schema(kind.token).inputs
+        inputs = {
+            name: inputs_of(live[name], shape.fields[name])
+            for name in kind.inputs
+            if live.get(name) not in (None, {}, []) and live[name] != kind.defaults.get(name)
+        }
+        if "subnetId" in inputs:
+            inputs.pop("primaryNetworkInterface", None)
+        properties = {**live, **({"tagsAll": live.get("tags")} if "tags" in live else {})}
+        return provider_pb2.ReadResponse(
+            id=id,
+            properties=encode(self._outputs(kind, {}, properties)),
+            inputs=encode(self._hidden(kind, {}, inputs)),
+        )
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def _failure(failure: Failure) -> provider_pb2.CheckFailure:
+    reason = f"{failure.path}: {failure.reason}" if failure.path else failure.reason
+    return provider_pb2.CheckFailure(property=failure.path, reason=reason)

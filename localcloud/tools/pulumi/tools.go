@@ -1,0 +1,6 @@
+//go:build tools
+
+// Package tools pins the module that "go build" fetches and builds; nothing imports it.
+package tools
+
+import _ "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"

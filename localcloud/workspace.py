@@ -1,0 +1,277 @@
+"""The engine's work directory: a generated Pulumi.yaml and stack file, so that the checkout's stay as they are."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import os
+import secrets as random_source
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from plan.secrets import together
+
+from .errors import LocalCloudError
+from .paths import cache_dir
+
+_ITERATIONS = 1_000_000  # the passphrase provider's own
+DEFAULT_REGION = "eu-west-1"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """folder: the cloud's. program: the directory with Pulumi.yaml and __main__.py. project, stack: their names.
+
+    place: the work directory's name below the folder; each program of a cloud has its own.
+    """
+
+    folder: Path
+    program: Path
+    project: str
+    stack: str
+    region: str
+    place: str = "work"
+
+    @property
+    def work(self) -> Path:
+        return self.folder / self.place
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state" / ".pulumi" / "stacks" / self.project / f"{self.stack}.json"
+
+    @property
+    def locks(self) -> Path:
+        return self.folder / "state" / ".pulumi" / "locks"
+
+    def environment(self, providers: str, host: Path) -> dict[str, str]:
+        """The engine's environment. providers: for PULUMI_DEBUG_PROVIDERS. host: the language host's folder."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PULUMI_")) and k != "PYTHONPATH"}
+        return env | {
+            "PATH": f"{host}{os.pathsep}{env.get('PATH', os.defpath)}",
+            "PULUMI_HOME": str(cache_dir() / "pulumi-home"),
+            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(self.folder / "passphrase"),
+            "PULUMI_DEBUG_PROVIDERS": providers,
+            "PULUMI_DEBUG_COMMANDS": "true",  # brings --event-log
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
+        }
+
+
+def read_project(program: Path) -> dict[str, Any]:
+    """Pulumi.yaml as it stands. LocalCloudError where there is none to read."""
+    path = program / "Pulumi.yaml"
+    project = _read_yaml(path)
+    if not isinstance(project.get("name"), str):
+        raise LocalCloudError(f"{path} has no name")
+    return project
+
+
+def prepare(
+    folder: Path,
+    program: Path,
+    stack: str,
+    overrides: Sequence[str],
+    generate: Callable[[], dict[str, str]],
+    plain: Mapping[str, Any] | None = None,
+    hidden: Mapping[str, str] | None = None,
+    rotate: Sequence[str] = (),
+    place: str = "work",
+) -> Workspace:
+    """Writes the work directory of one run and returns it.
+
+    overrides: `slaves.count=5` or `aws:region=eu-west-1`, values in YAML; they hold for this run only.
+    generate: makes the stack's secrets; called once for each cloud, as they are kept encrypted in its folder.
+    rotate: keys of secrets to make anew, for good.
+    plain, hidden: configuration that the cloud adds where the stack has none that can be read, the latter encrypted.
+    LocalCloudError: no such stack, a file that is no YAML, or an override that does not fit.
+    """
+    project = read_project(program)
+    name = str(project["name"])
+    given = read_config(program, stack)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if place == "work":
+        _harvest(folder, name, stack)
+    vault = Vault(folder)
+    config = copy.deepcopy(given)
+    # Somebody else's ciphertext cannot be read without their passphrase. What it holds is of no use here either.
+    for key in hidden or {}:
+        if isinstance(config.get(key), dict):
+            del config[key]
+    config = {key: _without_ciphertext(value, vault) for key, value in config.items()}
+    made = config.get(f"{name}:secrets")
+    config[f"{name}:secrets"] = {**(made if isinstance(made, dict) else {}), **vault.config(generate, rotate)}
+    if place == "work":
+        _keep(config, name, folder)
+    added = {**(plain or {}), **{key: {"secure": vault.encrypt(value)} for key, value in (hidden or {}).items()}}
+    config = {**added, **config}
+    for override in overrides:
+        _override(config, name, override)
+    region = config.setdefault("aws:region", DEFAULT_REGION)
+    work = folder / place
+    work.mkdir(mode=0o700, exist_ok=True)
+    (folder / "state").mkdir(mode=0o700, exist_ok=True)
+    generated = {key: value for key, value in project.items() if key not in ("runtime", "main", "backend")}
+    generated |= {"runtime": "python", "main": str(program)}
+    _write(work / "Pulumi.yaml", yaml.safe_dump(generated, sort_keys=False))
+    stack_file = {"encryptionsalt": vault.salt, "config": config}
+    _write(work / f"Pulumi.{stack}.yaml", yaml.safe_dump(stack_file, sort_keys=False))
+    return Workspace(folder, program, name, stack, str(region), place)
+
+
+# Sections with a map of generations.
+_ROLES = ("slaves", "control", "edge")
+
+
+@contextmanager
+def keep_generations(workspace: Workspace) -> Generator[None]:
+    """Around a command that may raise generations in the stack file of a run, which a real stack would have kept.
+
+    They are kept with the cloud, also where the command does not live to its end, and hold until `down`.
+    """
+    marker = workspace.folder / "rolling"
+    marker.touch()
+    try:
+        yield
+    finally:
+        _harvest(workspace.folder, workspace.project, workspace.stack)
+
+
+def _harvest(folder: Path, project: str, stack: str) -> None:
+    marker = folder / "rolling"
+    if not marker.exists():
+        return
+    config = _read_yaml(folder / "work" / f"Pulumi.{stack}.yaml").get("config") or {}
+    rolled = {role: config.get(f"{project}:{role}", {}).get("generations") or {} for role in _ROLES}
+    _write(folder / "generations.json", json.dumps(rolled))
+    marker.unlink()
+
+
+def _keep(config: dict[str, Any], project: str, folder: Path) -> None:
+    """Raises the configuration's generations to those that a roll of this cloud has reached."""
+    kept = folder / "generations.json"
+    for role, rolled in (json.loads(kept.read_text()) if kept.exists() else {}).items():
+        if rolled:
+            given = config.setdefault(f"{project}:{role}", {}).setdefault("generations", {})
+            now = {str(index): generation for index, generation in given.items()}
+            given.clear()
+            given |= now | {index: max(generation, now.get(index, 1)) for index, generation in rolled.items()}
+
+
+def read_config(program: Path, stack: str) -> dict[str, Any]:
+    """The configuration in Pulumi.<stack>.yaml. LocalCloudError: no such stack, or a file that is no YAML."""
+    path = program / f"Pulumi.{stack}.yaml"
+    if not path.exists():
+        found = sorted(p.name.split(".")[1] for p in program.glob("Pulumi.*.yaml"))
+        raise LocalCloudError(f"there is no stack {stack!r}: {path} does not exist; stacks here: {', '.join(found) or 'none'}")
+    return cast(dict[str, Any], _read_yaml(path).get("config") or {})
+
+
+class Vault:
+    """The cloud's passphrase, and values encrypted under it as the engine's passphrase provider does (AES-256-GCM).
+
+    Doing it here instead of by one `pulumi config set` for each value spares seconds, and values never pass an argument.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "secrets.json"
+        passphrase = folder / "passphrase"
+        if not passphrase.exists():
+            _write(passphrase, random_source.token_urlsafe(32))
+        if self._file.exists():
+            stored: dict[str, Any] = json.loads(self._file.read_text())
+        else:
+            stored = {"salt": base64.b64encode(random_source.token_bytes(8)).decode(), "values": {}}
+        self._values: dict[str, str] = stored["values"]
+        self._salt_text: str = stored["salt"]
+        salt = base64.b64decode(self._salt_text)
+        key = hashlib.pbkdf2_hmac("sha256", passphrase.read_bytes().strip(), salt, _ITERATIONS, 32)
+        self._cipher = AESGCM(key)
+        self.salt = stored.get("check") or f"v1:{self._salt_text}:{self.encrypt('pulumi')}"
+
+    def encrypt(self, text: str) -> str:
+        nonce = random_source.token_bytes(12)
+        sealed = self._cipher.encrypt(nonce, text.encode(), None)
+        return f"v1:{base64.b64encode(nonce).decode()}:{base64.b64encode(sealed).decode()}"
+
+    def config(self, generate: Callable[[], dict[str, str]], rotate: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+        """The secrets as stack configuration. Those to rotate and those that a newer program asks for are made, others stay."""
+        made = generate()
+        kept = {key: value for key, value in self._values.items() if key not in rotate}
+        if set(made) != set(kept):
+            # Some can only be made along with others.
+            for key in together(made.keys() - kept.keys()):
+                kept.pop(key, None)
+            self._values = {key: kept.get(key) or self.encrypt(value) for key, value in made.items()}
+        _write(self._file, json.dumps({"salt": self._salt_text, "check": self.salt, "values": self._values}))
+        return {key: {"secure": value} for key, value in self._values.items()}
+
+
+def _override(config: dict[str, Any], project: str, text: str) -> None:
+    """Applies one `path=value`: a dotted path into the project's configuration, or into another namespace's with `name:`."""
+    path, equals, written = text.partition("=")
+    path = path.strip()
+    if not equals or not path or any(not part for part in path.split(".")):
+        raise LocalCloudError(f"--set {text}: give it as key=value, for example --set slaves.count=5")
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError as error:
+        raise LocalCloudError(f"--set {path}: {written!r} is not YAML: {error}") from None
+    first, *rest = path.split(".")
+    key = first if ":" in first else f"{project}:{first}"
+    if not rest:
+        config[key] = value
+        return
+    place = config.setdefault(key, {})
+    for index, part in enumerate(rest):
+        if not isinstance(place, dict):
+            above = ".".join([first, *rest[:index]])
+            raise LocalCloudError(f"--set {path}: {above} is {place!r}, which has no parts")
+        inside = cast(dict[str, Any], place)
+        if index == len(rest) - 1:
+            inside[part] = value
+        else:
+            place = inside.setdefault(part, {})
+
+
+def _without_ciphertext(value: Any, vault: Vault) -> Any:
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        if set(fields) == {"secure"}:
+            return {"secure": vault.encrypt(random_source.token_urlsafe(24))}
+        return {key: _without_ciphertext(item, vault) for key, item in fields.items()}
+    if isinstance(value, list):
+        return [_without_ciphertext(item, vault) for item in cast(list[Any], value)]
+    return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise LocalCloudError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise LocalCloudError(f"{path} is not YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise LocalCloudError(f"{path} holds {type(content).__name__}, not keys and values")
+    return cast(dict[str, Any], content)
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file of mode 0600 in one step: a reader sees the old text or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)

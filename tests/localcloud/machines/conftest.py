@@ -1,0 +1,195 @@
+"""One small cloud for all tests of this folder: a VPC with a public and a private subnet, and hosts that really boot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from localcloud import paths
+from localcloud.machinery import binaries
+from localcloud.machines.driver import MachineDriver
+from tests.labs import needs_machines
+
+REGION = "eu-west-1"
+# Seconds: cloud-init with a bridge and Docker takes ten on a quiet machine.
+BOOT = 90
+USER_DATA = """#cloud-config
+write_files:
+  - path: /etc/apollo/proof
+    content: "from user-data"
+  - path: /etc/default/docker
+    content: 'DOCKER_OPTS="--bridge=weave --fixed-cidr={docker}"'
+runcmd:
+  - [ip, link, add, name, weave, type, bridge]
+  - [ip, address, add, {bridge}, dev, weave]
+  - [ip, link, set, weave, up]
+  - [systemctl, start, docker]
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Lab:
+    """The cloud's API, and what the hosts of the tests stand in."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.endpoint = f"http://127.0.0.1:{free_port()}"
+        self.edge_port = free_port()
+        self.moto = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-p", self.endpoint.rpartition(":")[2]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"},
+        )
+        self._await_moto()
+        self.ec2 = self.client("ec2")
+        self.vpc = self.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        self.private = self._subnet("10.0.0.0/19")
+        self.public = self._subnet("10.0.224.0/24")
+        self._routes()
+        self.group = self._group("hosts")
+        self.edge_group = self._group("edge")
+        self.profile = self._profile()
+        self.image = self.ec2.describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])["Images"][0]
+        self.driver: MachineDriver = self.new_driver()
+
+    def new_driver(self) -> MachineDriver:
+        return MachineDriver(self.endpoint, self.run_dir, paths.cache_dir(), binaries, edge_port=self.edge_port, region=REGION)
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="t", aws_secret_access_key="t"
+        )
+
+    def launch(self, name: str, subnet: str, address: str, user_data: str, groups: list[str], *, plain: bool = False) -> str:
+        """Runs an instance in the API; reconcile() boots it. plain: from an image without our packages."""
+        interface: dict[str, Any] = {"DeviceIndex": 0, "SubnetId": subnet, "PrivateIpAddress": address}
+        interface |= {"Groups": groups, "DeleteOnTermination": True}
+        return self.ec2.run_instances(
+            MinCount=1,
+            MaxCount=1,
+            ImageId=self._plain_image() if plain else self.image["ImageId"],
+            InstanceType="t3.small",
+            UserData=user_data,
+            NetworkInterfaces=[interface],
+            IamInstanceProfile={"Name": self.profile},
+            MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+            TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}],
+        )["Instances"][0]["InstanceId"]
+
+    def open(self, group: str, protocol: str, ports: tuple[int, int], *, cidr: str = "", source: str = "") -> None:
+        self.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission(protocol, ports, cidr, source)])
+
+    def shut(self, group: str, protocol: str, ports: tuple[int, int], *, cidr: str = "", source: str = "") -> None:
+        self.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[permission(protocol, ports, cidr, source)])
+
+    def close(self) -> None:
+        self.driver.close()
+        self.moto.terminate()
+        self.moto.wait()
+
+    def _plain_image(self) -> str:
+        return self.ec2.register_image(Name="debian-12-plain", RootDeviceName="/dev/sda1")["ImageId"]
+
+    def _await_moto(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=2).close()
+                return
+            except OSError:
+                assert self.moto.poll() is None, "the moto server ended"
+                assert time.monotonic() < deadline, "the moto server does not answer"
+                time.sleep(0.1)
+
+    def _subnet(self, cidr: str) -> str:
+        zone = f"{REGION}a"
+        reply = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock=cidr, AvailabilityZone=zone)
+        return reply["Subnet"]["SubnetId"]
+
+    def _routes(self) -> None:
+        gateway = self.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        self.ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=self.vpc)
+        nat_address = self.ec2.allocate_address(Domain="vpc", Address="203.0.113.1")["AllocationId"]
+        nat = self.ec2.create_nat_gateway(SubnetId=self.public, AllocationId=nat_address)["NatGateway"]["NatGatewayId"]
+        for subnet, target in ((self.public, {"GatewayId": gateway}), (self.private, {"NatGatewayId": nat})):
+            table = self.ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+            self.ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", **target)
+            self.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+
+    def _group(self, name: str) -> str:
+        reply = self.ec2.create_security_group(VpcId=self.vpc, GroupName=name, Description=name)
+        return reply["GroupId"]
+
+    def _profile(self) -> str:
+        iam = self.client("iam")
+        trust = '{"Version":"2012-10-17","Statement":[]}'
+        iam.create_role(RoleName="host-role", AssumeRolePolicyDocument=trust)
+        iam.create_instance_profile(InstanceProfileName="host-profile")
+        iam.add_role_to_instance_profile(InstanceProfileName="host-profile", RoleName="host-role")
+        return "host-profile"
+
+
+def permission(protocol: str, ports: tuple[int, int], cidr: str, source: str) -> dict[str, Any]:
+    rule: dict[str, Any] = {"IpProtocol": protocol, "FromPort": ports[0], "ToPort": ports[1]}
+    if cidr:
+        rule["IpRanges"] = [{"CidrIp": cidr}]
+    if source:
+        rule["UserIdGroupPairs"] = [{"GroupId": source}]
+    return rule
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.fixture(scope="session")
+def lab() -> Generator[Lab]:
+    """Two private hosts (one, two) and a public one (edge), booted."""
+    needs_machines(paths.cache_dir(), "the booted machines")
+    run_dir = paths.cache_dir() / "tests" / "machines"
+    MachineDriver.sweep(run_dir)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    lab = Lab(run_dir)
+    try:
+        boot_hosts(lab)
+        yield lab
+    finally:
+        lab.close()
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def boot_hosts(lab: Lab) -> None:
+    lab.open(lab.group, "icmp", (-1, -1), source=lab.group)
+    lab.open(lab.group, "icmp", (-1, -1), source=lab.edge_group)
+    lab.open(lab.edge_group, "tcp", (80, 80), cidr="0.0.0.0/0")
+    for number, name in ((1, "one"), (2, "two")):
+        text = USER_DATA.format(docker=f"10.2.{number}.0/24", bridge=f"10.2.0.{number}/16")
+        lab.launch(name, lab.private, f"10.0.0.{32 + number}", text, [lab.group])
+    edge = lab.launch("edge", lab.public, "10.0.224.11", "#cloud-config\n{}\n", [lab.edge_group])
+    address = lab.ec2.allocate_address(Domain="vpc", Address="203.0.113.10")["AllocationId"]
+    lab.ec2.associate_address(AllocationId=address, InstanceId=edge)
+    lab.driver.reconcile()
+    for host in ("one", "two", "edge"):
+        lab.driver.wait_ready(host, BOOT)

@@ -1,0 +1,265 @@
+"""The real engine over the small program: what an `up` does, does again, does after it was cut off, and takes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from localcloud import cloud as clouds
+from localcloud.processes import alive
+
+from .support import PROGRAMS, CommandLine, end, family, names, until
+
+pytestmark = pytest.mark.engine
+
+INSTANCE = "aws:ec2/instance:Instance"
+EVERYTHING = 18  # what the small program registers with two hosts, the stack itself among it
+
+
+def test_the_life_of_a_stack(line: CommandLine) -> None:
+    first = line.up()
+    assert (first.status, first.changes) == (0, {"create": EVERYTHING}), first.err
+    assert first.json["outputs"]["secret"] == "[secret]"
+    hosts = json.loads(line.run("status", "--json").out)
+    assert [(h["name"], h["privateIp"], h["dockerSubnet"], h["state"]) for h in hosts] == [
+        ("host-1", "10.0.1.11", "10.2.1.0/24", "running"),
+        ("host-2", "10.0.1.12", "10.2.2.0/24", "running"),
+    ]
+    assert json.loads(line.run("outputs", "--json").out) == first.json["outputs"]
+    assert "hush" not in line.state.read_text(), "a secret stands in the state in clear text"
+    passphrase = line.folder / "passphrase"
+    assert passphrase.stat().st_mode & 0o777 == 0o600
+
+    # New user-data waits for a raised generation; a third host is exactly its own three resources.
+    second = line.up("hosts.count=3", "hosts.data=v2")
+    assert second.changes == {"create": 3, "same": EVERYTHING}, second.err
+    assert names(second.json["steps"], "create") == ["data-3", "data-3", "host-3"]
+
+    mark = len(line.calls())
+    third = line.up("hosts.count=3", "hosts.data=v2", "hosts.generation={1: 2}")
+    assert third.changes == {"replace": 2, "same": EVERYTHING + 1}, third.err
+    assert names(third.json["steps"], "replace") == ["data-1", "host-1"]
+    done = [(call["operation"], call["name"]) for call in line.calls()[mark:]]
+    assert done == [("delete", "data-1"), ("delete", "host-1"), ("create", "host-1"), ("create", "data-1")]
+
+    # Behind the program's back: a tag of one host is changed, another host is gone.
+    from .support import World
+
+    ec2 = World(line.cloud()).boto("ec2")
+    ids = {host["name"]: host["instanceId"] for host in third.json["hosts"]}
+    ec2.create_tags(Resources=[ids["host-2"]], Tags=[{"Key": "Name", "Value": "renamed"}])
+    ec2.terminate_instances(InstanceIds=[ids["host-3"]])
+    seen = line.run("refresh", "--json")
+    assert seen.json["changes"]["update"] >= 1 and seen.json["changes"]["delete"] >= 1, seen.err
+    mended = line.up("hosts.count=3", "hosts.data=v2", "hosts.generation={1: 2}")
+    assert names(mended.json["steps"], "update") == ["host-2"]
+    assert "host-3" in names(mended.json["steps"], "create") + names(mended.json["steps"], "replace")
+    again = line.up("hosts.count=3", "hosts.data=v2", "hosts.generation={1: 2}")
+    assert again.changes == {"same": EVERYTHING + 3}, again.err
+
+    cloud = line.cloud()
+    gone = line.run("down", "--json")
+    assert (gone.status, gone.changes) == (0, {"delete": EVERYTHING + 3}), gone.err
+    assert not cloud.alive()
+    assert not line.run_dir.exists(), list(line.run_dir.rglob("*"))
+    assert family(line.run_dir) == []
+
+
+def test_a_failure_in_the_middle_then_a_damaged_state(line: CommandLine) -> None:
+    # Started by an `up` that fails on its own, so that a fault can be set before anything else is made.
+    broken = line.up("hosts.count=-1")
+    assert broken.status == 1
+    assert "hosts.count: -1 is below 0" in broken.err
+    assert "Traceback" not in broken.err
+    line.cloud().ask(
+        "fault", {"operation": "create", "type": INSTANCE, "nth": 2, "message": "InsufficientInstanceCapacity: none left"}
+    )
+    failed = line.up()
+    assert failed.status == 1
+    assert failed.err.count("InsufficientInstanceCapacity: none left") == 1, failed.err
+    made = [name for name in line.resources() if name.startswith("host-")]
+    assert len(made) == 1, "the host that was made is in the state, the other is not"
+
+    missing = line.up()
+    assert missing.status == 0, missing.err
+    assert sorted({"host-1", "host-2"} - set(made)) == [
+        n for n in names(missing.json["steps"], "create") if n.startswith("host")
+    ]
+    assert line.up().changes == {"same": EVERYTHING}
+
+    text = line.state.read_text()
+    line.state.write_text(text[: len(text) // 2])
+    refused = line.up()
+    assert refused.status == 1
+    assert str(line.state) in refused.err and "down --force" in refused.err and "nothing was changed" in refused.err
+    assert line.state.read_text() == text[: len(text) // 2]
+    assert line.run("down").status == 1
+    cloud = line.cloud()
+    assert line.run("down", "--force").status == 0
+    assert not cloud.alive() and not line.run_dir.exists()
+
+
+def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
+    line.up("hosts.count=-1")
+    cloud = line.cloud()
+    # The instance is made, but the engine is dead before it hears of it.
+    cloud.ask("fault", {"operation": "create", "type": INSTANCE, "name": "host-1", "delay": 60, "when": "after"})
+    process = line.start("up")
+    until("host-1 under way", lambda: cloud.ask("status")["faults"] == [])
+    end(process, signal.SIGKILL)
+    until("the end of the engine and all its children", lambda: family(line.run_dir) == [], 10)
+    assert cloud.alive(), "the cloud outlives the command that started it"
+    assert list((line.folder / "state").rglob("locks/**/*.json")), "the killed engine should have left its lock"
+
+    after = line.up()
+    assert after.status == 0, after.err
+    assert "made by a run that did not live to record it" in after.err
+    assert line.up().changes == {"same": EVERYTHING}
+    from .support import World
+
+    instances = [
+        i for r in World(cloud).boto("ec2").describe_instances()["Reservations"] for i in r["Instances"]
+        if i["State"]["Name"] == "running"
+    ]  # fmt: skip
+    assert len(instances) == 2, "an orphan is left"
+
+    os.kill(cloud.pid, signal.SIGKILL)
+    until("the end of the cloud", lambda: not cloud.alive())
+    assert "no cloud runs" in line.run("status").err
+    anew = line.up()
+    assert "the old cloud" in anew.err and "starting from an empty state" in anew.err
+    assert anew.changes == {"create": EVERYTHING}
+
+
+def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: CommandLine) -> None:
+    line.up("hosts.count=-1")
+    cloud = line.cloud()
+    cloud.ask("fault", {"operation": "create", "type": INSTANCE, "name": "host-1", "delay": 60, "when": "after"})
+    process = line.start("up", "--json")
+    until("host-1 under way", lambda: cloud.ask("status")["faults"] == [])
+    busy = line.run("up")
+    assert busy.status == 1
+    assert f"in use: `up` of process {process.pid}" in busy.err
+    stopped = end(process, signal.SIGINT)
+    assert stopped.status == 130, stopped.err
+    assert stopped.json["result"] == "interrupted"
+    assert "host-1" in line.resources(), "what was under way is recorded"
+    assert family(line.run_dir) == []
+
+    cloud.ask("fault", {"operation": "create", "type": "aws:ebs/volume:Volume", "delay": 60})
+    cloud.ask("fault", {"operation": "create", "type": "aws:ec2/volumeAttachment:VolumeAttachment", "delay": 60})
+    process = line.start("up")
+    until("a call under way", lambda: cloud.ask("status")["inFlight"] > 0)
+    os.kill(cloud.pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended while the engine was running" in err, (out, err)
+    assert family(line.run_dir) == []
+
+
+def test_a_preview_needs_no_cloud_and_leaves_nothing(line: CommandLine) -> None:
+    before = {path: path.stat().st_mtime_ns for path in PROGRAMS.rglob("*.yaml")}
+    shown = line.run("preview", "--json", "--set", "hosts.count=4")
+    assert shown.status == 0, shown.err
+    assert shown.json["types"][INSTANCE] == {"create": 4}
+    assert [host["name"] for host in shown.json["hosts"]] == ["host-1", "host-2", "host-3", "host-4"]
+    assert {host["state"] for host in shown.json["hosts"]} == {"planned"}
+    assert not line.run_dir.exists()
+    assert family(line.run_dir) == []
+    assert {path: path.stat().st_mtime_ns for path in PROGRAMS.rglob("*.yaml")} == before, "the checkout was written to"
+
+
+def test_a_killed_preview_takes_its_cloud_along(line: CommandLine) -> None:
+    process = line.start("preview")
+
+    def found() -> clouds.Cloud | None:
+        return clouds.find(line.run_dir / f"preview-{process.pid}")
+
+    until("the preview's cloud", lambda: found() is not None)
+    cloud = found()
+    assert cloud is not None
+    end(process, signal.SIGKILL)
+    until("the end of the cloud", lambda: not alive(cloud.pid, cloud.ticks), 15)
+    until("the end of its folder", lambda: not list(line.run_dir.glob("preview-*")), 15)
+    until("the end of its engine", lambda: family(line.run_dir) == [], 10)
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["preview", "--stack", "nowhere"], "there is no stack 'nowhere'"),
+    (["preview", "--set", "hosts"], "--set hosts: give it as key=value"),
+    (["preview", "--set", "hosts=[1"], "is not YAML"),
+    (["preview", "--set", "aws:region.x=1"], "aws:region is 'eu-west-1', which has no parts"),
+    (["status"], "no cloud runs for stack local"),
+    (["outputs"], "no cloud runs for stack local"),
+    (["refresh"], "no cloud runs for stack local"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
+def test_bad_usage_is_one_clear_message(argv: list[str], words: str, line: CommandLine) -> None:
+    said = line.run(*argv)
+    assert said.status == 1
+    assert words in said.err
+    assert "Traceback" not in said.err
+    assert not list(line.run_dir.glob("preview-*"))
+
+
+def test_a_taken_port_is_named(line: CommandLine) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = line.run("preview", "--port", str(port))
+    assert said.status == 1
+    assert f"port {port} is in use" in said.err
+
+
+def test_down_without_a_cloud_is_done_at_once(line: CommandLine) -> None:
+    assert line.run("down").status == 0
+    assert not line.run_dir.exists()
+
+
+def test_the_supervisor_ends_the_whole_family(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from localcloud.processes import start_ticks, supervised
+
+    folder = tmp_path_factory.mktemp("supervised")
+    script = f"setsid sh -c 'echo $$ > {folder}/pid; exec sleep 600' & sleep 600"
+    process = supervised(["sh", "-c", script], dict(os.environ), folder, folder / "log")
+    until("the grandchild", lambda: (folder / "pid").exists() and (folder / "pid").read_text().strip() != "")
+    pid = int((folder / "pid").read_text())
+    ticks = start_ticks(pid)
+    assert ticks is not None
+    process.terminate()
+    process.wait(timeout=10)
+    assert not alive(pid, ticks)
+
+
+def test_a_dead_parents_supervisor_ends_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import sys
+
+    from localcloud.paths import REPOSITORY
+    from localcloud.processes import start_ticks
+
+    folder = tmp_path_factory.mktemp("orphaned")
+    code = (
+        "import os,sys,time; from pathlib import Path; from localcloud.processes import supervised; f=Path(sys.argv[1]);"
+        "supervised(['sh','-c',f'echo $$ > {f}/pid; exec sleep 600'],dict(os.environ),f,f/'log'); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY)
+    until("the command", lambda: (folder / "pid").exists() and (folder / "pid").read_text().strip() != "")
+    pid = int((folder / "pid").read_text())
+    ticks = start_ticks(pid)
+    assert ticks is not None
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while alive(pid, ticks):
+        assert time.monotonic() < deadline, "the command outlived the one that started it"
+        time.sleep(0.05)

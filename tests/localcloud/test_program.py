@@ -1,0 +1,317 @@
+"""The real program under the real engine: each change of the settings does exactly what was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from localcloud import cloud as clouds
+from localcloud.cloud import Cloud
+from localcloud.paths import REPOSITORY
+from plan.secrets import CERTIFICATE, SECRETS, parameter_name
+
+# One worker takes them all: most share one stack.
+pytestmark = pytest.mark.engine
+DEADLINE = 240
+HOST_KINDS = ("Instance", "Volume", "VolumeAttachment", "Host")
+
+
+class Stack:
+    """The local stack without machines, in a run directory of its own."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.env = {**os.environ, "APOLLO_RUN_DIR": str(run_dir)}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "localcloud", *arguments]
+        return subprocess.Popen(argv, cwd=REPOSITORY, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=DEADLINE)
+        return process.returncode, out, err
+
+    def up(self, *sets: str) -> dict[str, Any]:
+        options = [option for value in sets for option in ("--set", value)]
+        status, out, err = self.run("up", "--no-machines", "--json", *options)
+        assert status == 0, f"{out[-3000:]}{err[-3000:]}"
+        return json.loads(out)
+
+    @property
+    def cloud(self) -> Cloud:
+        cloud = clouds.find(self.run_dir / "local")
+        assert cloud is not None
+        return cloud
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.cloud.endpoint,
+            region_name=self.cloud.region,
+            aws_access_key_id="x",
+            aws_secret_access_key="x",
+        )
+
+    def calls(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run_dir / "local" / "calls.jsonl").read_text().splitlines()]
+
+    def user_data(self) -> dict[str, str]:
+        """Each living instance's user-data by its host's name, as the API has it."""
+        ec2 = self.client("ec2")
+        found: dict[str, str] = {}
+        for reservation in ec2.describe_instances()["Reservations"]:
+            for instance in reservation["Instances"]:
+                if instance["State"]["Name"] == "running":
+                    tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+                    answer = ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
+                    found[tags["apollo:host"]] = answer["UserData"]["Value"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    found = Stack(tmp_path_factory.mktemp("program") / "run")
+    found.up()
+    yield found
+    status, _, err = found.run("down")
+    assert status == 0, err
+    assert not found.run_dir.exists()
+
+
+def names(result: dict[str, Any], operation: str) -> set[str]:
+    return {f"{step['type'].rpartition(':')[2]} {step['name']}" for step in result["steps"] if step["op"] == operation}
+
+
+def host(name: str, *, data: bool = True) -> set[str]:
+    extra = {f"Volume {name}-data", f"VolumeAttachment {name}-data"} if data else set[str]()
+    return {f"Host {name}", f"Instance {name}-instance", f"Command {name}-drain"} | extra
+
+
+def changed(result: dict[str, Any]) -> set[str]:
+    return {operation for operation in result["changes"] if operation != "same"}
+
+
+def test_up_again_changes_nothing(stack: Stack) -> None:
+    assert changed(stack.up()) == set()
+
+
+def test_scaling_to_five_and_back_touches_just_the_two_slaves(stack: Stack) -> None:
+    before = stack.user_data()
+    grown = stack.up("slaves.count=5")
+    assert (names(grown, "create"), changed(grown)) == (host("slave-4") | host("slave-5"), {"create"})
+    after = stack.user_data()
+    assert {name: after[name] for name in before} == before
+    shrunk = stack.up()
+    assert (names(shrunk, "delete"), changed(shrunk)) == (host("slave-4") | host("slave-5"), {"delete"})
+
+
+def test_another_mesh_is_refused_until_it_is_confirmed(stack: Stack) -> None:
+    status, _, err = stack.run("preview", "--set", "overlay.mesh=wireguard")
+    assert status == 1 and "overlay.mesh: wireguard is not what this stack runs, vxlan" in err
+    assert "set overlay.switchFrom: vxlan" in err
+
+
+def test_retiring_slot_2_replaces_it_by_slave_4_and_nothing_else(stack: Stack) -> None:
+    result = stack.up("slaves.retired=[2]")
+    assert names(result, "create") == host("slave-4")
+    assert names(result, "delete") == host("slave-2")
+    assert changed(result) == {"create", "delete"}
+    assert [h["name"] for h in result["hosts"] if h["role"] == "slave"] == ["slave-1", "slave-3", "slave-4"]
+    stack.up()
+
+
+def test_a_raised_generation_replaces_that_instance_deleted_first_and_keeps_its_volume(stack: Stack) -> None:
+    seen = len(stack.calls())
+    result = stack.up("slaves.generations.1=2")
+    replaced = {"Instance slave-1-instance", "VolumeAttachment slave-1-data", "Command slave-1-drain"}
+    assert names(result, "replace") == replaced
+    assert names(result, "update") == {"Host slave-1"}
+    assert changed(result) == {"replace", "update"}
+    order = [(c["operation"], c["name"]) for c in stack.calls()[seen:] if c["operation"] in ("create", "delete")]
+    assert order == [
+        ("delete", "slave-1-drain"),
+        ("delete", "slave-1-data"),
+        ("delete", "slave-1-instance"),
+        ("create", "slave-1-instance"),
+        ("create", "slave-1-data"),
+        ("create", "slave-1-drain"),
+    ]
+    stack.up()
+
+
+def test_a_new_type_or_image_waits_for_the_generation(stack: Stack) -> None:
+    waiting = stack.up("slaves.instanceType=t3.large", "image.name=debian-12-amd64-2*")
+    # The hosts' components alone, which is how a reviewer sees that three machines go apart from the plan.
+    assert names(waiting, "update") == {f"Host slave-{slot}" for slot in (1, 2, 3)}
+    assert changed(waiting) == {"update"}
+    rolled = stack.up("slaves.instanceType=t3.large", "slaves.generations.3=2")
+    replaced = {"Instance slave-3-instance", "VolumeAttachment slave-3-data", "Command slave-3-drain"}
+    assert names(rolled, "replace") == replaced
+    instances = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
+    types = {
+        next(tag["Value"] for tag in instance["Tags"] if tag["Key"] == "apollo:host"): instance["InstanceType"]
+        for reservation in instances["Reservations"]
+        for instance in reservation["Instances"]
+    }
+    assert (types["slave-3"], types["slave-1"]) == ("t3.large", "t3.medium")
+    stack.up("slaves.generations.3=3")
+    stack.up()
+
+
+def test_appending_a_zone_and_growing_control_change_no_host_subnet_or_address(stack: Stack) -> None:
+    before = stack.user_data()
+    zone = stack.up("zones=[a, b, {name: c, fromSlot: 13}]")
+    assert changed(zone) == {"create", "update"}
+    # The endpoint's routes reach the new zone's table too.
+    assert names(zone, "update") == {"VpcEndpoint network-s3"}
+    assert {name.split()[0] for name in names(zone, "create")} == {"Subnet", "RouteTable", "Route", "RouteTableAssociation"}
+    stack.up()
+    control = stack.up("control.count=5")
+    assert (names(control, "create"), changed(control)) == (host("control-4") | host("control-5"), {"create"})
+    after = stack.user_data()
+    assert {name: after[name] for name in before} == before
+    stack.up()
+
+
+def test_no_instance_is_created_before_what_its_first_boot_needs(stack: Stack) -> None:
+    done = {
+        (call["type"].rpartition(":")[2], call["name"]): call
+        for call in reversed(stack.calls())
+        if call["operation"] == "create" and "error" not in call
+    }
+    for (kind, name), call in done.items():
+        if kind != "Instance" or not name.startswith(("slave-", "control-", "edge-")):
+            continue
+        role = name.split("-")[0]
+        needed = [c for (k, n), c in done.items() if k == "Parameter" and (role == "control" or "gossip" in n)]
+        needed += [c for (k, n), c in done.items() if k == "RolePolicy" and n.startswith(role)]
+        needed += [c for (k, n), c in done.items() if "GroupRule" in k or "IngressRule" in k or "EgressRule" in k
+                   if n.startswith(("security-node", f"security-{role}"))]  # fmt: skip
+        needed += [c for (k, n), c in done.items() if k == "Route" and (role == "edge") == (n == "network-public-internet")
+                   if role == "edge" or call_zone(call, done) in n]  # fmt: skip
+        assert len(needed) >= 8
+        late = [c["name"] for c in needed if c["ended"] > call["started"]]
+        assert not late, f"{name} was created before {late}"
+
+
+def call_zone(call: dict[str, Any], done: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """The letter in the name of the private route that serves the instance's zone: slots and numbers go a, b in turn."""
+    del done
+    index = int(call["name"].split("-")[1])
+    return f"private-{'ab'[(index - 1) % 2]}-"
+
+
+def test_a_change_behind_pulumis_back_is_seen_by_refresh_and_put_right_by_up(stack: Stack) -> None:
+    ec2 = stack.client("ec2")
+    (vpc,) = [v for v in ec2.describe_vpcs()["Vpcs"] if v["CidrBlock"] == "10.0.0.0/16"]
+    ec2.create_tags(Resources=[vpc["VpcId"]], Tags=[{"Key": "Name", "Value": "renamed by hand"}])
+    status, out, err = stack.run("refresh", "--json")
+    assert status == 0, err
+    assert json.loads(out)["changes"].get("update") == 1
+    assert names(stack.up(), "update") == {"Vpc network-vpc"}
+    assert changed(stack.up()) == set()
+
+
+def test_outputs_and_status_are_one_json_document_each(stack: Stack) -> None:
+    status, out, _ = stack.run("outputs", "--json")
+    assert (status, json.loads(out)["slaves"]["slave-1"]["dockerSubnet"]) == (0, "10.2.1.0/24")
+    status, out, _ = stack.run("status", "--json")
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == [
+        "control-1", "control-2", "control-3", "slave-1", "slave-2", "slave-3", "edge-1",
+    ]  # fmt: skip
+    assert all(row["state"] == "running" for row in rows)
+
+
+def test_the_state_and_the_outputs_hold_no_secret_in_plain_text(stack: Stack) -> None:
+    ssm = stack.client("ssm")
+    pages = ssm.get_paginator("get_parameters_by_path").paginate(Path="/apollo/local", Recursive=True, WithDecryption=True)
+    everything = [parameter for page in pages for parameter in page["Parameters"]]
+    public = ("/apollo/local/programs/", "/apollo/local/control/count")
+    parameters = [p for p in everything if not p["Name"].startswith(public)]
+    # The local stack's edge has a certificate too.
+    assert {p["Name"] for p in parameters} == {parameter_name("local", secret) for secret in (*SECRETS, CERTIFICATE)}
+    kept = [p for p in (stack.run_dir / "local").rglob("*") if p.is_file() and p.name != "passphrase"]
+    texts = {path: path.read_text(errors="replace") for path in kept}
+    for parameter in parameters:
+        assert parameter["Type"] == "SecureString"
+        value = parameter["Value"].strip().splitlines()[-2 if "\n" in parameter["Value"].strip() else 0]
+        assert not [path.name for path, text in texts.items() if value in text], parameter["Name"]
+
+
+def test_a_killed_up_converges_at_the_next_with_nothing_orphaned_and_no_lock(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "run")
+    try:
+        process = stack.start("up", "--no-machines")
+        calls = stack.run_dir / "local" / "calls.jsonl"
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Subnet" in line:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=DEADLINE)
+        assert calls.exists()
+        stack.up()
+        assert changed(stack.up()) == set()
+        live = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
+        assert sum(len(r["Instances"]) for r in live["Reservations"]) == 7
+    finally:
+        status, _, err = stack.run("down")
+    # `down` itself fails where anything is left that the state does not know of.
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("stack_name", ["dev", "prod"])
+def test_any_stack_can_be_previewed_without_an_account(stack_name: str, tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "run")
+    status, out, err = stack.run("preview", "--stack", stack_name, "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert set(result["changes"]) == {"create"}
+    assert {h["name"] for h in result["hosts"]} >= {"slave-1", "control-1", "edge-1"}
+    assert not stack.run_dir.exists()
+
+
+def test_prod_with_239_slaves_can_be_previewed(tmp_path: Path) -> None:
+    status, out, err = Stack(tmp_path / "run").run("preview", "--stack", "prod", "--set", "slaves.count=239", "--json")
+    assert status == 0, err
+    hosts = {h["name"]: h for h in json.loads(out)["hosts"]}
+    assert hosts["slave-239"]["dockerSubnet"] == "10.2.239.0/24"
+
+
+def test_the_weave_stack_comes_up_whole(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "run")
+    try:
+        status, _, err = stack.run("up", "--stack", "dev", "--no-machines")
+        assert status == 0, err
+    finally:
+        status, _, err = stack.run("down", "--stack", "dev")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["overlay.cidr=10.0.0.0/16"], "overlay.cidr: 10.0.0.0/16 overlaps network.cidr"),
+        (["control.count=4"], "control.count: 4 servers cannot hold a useful majority"),
+        (["slaves.cuont=4"], "slaves.cuont: unknown key; did you mean slaves.count?"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_message_and_nothing_is_created(tmp_path: Path, sets: list[str], words: str) -> None:
+    stack = Stack(tmp_path / "run")
+    options = [option for value in sets for option in ("--set", value)]
+    status, _, err = stack.run("preview", *options)
+    assert status == 1
+    assert "1 problem, nothing was created." in err
+    assert words in err
+    assert "Traceback" not in err

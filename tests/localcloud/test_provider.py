@@ -1,0 +1,175 @@
+"""Names, tags, drift, regions, replacement rules and look-ups: what holds for all types."""
+
+# One case a line reads as the table it is.
+# ruff: noqa: E501
+from __future__ import annotations
+
+import pytest
+
+from localcloud.provider.values import Props, plain
+
+from .support import REGION, Client, World, refusal
+
+VPC = "aws:ec2/vpc:Vpc"
+INSTANCE = "aws:ec2/instance:Instance"
+GROUP = "aws:ec2/securityGroup:SecurityGroup"
+INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+
+
+def test_a_name_is_the_logical_one_with_seven_digits_and_stays(world: World) -> None:
+    inputs, _ = world.aws.check(GROUP, {"description": "d"}, name="front")
+    stem, _, digits = inputs["name"].rpartition("-")
+    assert (stem, len(digits)) == ("front", 7)
+    assert world.aws.check(GROUP, {"description": "d"}, name="front")[0]["name"] == inputs["name"], "same seed, same name"
+    later, _ = world.aws.check(GROUP, {"description": "d"}, old={"name": "front-older00"}, name="front")
+    assert later["name"] == "front-older00"
+    assert world.aws.check(GROUP, {"name": "own"}, name="front")[0]["name"] == "own"
+    long, _ = world.aws.check("aws:lb/targetGroup:TargetGroup", {}, name="x" * 50)
+    assert len(long["name"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("type", "old", "new", "paths", "replaces"),
+    [
+        (INSTANCE, {"instanceType": "a"}, {"instanceType": "b"}, {"instanceType": "UPDATE"}, []),
+        (INSTANCE, {"ami": "a"}, {"ami": "b"}, {"ami": "UPDATE_REPLACE"}, ["ami"]),
+        (INSTANCE, {"subnetId": "a"}, {}, {}, []),
+        (INSTANCE, {"userData": "a"}, {"userData": "b"}, {"userData": "UPDATE"}, []),
+        (INSTANCE, {"userData": "a", "userDataReplaceOnChange": True}, {"userData": "b", "userDataReplaceOnChange": True},
+         {"userData": "UPDATE_REPLACE"}, ["userData"]),
+        (INSTANCE, {"rootBlockDevice": {"encrypted": False, "volumeSize": 8}}, {"rootBlockDevice": {"encrypted": True, "volumeSize": 9}},
+         {"rootBlockDevice.encrypted": "UPDATE_REPLACE", "rootBlockDevice.volumeSize": "UPDATE"}, ["rootBlockDevice"]),
+        (INSTANCE, {}, {"rootBlockDevice": {"encrypted": True}}, {"rootBlockDevice.encrypted": "ADD"}, []),
+        (INSTANCE, {"vpcSecurityGroupIds": ["a", "b"]}, {"vpcSecurityGroupIds": ["b", "a"]}, {}, []),
+        (INSTANCE, {"tags": {"a": "b"}}, {}, {"tags": "DELETE"}, []),
+        (INSTANCE, {}, {"sourceDestCheck": True}, {}, []),
+        (INGRESS, {"cidrIpv4": "10.0.0.0/8"}, {"cidrIpv4": "11.0.0.0/8"}, {"cidrIpv4": "UPDATE"}, []),
+        (INGRESS, {"cidrIpv4": "10.0.0.0/8"}, {"referencedSecurityGroupId": "sg-1"},
+         {"cidrIpv4": "DELETE_REPLACE", "referencedSecurityGroupId": "ADD_REPLACE"}, ["cidrIpv4", "referencedSecurityGroupId"]),
+        ("aws:iam/rolePolicy:RolePolicy", {"policy": '{"a": 1, "b": 2}'}, {"policy": '{"b":2,"a":1}'}, {}, []),
+        ("aws:ec2/networkInterface:NetworkInterface", {"privateIps": ["a"]}, {"privateIps": ["a", "b"]}, {"privateIps": "UPDATE"}, []),
+        ("aws:ec2/networkInterface:NetworkInterface", {"privateIps": ["a"]}, {"privateIps": ["b"]},
+         {"privateIps": "UPDATE_REPLACE"}, ["privateIps"]),
+        ("aws:ec2/volumeAttachment:VolumeAttachment", {"instanceId": "a"}, {"instanceId": "b"},
+         {"instanceId": "UPDATE_REPLACE"}, ["instanceId"]),
+        ("aws:ssm/parameter:Parameter", {"tier": "Advanced"}, {"tier": "Standard"}, {"tier": "UPDATE_REPLACE"}, ["tier"]),
+    ],
+)  # fmt: skip
+def test_a_change_does_what_the_real_provider_plans(
+    type: str, old: Props, new: Props, paths: dict[str, str], replaces: list[str], world: World
+) -> None:
+    change = world.aws.diff(type, "id", {}, old, new)
+    assert (change.paths, change.replaces) == (paths, replaces)
+
+
+def test_a_change_behind_our_back_is_drift_and_is_put_right(world: World) -> None:
+    inputs = {"cidrBlock": f"10.{world.number() + 100}.0.0/16", "enableDnsHostnames": True, "tags": {"a": "b"}}
+    id, outputs = world.aws.create(VPC, inputs)
+    ec2 = world.boto("ec2")
+    ec2.create_tags(Resources=[id], Tags=[{"Key": "a", "Value": "other"}, {"Key": "new", "Value": "one"}])
+    ec2.modify_vpc_attribute(VpcId=id, EnableDnsHostnames={"Value": False})
+    _, seen, seen_inputs = world.aws.read(VPC, id, outputs, inputs)
+    assert seen_inputs["tags"] == {"a": "other", "new": "one"}
+    assert seen_inputs["enableDnsHostnames"] is False
+    assert set(world.aws.diff(VPC, id, seen, seen_inputs, inputs).paths) == {"tags", "enableDnsHostnames"}
+    outputs = world.aws.update(VPC, id, seen, seen_inputs, inputs)
+    assert world.aws.read(VPC, id, outputs, inputs)[2] == inputs
+
+
+def test_tags_on_a_resource_without_any_are_drift_as_well(world: World) -> None:
+    inputs = {"cidrBlock": f"10.{world.number() + 100}.0.0/16"}
+    id, outputs = world.aws.create(VPC, inputs)
+    world.boto("ec2").create_tags(Resources=[id], Tags=[{"Key": "a", "Value": "b"}])
+    assert world.aws.read(VPC, id, outputs, inputs)[2] == {**inputs, "tags": {"a": "b"}}
+
+
+def test_what_is_gone_reads_as_gone_and_cannot_be_updated(world: World) -> None:
+    vpc = world.vpc()
+    inputs = world.host(vpc, world.subnet(vpc), 9)
+    id, outputs = world.aws.create(INSTANCE, inputs)
+    world.boto("ec2").terminate_instances(InstanceIds=[id])
+    assert world.aws.read(INSTANCE, id, outputs, inputs)[0] == ""
+    new = {**inputs, "instanceType": "t3.small"}
+    assert "is gone" in refusal(lambda: world.aws.update(INSTANCE, id, outputs, inputs, new))
+
+
+def test_user_data_and_type_change_by_way_of_a_stop(world: World) -> None:
+    vpc = world.vpc()
+    inputs = world.host(vpc, world.subnet(vpc), 9, userData="one")
+    id, outputs = world.aws.create(INSTANCE, inputs)
+    outputs = world.aws.update(INSTANCE, id, outputs, inputs, {**inputs, "userData": "two", "instanceType": "t3.small"})
+    assert (outputs["userData"], outputs["instanceType"], outputs["instanceState"]) == ("two", "t3.small", "running")
+
+
+def test_a_terminated_instance_takes_its_root_disk_along_and_leaves_attached_volumes(world: World) -> None:
+    vpc = world.vpc()
+    id, outputs = world.aws.create(INSTANCE, world.host(vpc, world.subnet(vpc), 9))
+    volume = {"availabilityZone": f"{REGION}a", "size": 1}
+    data, _ = world.aws.create("aws:ebs/volume:Volume", volume)
+    attach = {"deviceName": "/dev/sdf", "instanceId": id, "volumeId": data}
+    world.aws.create("aws:ec2/volumeAttachment:VolumeAttachment", attach)
+    root = plain(outputs)["rootBlockDevice"]["volumeId"]
+    world.aws.delete(INSTANCE, id, outputs)
+    left = {v["VolumeId"]: v["State"] for v in world.boto("ec2").describe_volumes()["Volumes"]}
+    assert root not in left
+    assert left[data] == "available"
+
+
+def test_a_new_security_group_lets_nothing_out(world: World) -> None:
+    group = world.group(world.vpc())
+    found = world.boto("ec2").describe_security_groups(GroupIds=[group])["SecurityGroups"][0]
+    assert found["IpPermissionsEgress"] == []
+
+
+def test_default_tags_and_regions_belong_to_one_provider_each(world: World) -> None:
+    tagged = Client(world.cloud.aws, {"region": "us-east-1", "defaultTags": '{"tags": {"owner": "ops"}}'})
+    id, outputs = tagged.create(VPC, inputs := {"cidrBlock": "10.9.0.0/16", "tags": {"a": "b"}})
+    assert (outputs["tags"], outputs["tagsAll"]) == ({"a": "b"}, {"owner": "ops", "a": "b"})
+    assert outputs["region"] == "us-east-1"
+    assert tagged.read(VPC, id, outputs, inputs)[2] == inputs
+    assert world.boto("ec2", "us-east-1").describe_vpcs(VpcIds=[id])["Vpcs"]
+    other = world.aws.create(VPC, {"cidrBlock": f"10.{world.number() + 100}.0.0/16"})[1]
+    assert (other["region"], other["tagsAll"]) == (REGION, {})
+    tagged.delete(VPC, id, outputs)
+
+
+def test_the_provider_itself_is_checked(world: World) -> None:
+    from pulumi.runtime.proto import provider_pb2 as pb
+
+    from localcloud.provider.values import encode
+
+    def reasons(config: Props) -> list[str]:
+        return [f.reason for f in world.aws.stub.CheckConfig(pb.CheckRequest(news=encode(config))).failures]
+
+    assert reasons({"region": "eu-west-1", "version": "7.51.1"}) == []
+    assert any("did you mean region?" in reason for reason in reasons({"regon": "eu-west-1"}))
+    assert any("region: missing" in reason for reason in reasons({}))
+
+
+@pytest.mark.parametrize(
+    ("token", "args", "key", "expected"),
+    [
+        (
+            "aws:index/getAvailabilityZones:getAvailabilityZones",
+            {"state": "available"},
+            "names",
+            [f"{REGION}{z}" for z in "abc"],
+        ),
+        ("aws:index/getRegion:getRegion", {}, "region", REGION),
+        ("aws:index/getCallerIdentity:getCallerIdentity", {}, "accountId", "123456789012"),
+        ("aws:index/getPartition:getPartition", {}, "dnsSuffix", "amazonaws.com"),
+    ],
+)
+def test_lookups_answer_as_aws_does(token: str, args: Props, key: str, expected: object, world: World) -> None:
+    assert world.aws.invoke(token, args)[key] == expected
+
+
+def test_the_image_is_the_newest_that_matches_and_none_is_an_error(world: World) -> None:
+    query: Props = {"owners": ["136693071363"], "filters": [{"name": "name", "values": ["debian-12-amd64-*"]}]}
+    newest = world.aws.invoke("aws:ec2/getAmi:getAmi", {**query, "mostRecent": True})
+    assert newest["name"] == "debian-12-amd64-20260112-2355"
+    assert newest["rootDeviceName"] == "/dev/xvda"
+    assert "returned 2 images" in refusal(lambda: world.aws.invoke("aws:ec2/getAmi:getAmi", query))
+    none: Props = {**query, "filters": [{"name": "name", "values": ["debian-99-*"]}]}
+    assert "debian-99-*" in refusal(lambda: world.aws.invoke("aws:ec2/getAmi:getAmi", none))
+    assert "no look-up aws:ec2/getAmis" in refusal(lambda: world.aws.invoke("aws:ec2/getAmis:getAmis", {}))

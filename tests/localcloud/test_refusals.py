@@ -1,0 +1,166 @@
+"""What AWS would refuse, refused here too: in the check where the inputs tell, else by the call."""
+
+# One case a line reads as the table it is.
+# ruff: noqa: E501
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from localcloud.provider.values import UNKNOWN, Props, Secret, plain
+
+from .support import REGION, World, refusal
+
+VPC = "aws:ec2/vpc:Vpc"
+INSTANCE = "aws:ec2/instance:Instance"
+GROUP = "aws:ec2/securityGroup:SecurityGroup"
+INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+INTERFACE = "aws:ec2/networkInterface:NetworkInterface"
+
+
+def host(**more: Any) -> Props:
+    return {"ami": "ami-1", "instanceType": "t3.micro", "subnetId": "subnet-1", **more}
+
+
+def rule(**more: Any) -> Props:
+    return {"securityGroupId": "sg-1", "ipProtocol": "tcp", "fromPort": 1, "toPort": 2, "cidrIpv4": "10.0.0.0/8", **more}
+
+
+CHECKS: list[tuple[str, Props, str]] = [
+    (INSTANCE, host(instnceType="t3.micro"), "instnceType: unknown property of aws:ec2/instance:Instance; did you mean instanceType?"),
+    (INSTANCE, host(metadataOptions={"httpToken": "required"}), "metadataOptions.httpToken: unknown property"),
+    (INSTANCE, host(sourceDestCheck="maybe"), "sourceDestCheck: is 'maybe', but aws:ec2/instance:Instance takes a boolean here"),
+    (INSTANCE, host(hibernation=True), "hibernation: is a property of aws:ec2/instance:Instance, but the embedded cloud does not"),
+    (INSTANCE, host(userData="x" * 16385), "userData: is 16385 bytes; AWS takes at most 16384 bytes before base64"),
+    (INSTANCE, host(userDataBase64=base64.b64encode(b"x" * 16385).decode()), "userDataBase64: is 16385 bytes"),
+    (INSTANCE, host(userDataBase64="not base64!"), "userDataBase64: is not base64"),
+    (INSTANCE, {"instanceType": "t3.micro", "subnetId": "subnet-1"}, "ami: missing"),
+    (VPC, {}, "cidrBlock: missing"),
+    (INGRESS, {"ipProtocol": "tcp"}, "securityGroupId: missing"),
+    (INGRESS, rule(fromPort=90, toPort=80), "fromPort 90 is above toPort 80"),
+    (INGRESS, rule(toPort=70000), "ports 1 to 70000 are not within 0 to 65535"),
+    (INGRESS, rule(cidrIpv4="10.0.0.1/8"), "10.0.0.1/8 is no network"),
+    (INGRESS, rule(referencedSecurityGroupId="sg-2"), "exactly one of"),
+    (GROUP, {"ingress": [{"protocol": "tcp", "fromPort": 9, "toPort": 8, "cidrBlocks": ["10.0.0.0/8"]}]}, "above toPort 8"),
+    ("aws:iam/rolePolicy:RolePolicy", {"role": "r", "policy": "{"}, "policy: is not JSON"),
+    ("aws:ssm/parameter:Parameter", {"type": "SecretString", "value": "v"}, "one of String, StringList, SecureString"),
+    ("aws:ec2/vpc:Vpcs", {}, "the aws provider has no type aws:ec2/vpc:Vpcs; did you mean Vpc?"),
+    ("aws:sqs/queue:Queue", {}, "the embedded cloud does not implement aws:sqs/queue:Queue"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type", "inputs", "words"), CHECKS, ids=[words[:40] for _, _, words in CHECKS])
+def test_bad_inputs_fail_the_check_by_name(type: str, inputs: Props, words: str, world: World) -> None:
+    _, failures = world.aws.check(type, inputs)
+    assert any(words in failure for failure in failures), failures
+
+
+@pytest.mark.parametrize(
+    "inputs", [host(userData="x" * 16384), rule(fromPort=80, toPort=80), rule(ipProtocol="50", fromPort=None, toPort=None)]
+)
+def test_the_limits_themselves_pass(inputs: Props, world: World) -> None:
+    _, failures = world.aws.check(INSTANCE if "ami" in inputs else INGRESS, inputs)
+    assert failures == []
+
+
+def test_unknown_values_pass_the_check_and_the_preview(world: World) -> None:
+    inputs = host(ami=UNKNOWN, subnetId=UNKNOWN, vpcSecurityGroupIds=[UNKNOWN], userDataBase64=UNKNOWN, tags={"a": UNKNOWN})
+    id, outputs = world.aws.create(INSTANCE, inputs, preview=True)
+    assert id == ""
+    assert outputs["instanceType"] == "t3.micro"
+    assert outputs["privateIp"] is UNKNOWN
+    assert outputs["vpcSecurityGroupIds"] == [UNKNOWN]
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 3, 255])
+def test_the_five_addresses_that_aws_reserves_in_a_subnet_are_refused(last: int, world: World) -> None:
+    vpc = world.vpc()
+    subnet = world.subnet(vpc)
+    words = refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, last)))
+    assert "reserves in subnet" in words and f"{world.cidr(vpc)}.1.4 to {world.cidr(vpc)}.1.254 are free" in words
+    address = f"{world.cidr(vpc)}.1.{last}"
+    assert "reserves" in refusal(lambda: world.aws.create(INTERFACE, {"subnetId": subnet, "privateIps": [address]}))
+
+
+def test_an_address_outside_its_subnet_or_in_use_is_refused(world: World) -> None:
+    vpc = world.vpc()
+    subnet = world.subnet(vpc)
+    outside = {**world.host(vpc, subnet, 9), "privateIp": f"{world.cidr(vpc)}.9.9"}
+    assert "is not in subnet" in refusal(lambda: world.aws.create(INSTANCE, outside))
+    id, outputs = world.aws.create(INSTANCE, world.host(vpc, subnet, 10))
+    assert "already in use" in refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, 10)))
+    world.aws.delete(INSTANCE, id, outputs)
+    again, outputs = world.aws.create(INSTANCE, world.host(vpc, subnet, 10))
+    assert again != id
+    assert outputs["privateIp"] == f"{world.cidr(vpc)}.1.10"
+
+
+def test_a_security_group_of_another_vpc_is_refused(world: World) -> None:
+    vpc, other = world.vpc(), world.vpc()
+    subnet, foreign = world.subnet(vpc), world.group(other)
+    words = refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, 9, vpcSecurityGroupIds=[foreign])))
+    assert foreign in words and other in words
+    assert foreign in refusal(lambda: world.aws.create(INTERFACE, {"subnetId": subnet, "securityGroups": [foreign]}))
+    id, outputs = world.aws.create(INSTANCE, inputs := world.host(vpc, subnet, 9))
+    new = {**inputs, "vpcSecurityGroupIds": [foreign]}
+    assert foreign in refusal(lambda: world.aws.update(INSTANCE, id, outputs, inputs, new))
+
+
+def test_a_subnet_in_two_route_tables_is_refused(world: World) -> None:
+    vpc = world.vpc()
+    subnet = world.subnet(vpc)
+    tables = [world.aws.create("aws:ec2/routeTable:RouteTable", {"vpcId": vpc})[0] for _ in range(2)]
+    kind = "aws:ec2/routeTableAssociation:RouteTableAssociation"
+    world.aws.create(kind, {"subnetId": subnet, "routeTableId": tables[0]})
+    words = refusal(lambda: world.aws.create(kind, {"subnetId": subnet, "routeTableId": tables[1]}))
+    assert subnet in words and tables[0] in words and tables[1] in words
+
+
+def test_a_protected_instance_is_not_deleted(world: World) -> None:
+    vpc = world.vpc()
+    inputs = world.host(vpc, world.subnet(vpc), 9, disableApiTermination=True)
+    id, outputs = world.aws.create(INSTANCE, inputs)
+    assert "disableApiTermination" in refusal(lambda: world.aws.delete(INSTANCE, id, outputs))
+    outputs = world.aws.update(INSTANCE, id, outputs, inputs, {**inputs, "disableApiTermination": False})
+    world.aws.delete(INSTANCE, id, outputs)
+
+
+def test_an_interface_of_a_living_instance_cannot_be_given_to_another(world: World) -> None:
+    vpc = world.vpc()
+    interface, _ = world.aws.create(INTERFACE, {"subnetId": world.subnet(vpc)})
+    inputs = {"ami": world.image(), "instanceType": "t3.micro", "primaryNetworkInterface": {"networkInterfaceId": interface}}
+    id, outputs = world.aws.create(INSTANCE, inputs)
+    assert id in refusal(lambda: world.aws.create(INSTANCE, inputs))
+    world.aws.delete(INSTANCE, id, outputs)
+    second, outputs = world.aws.create(INSTANCE, inputs)
+    assert plain(outputs)["primaryNetworkInterfaceId"] == interface
+    world.aws.delete(INSTANCE, second, outputs)
+
+
+def test_an_image_an_instance_type_and_a_zone_that_do_not_exist_are_refused(world: World) -> None:
+    vpc = world.vpc()
+    inputs = world.host(vpc, world.subnet(vpc), 9)
+    assert "ami-0123" in refusal(lambda: world.aws.create(INSTANCE, {**inputs, "ami": "ami-01234567"}))
+    assert "t99.huge" in refusal(lambda: world.aws.create(INSTANCE, {**inputs, "instanceType": "t99.huge"}))
+    bad = {"vpcId": vpc, "cidrBlock": f"{world.cidr(vpc)}.8.0/24", "availabilityZone": f"{REGION}x"}
+    assert "eu-west-1x" in refusal(lambda: world.aws.create("aws:ec2/subnet:Subnet", bad))
+
+
+def test_a_failed_second_step_leaves_nothing_behind(world: World) -> None:
+    before = world.boto("ec2").describe_addresses()["Addresses"]
+    refusal(lambda: world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc", "networkInterface": "eni-00000000"}))
+    assert world.boto("ec2").describe_addresses()["Addresses"] == before
+
+
+def test_secrets_stay_marked_and_out_of_messages(world: World) -> None:
+    name = f"/secret/{world.number()}"
+    inputs = {"name": name, "type": "SecureString", "value": Secret("hush"), "description": "d"}
+    _, outputs = world.aws.create("aws:ssm/parameter:Parameter", inputs)
+    assert outputs["value"] == Secret("hush")
+    assert outputs["description"] == "d"
+    _, seen, seen_inputs = world.aws.read("aws:ssm/parameter:Parameter", name, outputs, inputs)
+    assert seen["value"] == seen_inputs["value"] == Secret("hush")
+    found = world.aws.invoke("aws:ssm/getParameter:getParameter", {"name": name})
+    assert found["value"] == "hush"
