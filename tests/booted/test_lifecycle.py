@@ -1,0 +1,112 @@
+"""Changes of the running stack: hosts come, go and are replaced, and those that stay notice nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import boto3
+
+from localcloud import cloud as clouds
+from tests.booted.conftest import Stack, until
+
+
+class Pinger:
+    """Pings from a container to an address, five times a second, until stopped; then tells what was lost."""
+
+    def __init__(self, stack: Stack, host: str, container: str, target: str) -> None:
+        self._stack, self._host = stack, host
+        pid = stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", container)
+        script = f"exec nsenter -t {pid} -n ping -n -i 0.2 -W 1 {target} > /tmp/ping-{target}"
+        self._file = f"/tmp/ping-{target}"
+        self._thread = threading.Thread(target=lambda: stack.run(host, "sh", "-c", script, timeout=900))
+        self._thread.start()
+        until(lambda: "bytes from" in stack.run(host, "cat", self._file).stdout, f"{target} answers {host}")
+        self._target = target
+
+    def lost(self) -> tuple[int, int]:
+        """(packets lost, packets sent)."""
+        self._stack.out(self._host, "pkill", "-INT", "-f", f"ping -n -i 0.2 -W 1 {self._target}")
+        self._thread.join()
+        summary = self._stack.out(self._host, "cat", self._file).splitlines()[-2]
+        sent, received = (int(word) for word in summary.replace("packets", "").split() if word.isdigit())
+        return sent - received, sent
+
+
+def address_of(stack: Stack, host: str, container: str) -> str:
+    return stack.out(host, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", container)
+
+
+def test_scaling_to_four_and_back_costs_old_containers_no_packet(stack: Stack) -> None:
+    pinger = Pinger(stack, "slave-1", "demo-web", address_of(stack, "slave-2", "demo-web"))
+    try:
+        grown = stack.up("--no-demo", "--set", "slaves.count=4")
+        assert {step["name"] for step in grown["steps"] if step["op"] == "create"} == {
+            "slave-4", "slave-4-instance", "slave-4-data", "slave-4-ready", "slave-4-drain",
+        }  # fmt: skip
+        assert not [step for step in grown["steps"] if step["op"] in ("replace", "delete")]
+        web = address_of(stack, "slave-1", "demo-web")
+        until(
+            lambda: stack.run("slave-4", "curl", "-sf", "-m", "2", f"http://{web}/").returncode == 0, "slave-4 reaches web", 10
+        )
+        stack.assert_all_reachable()
+    finally:
+        shrunk = stack.up("--no-demo")
+        lost, sent = pinger.lost()
+    assert {step["name"] for step in shrunk["steps"] if step["op"] == "delete"} == {
+        "slave-4", "slave-4-instance", "slave-4-data", "slave-4-ready", "slave-4-drain",
+    }  # fmt: skip
+    assert (lost, sent > 20) == (0, True)
+
+
+def test_replacing_slave_2_brings_it_back_at_its_addresses_while_1_and_3_keep_talking(stack: Stack) -> None:
+    before = {h["name"]: h for h in json.loads(stack.cli("status", "--json").stdout)}
+    stack.out("slave-2", "sh", "-c", "echo kept > /data/kept; sync")
+    pinger = Pinger(stack, "slave-1", "demo-web", address_of(stack, "slave-3", "demo-api"))
+    try:
+        replaced = stack.up("--set", "slaves.generations.2=2")
+    finally:
+        lost, _ = pinger.lost()
+    assert {s["name"] for s in replaced["steps"] if s["op"] == "replace" and "Instance" in s["type"]} == {"slave-2-instance"}
+    after = {h["name"]: h for h in json.loads(stack.cli("status", "--json").stdout)}
+    assert after["slave-2"]["instanceId"] != before["slave-2"]["instanceId"]
+    for field in ("privateIp", "bridgeAddress", "dockerSubnet"):
+        assert after["slave-2"][field] == before["slave-2"][field]
+    assert {n: h["instanceId"] for n, h in after.items() if n != "slave-2"} == {
+        n: h["instanceId"] for n, h in before.items() if n != "slave-2"
+    }
+    assert stack.out("slave-2", "cat", "/data/kept") == "kept"
+    assert lost == 0
+    stack.assert_all_reachable()
+    stack.up()
+    stack.assert_all_reachable()
+
+
+def test_removing_a_needed_rule_breaks_exactly_its_flow(stack: Stack) -> None:
+    cloud = clouds.find(stack.run_dir / "local")
+    assert cloud is not None
+    ec2 = boto3.client(
+        "ec2", endpoint_url=cloud.endpoint, region_name=cloud.region, aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    rules = ec2.describe_security_group_rules()["SecurityGroupRules"]
+    (web,) = [r for r in rules if not r["IsEgress"] and r.get("FromPort") == 80 and r.get("CidrIpv4") == "0.0.0.0/0"]
+    ec2.revoke_security_group_ingress(GroupId=web["GroupId"], SecurityGroupRuleIds=[web["SecurityGroupRuleId"]])
+    try:
+        # Made past the provider, so the machines are told to look.
+        assert cloud.ask("machine", {"order": "look"}) == {}
+        failed = {(r["kind"], r["target"]) for r in stack.checked() if not r["passed"]}
+        assert failed == {
+            ("web through the edge", "web.apollo.test"),
+            ("web through the edge", "api.apollo.test"),
+            ("unpublished is hidden", "nothing.apollo.test"),
+        }
+    finally:
+        refreshed = stack.cli("refresh", timeout=300)
+        stack.up("--no-demo")
+    assert refreshed.returncode == 0, refreshed.stderr
+    stack.assert_all_reachable()
+
+
+def test_up_again_changes_nothing(stack: Stack) -> None:
+    again = stack.up()
+    assert set(again["changes"]) == {"same"}

@@ -1,0 +1,217 @@
+"""The scheduler's side of the booted stack: a real ZooKeeper ensemble, and stand-ins run by the lines that run Mesos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+
+from localcloud import cloud as clouds
+from localcloud.demo import IMAGE, load_image
+from localcloud.hosts import live_hosts
+from localcloud.machinery import fleet
+from tests.booted.conftest import Stack, until
+
+CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
+GROWN = {"control-4": "10.0.32.14", "control-5": "10.0.0.15"}
+PROGRAM = "/usr/local/lib/apollo/zookeeper.py"
+JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
+STANDIN = "apollo/mesos-standin:1"
+IMAGES = "/etc/apollo/mesos-images.env"
+
+
+def shell(stack: Stack, host: str, script: str) -> str:
+    return stack.out(host, "sh", "-c", script)
+
+
+def modes(stack: Stack, asked: str) -> dict[str, str]:
+    """host: leader, follower or not, of every member, as one node has it."""
+    lines = stack.run(asked, PROGRAM, "members").stdout.splitlines()
+    return {words[0]: words[3] for words in map(str.split, lines)}
+
+
+def serves(stack: Stack, asked: str, members: int) -> bool:
+    return sorted(modes(stack, asked).values()) == ["follower"] * (members - 1) + ["leader"]
+
+
+def zookeeper(stack: Stack, host: str, command: str) -> str:
+    """What ZooKeeper's own client says to a command at this host's server."""
+    java = f"java -Xmx48m -cp {JARS} org.apache.zookeeper.ZooKeeperMain -server $PRIVATE_IP:2181"
+    # Its exit status is that of the last command; what it said is what counts.
+    return stack.run(host, "sh", "-c", f". /etc/apollo/node.env; printf '{command}\\nquit\\n' | {java} 2>&1").stdout
+
+
+def check_of(stack: Stack, host: str, name: str) -> tuple[bool, str]:
+    checks = json.loads(stack.run(host, "apollo-check", "--json").stdout)["checks"]
+    (found,) = [entry for entry in checks if entry["check"] == name]
+    return found["ok"], found["detail"]
+
+
+# -- ZooKeeper
+
+
+def test_zookeeper_elects_survives_the_loss_of_its_leader_and_keeps_its_data(stack: Stack) -> None:
+    until(lambda: serves(stack, "control-1", 3), "one leads and two follow")
+    lost = next(host for host, mode in modes(stack, "control-1").items() if mode == "leader")
+    first, second = [host for host in CONTROL if host != lost]
+    assert "Created /apollo-test" in zookeeper(stack, first, "create /apollo-test before")
+    stack.order("kill", lost)
+    try:
+        until(lambda: "leader" in modes(stack, first).values(), "another one leads", 30)
+        zookeeper(stack, second, "create /apollo-test/while away")
+    finally:
+        stack.order("start", lost)
+    until(lambda: serves(stack, lost, 3), "the lost one follows again", 90)
+    # From its own disk and the others': both are there.
+    assert "[while]" in zookeeper(stack, lost, "ls /apollo-test")
+    # No majority is left while two reboot at a time.
+    for host in (first, second):
+        stack.order("reboot", host)
+    until(lambda: serves(stack, lost, 3), "all three are back", 90)
+    assert "before" in zookeeper(stack, first, "get /apollo-test")
+    zookeeper(stack, first, "deleteall /apollo-test")
+    stack.assert_all_reachable()
+
+
+def test_nobody_is_zookeepers_super_user(stack: Stack) -> None:
+    refused = zookeeper(stack, "control-1", "addauth digest super:admin\\nreconfig -remove 3")
+    assert "Insufficient permission" in refused or "Authentication is not valid" in refused, refused
+    until(lambda: serves(stack, "control-1", 3), "all three are members")
+    open_ports = shell(stack, "control-1", "ss -Hltn | awk '{print $4}'").split()
+    own = [place for place in open_ports if place.rpartition(":")[2] in ("2181", "2888", "3888", "8080")]
+    assert own and all(CONTROL["control-1"] in place for place in own), own
+
+
+def test_growing_control_to_five_touches_no_host_and_going_back_is_one_step_more(stack: Stack) -> None:
+    try:
+        grown = stack.up("--no-demo", "--set", "control.count=5")
+        touched = {s["name"] for s in grown["steps"] if s["op"] != "same" and not s["name"].startswith("control-")}
+        assert touched <= {"secrets-control-count", "control", "apollo-local"}, touched
+        until(lambda: serves(stack, "control-1", 5), "all five are members")
+        peers = "CONSUL_HTTP_TOKEN=$(cat /etc/apollo/secrets/consul/management-token) consul operator raft list-peers"
+        until(lambda: shell(stack, "control-1", peers).count(" true ") == 5, "five servers vote")
+    finally:
+        stack.up("--no-demo")
+    for number in ("5", "4"):
+        stack.out("control-1", PROGRAM, "remove", number)
+    until(lambda: serves(stack, "control-3", 3), "three are left")
+    stack.assert_all_reachable()
+
+
+# -- who reaches what
+
+PORTS = (2181, 2888, 3888, 5050, 5052, 8080)
+PROBE = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def open_(port):
+    try:
+        socket.create_connection((sys.argv[1], port), 2).close()
+    except ConnectionRefusedError:
+        pass
+    except OSError:
+        return None
+    return port
+print([port for port in ThreadPoolExecutor(16).map(open_, map(int, sys.argv[2:])) if port])
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reached"),
+    [
+        ("slave-1", "10.0.0.11", [2181, 5050]),
+        ("control-2", "10.0.0.11", list(PORTS)),
+        ("edge-1", "10.0.0.11", []),
+        ("control-1", "10.0.32.34", [5051]),
+        ("slave-1", "10.0.32.34", []),
+        ("edge-1", "10.0.32.34", []),
+    ],
+)
+def test_the_rules_open_the_schedulers_ports_to_those_who_need_them(
+    stack: Stack, source: str, target: str, reached: list[int]
+) -> None:
+    # A port that nobody listens on refuses where the rules let the packet through, and is silent where they do not.
+    ports = (5051, 31000, 31005, 32000) if target == "10.0.32.34" else PORTS
+    assert json.loads(stack.out(source, "python3", "-c", PROBE, target, *map(str, ports))) == reached
+
+
+def test_a_container_reaches_the_masters_and_neither_zookeeper_nor_the_agent(stack: Stack) -> None:
+    pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    inside = ("nsenter", "-t", pid, "-n", "python3", "-c", PROBE)
+    assert json.loads(stack.out("slave-1", *inside, "10.0.0.11", *map(str, PORTS))) == [5050]
+    assert json.loads(stack.out("slave-1", *inside, "10.0.0.33", "5051")) == []
+
+
+# -- Mesos
+
+
+def test_without_programs_mesos_is_off_and_that_is_said(stack: Stack) -> None:
+    assert check_of(stack, "slave-1", "mesos") == (True, "agent off: there is no such program here")
+    rows = {row["name"]: row["mesos"] for row in json.loads(stack.cli("status", "--json").stdout)}
+    assert {rows[host] for host in rows if not host.startswith("edge")} == {"off"}
+    assert "Mesos is off: the hosts have no programs of it" in stack.cli("status").stdout
+
+
+MASTER = """#!/bin/sh
+for flag in "$@"; do case $flag in --ip=*) ip=${flag#--ip=};; --quorum=*) quorum=${flag#--quorum=};; esac; done
+busybox mkdir -p /www/metrics
+echo '{"master/elected": 1.0, "registrar/log/recovered": 1.0}' > /www/metrics/snapshot
+echo "$quorum" > /data/mesos/quorum
+trap 'exit 0' TERM
+httpd -f -p "$ip:5050" -h /www & wait
+"""
+
+
+def standin(stack: Stack, host: str, name: str, script: str) -> None:
+    """Makes an image on the host whose program of this name is the script."""
+    cloud = clouds.find(stack.run_dir / "local")
+    assert cloud is not None
+    hosts = fleet(cloud.folder, live_hosts(cloud.endpoint, cloud.region))
+    load_image(hosts, host)
+    hosts.check(host, ["sh", "-c", f"cat > /tmp/{name}; chmod 755 /tmp/{name}"], stdin=script.encode())
+    lines = (
+        "set -e; rm -rf /tmp/standin",
+        "add() { mkdir -p /tmp/standin/$(dirname $2); cp -L $1 /tmp/standin/$2; }",
+        f"add /tmp/{name} /bin/{name}",
+        f"docker create --name standin {IMAGE}; docker cp /tmp/standin/. standin:/",
+        f"docker commit standin {STANDIN}; docker rm standin",
+    )
+    shell(stack, host, "\n".join(lines))
+
+
+@contextmanager
+def from_image(stack: Stack, host: str, unit: str, variable: str, image: str) -> Generator[None]:
+    """The host as if its stack took Mesos from images."""
+    shell(stack, host, f"echo '{variable}=\"{image}\"' > {IMAGES}; systemctl restart {unit}")
+    try:
+        yield
+    finally:
+        shell(stack, host, f"rm {IMAGES}; systemctl stop {unit}; rm -rf /run/apollo-mesos; systemctl start {unit}")
+
+
+def test_the_leading_master_has_its_name_from_anywhere(stack: Stack) -> None:
+    standin(stack, "control-2", "mesos-master", MASTER)
+    try:
+        with from_image(stack, "control-2", "mesos-master", "MASTER", STANDIN):
+            name = "leader.mesos-master.service.consul"
+            until(
+                lambda: CONTROL["control-2"] in stack.run("slave-3", "getent", "hosts", name).stdout, "the leader has its name"
+            )
+            assert stack.out("control-2", "cat", "/data/mesos/quorum") == "2"
+            assert stack.out("slave-3", "curl", "-sf", "-m", "5", f"http://{name}:5050/metrics/snapshot")
+            assert stack.curl("mesos-master.apollo.test") == "No service is published under this name."
+    finally:
+        stack.run("control-2", "sh", "-c", f"docker rm -f standin; docker rmi {STANDIN} {IMAGE}; rm -rf /data/mesos")
+    until(lambda: stack.run("slave-3", "getent", "hosts", name).returncode != 0, "the name goes with it")
+
+
+def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: Stack) -> None:
+    image = "registry.invalid/mesos:1"
+    with from_image(stack, "slave-1", "mesos-agent", "AGENT", image):
+        until(lambda: f"cannot pull {image}" in check_of(stack, "slave-1", "mesos")[1], "the check says so")
+        checks = json.loads(stack.run("slave-1", "apollo-check", "--json").stdout)["checks"]
+        assert [entry["check"] for entry in checks if not entry["ok"]] == ["mesos"]
+        stack.assert_all_reachable()
+    assert check_of(stack, "slave-1", "mesos")[0]

@@ -1,0 +1,145 @@
+"""What the seed promises, on booted hosts: addresses, reachability, names, the edge; and that it comes back by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from localcloud.check import PROBE
+from localcloud.demo import IMAGE
+from tests.booted.conftest import Stack, until
+
+SLAVES = ("slave-1", "slave-2", "slave-3")
+CONTROL = ("control-1", "control-2", "control-3")
+
+
+@pytest.mark.parametrize("slot", [1, 2, 3])
+def test_a_slave_has_its_planned_bridge_subnet_and_container_addresses(stack: Stack, slot: int) -> None:
+    host = f"slave-{slot}"
+    assert f"inet 10.2.0.{slot}/16" in stack.out(host, "ip", "-4", "addr", "show", "dev", "weave")
+    bridge = json.loads(stack.out(host, "docker", "network", "inspect", "bridge"))[0]
+    assert bridge["Options"]["com.docker.network.bridge.name"] == "weave"
+    assert bridge["IPAM"]["Config"][0]["IPRange"] == f"10.2.{slot}.0/24"
+    assert "DOCKER_OPTS=" in stack.out(host, "cat", "/etc/default/docker")
+    address = stack.out(host, "docker", "run", "--rm", "--entrypoint", "ip", IMAGE, "-4", "-o", "addr", "show", "dev", "eth0")
+    assert re.search(rf"inet 10\.2\.{slot}\.\d+/16", address)
+
+
+def test_both_web_containers_answer_through_the_edge_in_turn(stack: Stack) -> None:
+    until(lambda: len({stack.curl("web.apollo.test") for _ in range(4)} - {""}) == 2, "two containers answer")
+    seen = {stack.curl("web.apollo.test").split(",")[0] for _ in range(6)}
+    assert seen == {"web on slave-1", "web on slave-2"}
+    assert stack.curl("api.apollo.test").startswith("api on slave-3")
+    assert stack.curl("nothing.apollo.test") == "No service is published under this name."
+
+
+def test_everything_reaches_everything_with_fifty_flows_at_a_time(stack: Stack) -> None:
+    stack.assert_all_reachable(flows=50)
+
+
+def test_the_network_comes_back_after_reboots_of_each_kind_of_host(stack: Stack) -> None:
+    for host in ("slave-2", "control-1", "edge-1"):
+        stack.order("reboot", host)
+    stack.assert_all_reachable()
+
+
+def test_containers_outlive_a_restart_of_docker(stack: Stack) -> None:
+    before = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    stack.out("slave-1", "systemctl", "restart", "docker")
+    assert stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web") == before
+    stack.assert_all_reachable()
+
+
+def test_a_restart_of_networking_reattaches_the_containers(stack: Stack) -> None:
+    before = stack.out("slave-2", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    stack.out("slave-2", "systemctl", "restart", "networking")
+    until(lambda: stack.run("slave-2", "apollo-check").returncode == 0, "slave-2 is well again")
+    assert stack.out("slave-2", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web") == before
+    stack.assert_all_reachable()
+
+
+def test_traffic_flows_on_with_all_consul_servers_stopped(stack: Stack) -> None:
+    # Names that were asked for before are answered from the agents' caches.
+    stack.assert_all_reachable()
+    for host in CONTROL:
+        stack.out(host, "systemctl", "stop", "consul")
+    try:
+        stack.assert_all_reachable()
+        stack.order("reboot", "slave-3")
+        until(lambda: stack.run("slave-3", "docker", "info").returncode == 0, "Docker is back on slave-3")
+        results = stack.checked()
+    finally:
+        for host in CONTROL:
+            stack.out(host, "systemctl", "start", "consul")
+    # The restarted slave has forgotten its names and cannot register; its packets flow all the same.
+    packets = ("container → container", "node → container", "node → node", "8951 bytes unfragmented")
+    failed = [r for r in results if r["kind"] in packets and not r["passed"]]
+    assert not failed
+    until(lambda: stack.run("slave-3", "apollo-check").returncode == 0, "slave-3 is well again")
+    stack.assert_all_reachable()
+
+
+def test_256_containers_run_on_one_slave_and_the_257th_is_refused(stack: Stack) -> None:
+    present = len(stack.out("slave-3", "docker", "ps", "-q").splitlines())
+    script = (
+        f"for i in $(seq {256 - present}); do "
+        f"docker run -d --name full-$i --entrypoint sleep {IMAGE} 3600 >/dev/null || exit 1; done"
+    )
+    try:
+        done = stack.run("slave-3", "sh", "-c", script, timeout=900)
+        assert done.returncode == 0, done.stderr
+        addresses = stack.out(
+            "slave-3", "sh", "-c",
+            "docker inspect -f '{{.NetworkSettings.IPAddress}}' $(docker ps -q)",
+        ).split()  # fmt: skip
+        assert len(set(addresses)) == 256
+        assert {"10.2.3.0", "10.2.3.255"} <= set(addresses)
+        refused = stack.run("slave-3", "docker", "run", "--rm", "--entrypoint", "true", IMAGE)
+        assert refused.returncode != 0
+        assert "no available IPv4 addresses" in refused.stderr
+    finally:
+        stack.run("slave-3", "sh", "-c", "docker rm -f $(docker ps -aq --filter name=full-) >/dev/null", timeout=900)
+
+
+def test_a_container_cannot_have_the_hosts_credentials(stack: Stack) -> None:
+    token = ["curl", "-sS", "-m", "3", "-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60"]
+    url = "http://169.254.169.254/latest/api/token"
+    assert stack.run("slave-1", *token, url).returncode == 0
+    # In a container's place: its address space, its interface, its routes.
+    pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    assert stack.run("slave-1", "nsenter", "-t", pid, "-n", *token, url).returncode != 0
+
+
+def test_a_port_scan_from_the_internet_finds_only_the_web_ports(stack: Stack) -> None:
+    outputs = json.loads(stack.cli("outputs", "--json").stdout)
+    (address,) = outputs["edge"]["publicIps"]
+    scan = (
+        "import socket\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def open_(port):\n"
+        "    try:\n"
+        f"        socket.create_connection(('{address}', port), 1).close()\n"
+        "        return port\n"
+        "    except OSError:\n"
+        "        return None\n"
+        "ports = [*range(1, 1024), 2181, 2888, 3888, 4789, 5050, 5051, 6783, 8080, 8081, 8300, 8301, 8302, 8404, 8500, 8600]\n"
+        "print([p for p in ThreadPoolExecutor(200).map(open_, ports) if p])\n"
+    )
+    namespaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
+    from localcloud.machines.driver import prefix
+
+    internet = f"{prefix(stack.run_dir / 'local')}-internet"
+    assert internet in namespaces
+    argv = ["ip", "netns", "exec", internet, sys.executable, "-c", scan]
+    found = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout.strip()
+    assert found == "[80, 443]"
+
+
+def test_no_probe_of_the_check_is_left_behind(stack: Stack) -> None:
+    stack.checked()
+    for host in SLAVES:
+        assert PROBE not in stack.out(host, "docker", "ps", "-a", "--format", "{{.Names}}")

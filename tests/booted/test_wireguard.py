@@ -1,0 +1,126 @@
+"""The encrypted mesh on a small stack of its own: the same promises, the keys, and what a stranger writes into the catalog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.booted.conftest import Stack, until
+
+SMALL = ("--set", "overlay.mesh=wireguard", "--set", "slaves.count=2", "--set", "control.count=1")
+HOSTS = ("slave-1", "slave-2", "control-1", "edge-1")
+
+
+@pytest.fixture(scope="module")
+def wireguard(unbooted: Callable[[], Stack]) -> Generator[Stack]:
+    small = unbooted()
+    try:
+        small.up("--no-demo", *SMALL)
+        yield small
+    finally:
+        down = small.cli("down", timeout=600)
+    assert down.returncode == 0, down.stderr
+
+
+def assert_reachable(stack: Stack, flows: int = 1) -> None:
+    results = stack.checked(flows)
+    assert not [r for r in results if not r["passed"]]
+    # Between two slaves both ways and to themselves, from four nodes to two containers, between four nodes, the MTU.
+    counts = {kind: sum(r["kind"] == kind for r in results) for kind in {r["kind"] for r in results}}
+    assert counts["container → container"] == 4 and counts["node → container"] == 8 and counts["node → node"] == 12
+    assert counts["8941 bytes unfragmented"] == 2
+
+
+def well(stack: Stack, host: str) -> bool:
+    return stack.run(host, "apollo-check").returncode == 0
+
+
+def test_everything_reaches_everything_encrypted_with_keys_that_never_left_their_hosts(wireguard: Stack) -> None:
+    assert_reachable(wireguard, flows=50)
+    keys = set[str]()
+    for host in HOSTS:
+        assert wireguard.out(host, "stat", "-c", "%a %U", "/var/lib/apollo/wireguard.key") == "600 root"
+        private = wireguard.out(host, "cat", "/var/lib/apollo/wireguard.key")
+        keys.add(private)
+        # Status 1: looked everywhere, and nowhere else is it.
+        assert wireguard.run(host, "grep", "-rqF", private, "/etc", "/var/lib/cloud", "/run").returncode == 1
+    assert len(keys) == len(HOSTS)
+    # All that crosses the underlay between two slaves is WireGuard's.
+    sent = wireguard.out("slave-1", "wg", "show", "wgweave", "transfer").split()
+    assert len(sent) == 9 and all(int(number) > 0 for n, number in enumerate(sent) if n % 3)
+
+
+def test_the_mesh_comes_back_after_a_reboot_and_after_each_of_its_parts_restarted(wireguard: Stack) -> None:
+    wireguard.order("reboot", "slave-2")
+    until(lambda: well(wireguard, "slave-2"), "slave-2 is well again")
+    assert_reachable(wireguard)
+    wireguard.out("slave-1", "systemctl", "restart", "docker")
+    wireguard.out("slave-1", "systemctl", "restart", "networking")
+    wireguard.out("slave-1", "systemctl", "kill", "--signal=KILL", "apollo-wireguard")
+    until(lambda: well(wireguard, "slave-1"), "slave-1 is well again")
+    assert_reachable(wireguard)
+
+
+def test_a_slave_rebooted_without_consul_has_its_mesh_from_the_disk(wireguard: Stack) -> None:
+    wireguard.out("control-1", "systemctl", "stop", "consul")
+    try:
+        wireguard.order("reboot", "slave-2")
+        until(lambda: wireguard.run("slave-2", "docker", "info").returncode == 0, "Docker is back on slave-2")
+        packets = [r for r in wireguard.checked() if r["kind"] != "name from a container"]
+        assert packets and not [r for r in packets if not r["passed"]]
+    finally:
+        wireguard.out("control-1", "systemctl", "start", "consul")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: until(lambda: well(wireguard, host), f"{host} is well again"), HOSTS))
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (
+            {"Node": "slave-7", "Address": "10.0.0.39", "NodeMeta": {"bridge": "10.2.0.7", "subnet": "10.2.2.0/24"}},
+            "in the plan",
+        ),
+        (
+            {"Node": "slave-8", "Address": "10.0.0.33", "NodeMeta": {"bridge": "10.2.0.8", "subnet": "10.2.8.0/24"}},
+            "no address of",
+        ),
+        ({"Node": "slave-9", "Address": "10.0.0.41", "NodeMeta": {"bridge": "10.2.0.9;reboot", "subnet": ""}}, "in the plan"),
+        ({"Node": "slave-9-a", "Address": "10.0.0.41", "NodeMeta": {"bridge": "10.2.0.2", "subnet": "10.2.2.0/24"}}, "no host"),
+        (
+            {"Node": "slave-11", "Address": "10.0.0.43", "NodeMeta": {"bridge": "10.2.0.11", "subnet": "10.2.11.0/24"}},
+            "its mesh",
+        ),
+    ],
+)
+def test_a_strangers_entry_in_the_catalog_is_reported_and_never_applied(
+    wireguard: Stack, claim: dict[str, str], reason: str
+) -> None:
+
+    def allowed() -> list[str]:
+        """Who may send as whom. The kernel and wireguard-go list their peers in no order."""
+        return sorted(wireguard.out("slave-2", "wg", "show", "wgweave", "allowed-ips").splitlines())
+
+    before = allowed()
+    # With the one token that may: a node's own writes that node alone.
+    ask = (
+        'curl -fsS -X PUT -H "X-Consul-Token: $(cat /etc/apollo/secrets/consul/management-token)" -d "$1" '
+        '"http://127.0.0.1:8500/v1/catalog/$2"'
+    )
+    wireguard.out("control-1", "sh", "-c", ask, "sh", json.dumps(claim), "register")
+    try:
+
+        def mesh_check() -> dict[str, str]:
+            report = json.loads(wireguard.out("slave-2", "apollo-check", "--json"))
+            return next(check for check in report["checks"] if check["check"] == "mesh")
+
+        until(lambda: "warning" in mesh_check(), "apollo-check warns")
+        assert claim["Node"] in mesh_check()["detail"] and reason in mesh_check()["detail"]
+        assert allowed() == before
+        log = wireguard.out("slave-2", "journalctl", "-b", "-u", "apollo-mesh-sync", "-o", "cat")
+        assert f"'{claim['Node']}'" in log and reason in log
+    finally:
+        wireguard.out("control-1", "sh", "-c", ask, "sh", json.dumps({"Node": claim["Node"]}), "deregister")
