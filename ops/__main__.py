@@ -1,0 +1,55 @@
+"""`python -m ops`: day-two commands of a stack.
+
+Exit status: 0 done, 1 failed or refused, 2 wrong usage or unusable input, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ops.errors import OpsError
+
+# Each command is a module with arguments(parser) and run(arguments). Only the one that is wanted is imported: `drain` has to
+# run under any Python, without the project's packages.
+COMMANDS = {
+    "secrets": "make the stack's missing secrets, encrypted in its configuration",
+    "roll": "replace hosts one at a time, each by its generation",
+    "drain": "let a host go in order: nobody is sent there, what runs there ends, the others forget it",
+    "doctor": "list what disagrees between plan, state, AWS, Consul and the mesh, with what mends it",
+    "map": "draw the stack as a picture and as a page",
+    "gate": "refuse a preview that would take a host, a subnet or the VPC away by accident",
+    "pin-images": "put the digest behind every image that the configuration names by its tag",
+    "comment": "render a preview as one Markdown comment",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m ops",
+        description="Day-two commands of a stack.",
+        epilog="Exit status: 0 done, 1 failed or refused, 2 wrong usage, 130 stopped by Ctrl-C.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        if given[:1] == [name]:
+            module = importlib.import_module(f"ops.{name.replace('-', '_')}")
+            module.arguments(command)
+            command.set_defaults(run=module.run)
+    arguments = parser.parse_args(given)
+    try:
+        return arguments.run(arguments)
+    except OpsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

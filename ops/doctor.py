@@ -1,0 +1,150 @@
+"""Lists what disagrees between plan, state, AWS, Consul's catalog and the mesh, each with the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from ops.errors import OpsError
+from ops.preview import ATTACHMENT, INSTANCE, parse
+from ops.reach import opened
+from ops.stack import Stack
+from ops.survey import Survey, survey
+from plan.cluster import Cluster, PlannedHost
+from userdata import user_data_base64
+
+
+@dataclass(frozen=True)
+class Finding:
+    """between: the two that disagree. host: a host's or a resource's name. mend: the command."""
+
+    between: str
+    host: str
+    found: str
+    mend: str
+
+
+def examine(stack: Stack, plan: Cluster) -> tuple[list[Finding], list[str]]:
+    """(what disagrees, what could not be looked at)."""
+    found = list(_plan_and_state(stack, plan))
+    unseen: list[str] = []
+    lost = {finding.host for finding in found if finding.between == "plan and state"}
+    try:
+        found += _state_and_aws(stack)
+    except OpsError as error:
+        unseen.append(f"AWS: {error}")
+    lost |= {finding.host for finding in found if finding.between == "state and AWS"}
+    way = stack.way()
+    if way is None:
+        unseen.append("Consul and the mesh: no administrators' key (apollo:adminPrivateKey, or admin.agent: true)")
+        return found, unseen
+    deployed = stack.hosts
+    with opened(way) as reach:
+        seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed])
+    found += _live(stack.name, plan, seen, lost)
+    if seen.nodes is None:
+        unseen.append("Consul: no control node and no edge could tell its catalog")
+    return found, unseen
+
+
+def _roll(stack: str, host: PlannedHost) -> str:
+    return f"python -m ops roll --stack {stack} --role {host.role} --slots {host.index}"
+
+
+def _plan_and_state(stack: Stack, plan: Cluster) -> Iterator[Finding]:
+    between, deployed, bring_up = "plan and state", stack.hosts, f"pulumi up -s {stack.name}"
+    machines = {r["urn"].split("::")[-1]: r.get("inputs") or {} for r in stack.resources if r["type"] == INSTANCE}
+    for host in plan.hosts:
+        there = deployed.get(host.name)
+        if there is None or not there.instance_id:
+            yield Finding(between, host.name, "is planned and not deployed", bring_up)
+        elif there.generation < host.generation:
+            yield Finding(between, host.name, f"is at generation {there.generation}, planned {host.generation}", bring_up)
+        elif there.generation > host.generation:
+            said = f"is at generation {there.generation}, and {stack.file} says {host.generation}: somebody else rolled it"
+            yield Finding(between, host.name, said, f"git pull, before any pulumi up -s {stack.name}")
+        else:
+            if there.running_type and there.running_type != host.instance_type:
+                said = f"runs on {there.running_type}, planned {host.instance_type}"
+                yield Finding("plan and machine", host.name, said, _roll(stack.name, host))
+            booted = machines.get(f"{host.name}-instance", {}).get("userDataBase64")
+            if booted and booted != user_data_base64(plan, host, stack.name):
+                yield Finding("plan and machine", host.name, "was made with other host files", _roll(stack.name, host))
+    for name in deployed.keys() - {host.name for host in plan.hosts}:
+        yield Finding(between, name, "is deployed and not planned", bring_up)
+
+
+def _state_and_aws(stack: Stack) -> Iterator[Finding]:
+    """Drift, as the provider sees it: nothing is written."""
+    change = parse(stack.pulumi("refresh", "--preview-only", "--json"), "the refresh")
+    gone = {step.name.removesuffix("-instance") for step in change.steps if step.type == INSTANCE and step.op == "delete"}
+    for step in change.steps:
+        host = step.name.removesuffix("-instance") if step.type == INSTANCE else step.name
+        if step.type == ATTACHMENT and host.removesuffix("-data") in gone:
+            continue
+        if step.op == "delete":
+            mend = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
+            yield Finding("state and AWS", host, f"is gone from AWS ({step.type.rpartition(':')[2]})", mend)
+        elif step.op == "update":
+            what = ", ".join(sorted(step.changed)) or "something"
+            mend = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
+            yield Finding("state and AWS", host, f"was changed by hand: {what} ({step.type.rpartition(':')[2]})", mend)
+
+
+def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str]) -> Iterator[Finding]:
+    """What the hosts say, but for hosts that are known to be lost: the rest follows from that."""
+    planned = {host.name: host for host in plan.hosts}
+    away = lost | seen.silent.keys()
+    for name, reason in seen.silent.items():
+        if name not in lost:
+            yield Finding("plan and machine", name, f"does not answer: {reason}", _roll(stack, planned[name]))
+    drain = f"python -m ops drain --stack {stack} --host"
+    for name, node in (seen.nodes or {}).items():
+        host = planned.get(name)
+        if host is None:
+            yield Finding("plan and Consul", name, "is in the catalog and not planned", f"{drain} {name} --forget")
+        elif name in away:
+            continue
+        elif node["maintenance"]:
+            yield Finding("plan and Consul", name, "is in maintenance, left by a drain", f"{drain} {name} --undo")
+        elif not node["alive"]:
+            yield Finding("plan and Consul", name, "its agent does not answer the others", _roll(stack, host))
+        elif (node["address"], node["bridge"]) != (str(host.private_ip), str(host.bridge_address.ip)):
+            yield Finding("plan and Consul", name, f"registered {node['address']}, bridge {node['bridge']}", _roll(stack, host))
+    if seen.nodes is not None:
+        for name in planned.keys() - seen.nodes.keys() - away:
+            yield Finding("plan and Consul", name, "is not in the catalog", _roll(stack, planned[name]))
+    for name, peers in seen.mesh.items():
+        missing = sorted(planned.keys() - {name, *peers} - away)
+        # The vxlan mesh drops by itself who left the catalog, after two minutes.
+        extra = sorted(set(peers) - planned.keys()) if plan.mesh.name == "weave" else []
+        if missing:
+            mend = f"on {name}: sudo systemctl restart apollo-mesh-sync"
+            yield Finding("plan and mesh", name, f"has no entry of {', '.join(missing)}", mend)
+        if extra:
+            gone = " && ".join(f"{drain} {peer} --forget" for peer in extra)
+            yield Finding("plan and mesh", name, f"still has an entry of {', '.join(extra)}", f"{gone}")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", required=True)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def run(given: argparse.Namespace) -> int:
+    stack = Stack(given.stack)
+    plan = stack.plan
+    found, unseen = examine(stack, plan)
+    if given.json:
+        told = {"stack": stack.name, "findings": [asdict(finding) for finding in found], "notLookedAt": unseen}
+        print(json.dumps(told, indent=2))
+        return 1 if found else 0
+    for finding in found:
+        print(f"{finding.host}: {finding.found} ({finding.between})\n    {finding.mend}")
+    for line in unseen:
+        print(f"not looked at: {line}", file=sys.stderr)
+    print(f"{len(found)} disagreements of {len(plan.hosts)} hosts" if found else f"{len(plan.hosts)} hosts, all agree")
+    return 1 if found else 0

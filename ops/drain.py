@@ -1,0 +1,137 @@
+"""Lets a host go in order: nobody is sent there, what runs there ends, the others forget it.
+
+`pulumi` runs it before it deletes a machine (components/drain.py). Whatever comes of it, the machine may go: a host that does
+not answer is taken out of Consul from a control node, and that is all. It needs nothing but Python and ssh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from ops.errors import OpsError
+from ops.reach import Deadline, Reach, Unreachable, Way, addresses, opened
+
+# Where the administrators' private key stands, so that it is in no list of processes.
+KEY = "APOLLO_ADMIN_KEY"
+# `off` lets machines go as they are, such as before a `pulumi destroy`.
+SWITCH = "APOLLO_DRAIN"
+SECONDS = 60.0
+# Of these, for the edges to take the host out.
+_QUIET = 15.0
+# And for Mesos to start its tasks elsewhere.
+_MESOS = 30.0
+
+
+def drain(reach: Reach, host: str, address: str, edges: Sequence[str], control: Sequence[str], seconds: float) -> None:
+    """Drains one host. Raises Unreachable where it, or what it needs, does not answer in time."""
+    begun, deadline = time.monotonic(), Deadline(seconds)
+
+    def say(line: str) -> None:
+        print(f"{host}: {line} ({time.monotonic() - begun:.1f} s)", flush=True)
+
+    try:
+        services = json.loads(reach.run(address, "leave", "begin", "0", seconds=min(20.0, deadline.left)))["services"]
+        say("in maintenance")
+        if services:
+            for edge in edges:
+                try:
+                    waits = min(_QUIET, deadline.left)
+                    reach.run(edge, "edge", "quiet", f"{waits:.0f}", *services, seconds=waits + 2)
+                except Unreachable as error:
+                    say(f"edge {edge} may still send requests: {error}")
+            say(f"{len(services)} services out of {len(edges)} edges")
+        waits = min(_MESOS, deadline.left / 2)
+        tell_mesos(reach, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)
+        # It ends by itself before that: connections and containers have their own, shorter limits.
+        for line in reach.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
+            say(line)
+    except Unreachable as error:
+        say(f"not drained: {error}")
+        forget(reach, host, address, control)
+        raise
+    # Its agent has stopped. Its successor has the same address and must be let in.
+    tell_mesos(reach, host, address, control, "up", seconds=10)
+    forget(reach, host, address, control)
+
+
+def tell_mesos(reach: Reach, host: str, address: str, control: Sequence[str], *order: str, seconds: float) -> None:
+    """Has a control node tell the Mesos masters that the machine goes, so that tasks start elsewhere first, or is back."""
+    if not host.startswith("slave-"):
+        return
+    for node in control:
+        try:
+            said = reach.run(node, "mesos", order[0], address, *order[1:], seconds=seconds).strip()
+            if said:
+                print(f"{host}: Mesos: {said}", flush=True)
+            return
+        except Unreachable as error:
+            print(f"{host}: control node {node} does not answer: {error}", flush=True)
+
+
+def forget(reach: Reach, host: str, address: str, control: Sequence[str]) -> None:
+    """Has the first control node that answers take the host out of Consul, where it still is, and out of the mesh."""
+    for node in control:
+        if node == address:
+            continue
+        try:
+            for line in reach.run(node, "forget", host, address, seconds=10).splitlines():
+                print(f"{host}: {line}", flush=True)
+            return
+        except Unreachable as error:
+            print(f"{host}: control node {node} does not answer: {error}", flush=True)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", help="find everything below in this stack; needs pulumi")
+    parser.add_argument("--host", required=True, help="such as slave-2")
+    parser.add_argument("--address", help="the host's address in the VPC; empty for the first edge itself")
+    parser.add_argument("--jump", help="the first edge's public address")
+    parser.add_argument("--host-key", help="the hosts' public key, as `type base64`")
+    parser.add_argument("--agent", action="store_true", help="with the SSH agent's keys")
+    parser.add_argument("--edges", default="", help="addresses of the edges in the VPC, with commas between")
+    parser.add_argument("--control", default="", help="addresses of the control nodes in the VPC, with commas between")
+    parser.add_argument("--forget", action="store_true", help="only take it out of Consul and the mesh: it is gone already")
+    parser.add_argument("--undo", action="store_true", help="put a drained host that stays to work again")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long it may take (default: {SECONDS:.0f})")
+
+
+def run(given: argparse.Namespace) -> int:
+    host = str(given.host)
+    if os.environ.get(SWITCH) == "off":
+        print(f"{host}: not drained, as {SWITCH}=off")
+        return 0
+    if given.stack:
+        from ops.stack import Stack
+
+        stack = Stack(given.stack)
+        plan, way = stack.plan, stack.way()
+        planned = next((h for h in plan.hosts if h.name == host), None)
+        if planned is None and not given.forget:
+            raise OpsError(f"{host} is no host of stack {given.stack}; there are: {', '.join(h.name for h in plan.hosts)}")
+        address = str(planned.private_ip) if planned else "-"
+        edges = [str(h.private_ip) for h in plan.edges]
+        control = [str(h.private_ip) for h in plan.control]
+    else:
+        key = os.environ.get(KEY, "")
+        way = Way(given.jump, key, given.host_key) if given.jump and given.host_key and (key or given.agent) else None
+        address, edges, control = given.address or "", addresses(given.edges), addresses(given.control)
+    if way is None:
+        print(f"{host}: not drained: no administrators' key (admin.allowedCidrs and apollo:adminPrivateKey, or admin.agent)")
+        return 1
+    try:
+        with opened(way) as reach:
+            if given.forget:
+                forget(reach, host, address, control)
+            elif given.undo:
+                print(f"{host}: {reach.run(address, 'leave', 'undo', '0', seconds=given.seconds).strip()}")
+            else:
+                drain(reach, host, address, edges, control, given.seconds)
+    except Unreachable as error:
+        print(f"{host} was not drained: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,123 @@
+"""Refuses a preview that would replace, delete or stop what nobody asked to lose.
+
+A machine may go only by its own word in the same change: a raised generation, or its slot in `slaves.retired`. Subnets and the
+VPC never go. Of the control nodes one may be touched at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+
+from ops.preview import ATTACHMENT, INSTANCE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
+
+# Properties of a machine that AWS changes while it runs. Any other update may stop it.
+_IN_PLACE = frozenset(("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstanceProfile", "metadataOptions", "monitoring"))
+_SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """kind: host, network or control. name: of what would be lost. mend: what to change so that it passes."""
+
+    kind: str
+    name: str
+    reason: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}; {self.mend}"
+
+
+def refusals(preview: Preview, allowed: Collection[str] = ()) -> list[Refusal]:
+    """Why the preview must not be carried out; empty where it may. allowed: hosts that may go though nothing says so."""
+    found = list(_network(preview))
+    touched: list[str] = []
+    for host in preview.hosts.values():
+        loss = _loss(host)
+        if host.role == "control" and loss and host.name not in allowed:
+            touched.append(host.name)
+        if host.name not in allowed:
+            found += _host(preview, host, loss)
+    if len(touched) > 1:
+        away = ", ".join(touched)
+        mend = "raise one generation, `up`, wait until it is back, then the next: python -m ops roll --role control does that"
+        found.append(Refusal("control", away, f"{len(touched)} control nodes would be touched at once", mend))
+    return found
+
+
+def _network(preview: Preview) -> Iterator[Refusal]:
+    for step in preview.steps:
+        if step.type in (VPC, SUBNET) and step.op in ("replace", "delete"):
+            what = "the VPC" if step.type == VPC else "a subnet"
+            key = "network.cidr" if step.type == VPC or step.op == "replace" else "zones"
+            ranges = " → ".join(str(side["cidrBlock"]) for side in (step.old, step.new) if side.get("cidrBlock"))
+            reason = f"{what} would be {_past(step.op)} ({ranges})"
+            mend = f"take {key} and the order of zones back; a zone is only ever appended, and another range is a new stack"
+            yield Refusal("network", step.name, reason, mend)
+
+
+def _loss(host: HostChange) -> str:
+    """What would be taken from the host, in the past tense; empty where nothing is."""
+    if host.op in ("replace", "delete"):
+        return _past(host.op)
+    for step in host.steps:
+        if step.type == INSTANCE and step.op == "update" and not step.changed <= _IN_PLACE:
+            return f"stopped, to change its {', '.join(sorted(step.changed - _IN_PLACE)) or 'unnamed properties'}"
+        if step.type == ATTACHMENT and step.op in ("replace", "delete"):
+            return "stopped, to detach its volume"
+    return ""
+
+
+def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
+    section = _SECTIONS[host.role]
+    raise_it = f"raise {section}.generations.{host.index} in the same change"
+    if host.op == "delete":
+        retired = preview.section("slaves").get("retired") or []
+        if host.role == "slave" and host.index not in retired:
+            mend = f"add {host.index} to slaves.retired in the same change, or take slaves.count back"
+            yield Refusal("host", host.name, "would be deleted", mend)
+        elif host.role != "slave":
+            yield Refusal(
+                "host", host.name, "would be deleted", f"take {section}.count back, or name it with --allow {host.name}"
+            )
+        return
+    if loss and not host.raised:
+        yield Refusal("host", host.name, f"would be {loss}", raise_it)
+    if any(step.type == VOLUME and step.op in ("replace", "delete") for step in host.steps):
+        yield Refusal("host", host.name, "its data volume would be lost", "take its zone and its address back")
+    waiting = host.differing({name: title for name, title in WAITING.items() if name != "hostFiles"})
+    if waiting and not host.raised:
+        changes = ", ".join(f"{title} {old} → {new}" for title, (old, new) in waiting.items())
+        mend = f"{raise_it}, or roll it first: python -m ops roll --stack {preview.stack} --role {host.role}"
+        yield Refusal("host", host.name, f"its {changes} would not reach the running machine", mend)
+
+
+def _past(op: str) -> str:
+    return {"replace": "replaced", "delete": "deleted"}[op]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "preview", nargs="?", default="-", metavar="FILE", help="of `pulumi preview --json` (default: standard input)"
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="HOST", help="this host may go; may be given several times"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def run(given: argparse.Namespace) -> int:
+    preview = load(given.preview)
+    found = refusals(preview, given.allow)
+    if given.json:
+        print(json.dumps({"passes": not found, "refusals": [asdict(refusal) for refusal in found]}, indent=2))
+    elif found:
+        print(f"refused, for {len(found)} {'reason' if len(found) == 1 else 'reasons'}:")
+        print("".join(f"  {refusal}\n" for refusal in found), end="")
+    else:
+        changes = sum(count for op, count in preview.counts.items() if op != "same")
+        print(f"passes: {changes} changes, none that takes a host or a network away")
+    return 1 if found else 0

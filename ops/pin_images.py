@@ -1,0 +1,78 @@
+"""Pins the images that a stack's hosts fetch: asks each registry what a tag stands for, and writes the digest behind it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import userdata
+from ops.cli import pulumi
+from ops.errors import OpsError
+from plan.settings import Mesos, Overlay
+
+# Settings that hold an image, and their default; each counts where another setting of its section has this value.
+IMAGES = {"overlay.weaveFrom": str(Overlay.model_fields["weave_from"].default)} | {
+    f"mesos.{name}Image": str(Mesos.model_fields[f"{name}_image"].default) for name in ("master", "agent", "marathon")
+}
+_USED: dict[str, tuple[str, str]] = {"overlay": ("mesh", "weave"), "mesos": ("source", "images")}
+_CLIENT = Path(userdata.__file__).parent / "mesh/weave/usr/local/lib/apollo/weave_programs.py"
+
+
+class ImagesError(OpsError):
+    """An image could not be pinned. The message names it and has the registry's own words."""
+
+
+def pin(stack: str, scheme: str = "https") -> dict[str, str]:
+    """Key → what now stands in the stack's configuration, for each image in use that is named by its tag.
+
+    Raises ImagesError, and OpsError where `pulumi` cannot read or write it.
+    """
+    shown = json.loads(pulumi("config", "--stack", stack, "--json"))
+    pinned: dict[str, str] = {}
+    for key, default in IMAGES.items():
+        section, _, name = key.partition(".")
+        given = shown.get(f"apollo:{section}", {}).get("objectValue") or {}
+        setting, value = _USED[section]
+        source = str(given.get(name, default))
+        if "@sha256:" not in source and given.get(setting, value) == value:
+            tag = source.rpartition("/")[2].partition(":")[2]
+            pinned[key] = f"{source.removesuffix(f':{tag}')}@{_digest(source, scheme)}"
+            pulumi("config", "set", "--stack", stack, "--path", f"apollo:{key}", pinned[key])
+    return pinned
+
+
+def _digest(source: str, scheme: str) -> str:
+    client = _client()
+    try:
+        return client.Registry(client.Image.parse(source), scheme).digest()
+    except (client.Refused, OSError, ValueError, KeyError) as error:
+        raise ImagesError(f"{source}: {error}") from None
+
+
+def _client() -> Any:
+    """The hosts' own reader of registries, so that what is pinned here is what they compare."""
+    spec = importlib.util.spec_from_file_location(_CLIENT.stem, _CLIENT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look for the module that they are in.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", required=True)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(given: argparse.Namespace) -> int:
+    pinned = pin(given.stack)
+    if given.json:
+        print(json.dumps({"stack": given.stack, "pinned": pinned}))
+    else:
+        print("".join(f"  {key}: {value}\n" for key, value in pinned.items()) or "nothing to pin\n", end="")
+    return 0

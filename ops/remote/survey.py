@@ -1,0 +1,76 @@
+"""Runs on any host and changes nothing. Prints what this host sees, as JSON.
+
+mesh: names of the peers in its table. catalog (with the argument `catalog`): Consul's nodes and services.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from typing import Any
+
+sys.path.insert(0, "/usr/local/lib/apollo")
+import apollo
+
+
+def peers(facts: dict[str, str]) -> list[str]:
+    """Names of the hosts that the mesh here knows, without its own."""
+    if facts["MESH"] != "weave":
+        from pathlib import Path
+
+        return sorted(entry["Node"] for entry in json.loads(Path("/var/lib/apollo/mesh.json").read_text()))
+    with urllib.request.urlopen("http://127.0.0.1:6784/report", timeout=5) as answer:
+        known = json.load(answer)["Router"]["Peers"]
+    return sorted(peer["NickName"] for peer in known if peer["NickName"] != facts["NODE_NAME"])
+
+
+def catalog(token: str) -> dict[str, Any]:
+    nodes, _ = apollo.consul("catalog/nodes", token)
+    found: dict[str, Any] = {"nodes": {}, "services": []}
+    for node in nodes:
+        meta = node["Meta"] or {}
+        if meta.get("external-node") == "true":
+            continue  # somebody else's, without an agent
+        checks, _ = apollo.consul(f"health/node/{node['Node']}", token)
+        found["nodes"][node["Node"]] = {
+            "address": node["Address"],
+            "bridge": meta.get("bridge", ""),
+            "subnet": meta.get("subnet", ""),
+            "alive": all(check["Status"] == "passing" for check in checks if check["CheckID"] == "serfHealth"),
+            "maintenance": any(check["CheckID"] == "_node_maintenance" for check in checks),
+        }
+    for name, tags in sorted(apollo.consul("catalog/services", token)[0].items()):
+        for entry in apollo.consul(f"health/service/{name}", token)[0]:
+            service = entry["Service"]
+            found["services"].append(
+                {
+                    "name": name,
+                    "public": "public" in tags,
+                    "node": entry["Node"]["Node"],
+                    "address": service["Address"] or entry["Node"]["Address"],
+                    "port": service["Port"],
+                    "healthy": all(check["Status"] == "passing" for check in entry["Checks"]),
+                }
+            )
+    return found
+
+
+def main(*wanted: str) -> int:
+    facts = apollo.facts()
+    seen: dict[str, Any] = {"host": facts["NODE_NAME"]}
+    try:
+        seen["mesh"] = peers(facts)
+    except (OSError, ValueError, LookupError) as error:
+        seen["meshProblem"] = str(error)
+    if "catalog" in wanted:
+        try:
+            seen |= catalog(apollo.secret(f"consul/{facts['ROLE']}-token"))
+        except (apollo.ConsulError, OSError) as error:
+            seen["catalogProblem"] = str(error)
+    print(json.dumps(seen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

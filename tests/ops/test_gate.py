@@ -1,0 +1,173 @@
+"""The gate and the comment, on previews that the real engine made of the real program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.__main__ import main
+from ops.comment import render
+from ops.errors import OpsError
+from ops.gate import Refusal, refusals
+from ops.preview import Preview, parse
+from tests.localcloud.test_program import Stack
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def previewed(stack: Stack) -> Any:
+    """Makes previews of changed settings; each is made once."""
+    made: dict[tuple[str, ...], str] = {}
+
+    def preview(*sets: str) -> str:
+        if sets not in made:
+            options = [option for value in sets for option in ("--set", value)]
+            status, out, err = stack.run("pulumi", *options, "preview", "--json")
+            assert status == 0, err
+            made[sets] = out
+        return made[sets]
+
+    return preview
+
+
+def judged(text: str, *allowed: str) -> list[Refusal]:
+    return refusals(parse(text), allowed)
+
+
+def about(found: list[Refusal]) -> set[tuple[str, str]]:
+    return {(refusal.kind, refusal.name) for refusal in found}
+
+
+def test_an_instance_type_without_a_generation_is_refused_for_each_slave_and_says_what_would_do(previewed: Any) -> None:
+    found = judged(previewed("slaves.instanceType=t3.large"))
+    assert about(found) == {("host", f"slave-{slot}") for slot in (1, 2, 3)}
+    assert "t3.medium → t3.large" in found[0].reason
+    assert "raise slaves.generations.1" in found[0].mend
+
+
+def test_an_instance_type_with_the_generations_of_all_its_hosts_passes(previewed: Any) -> None:
+    generations = [f"slaves.generations.{slot}=2" for slot in (1, 2, 3)]
+    assert judged(previewed("slaves.instanceType=t3.large", *generations)) == []
+
+
+def test_another_vpc_range_is_refused_with_the_vpc_its_subnets_and_its_hosts(previewed: Any) -> None:
+    found = about(judged(previewed("network.cidr=10.8.0.0/16")))
+    assert {("network", "network-vpc"), ("network", "network-private-a"), ("host", "edge-1"), ("host", "slave-3")} <= found
+    assert ("control", "control-1, control-2, control-3") in found
+
+
+def test_another_order_of_zones_is_refused(previewed: Any) -> None:
+    found = judged(previewed("zones=[b, a]"))
+    assert {("network", "network-private-a"), ("network", "network-public-b"), ("host", "slave-1")} <= about(found)
+    assert any("data volume" in refusal.reason for refusal in found)
+
+
+def test_a_removed_zone_is_refused_for_its_subnets(previewed: Any) -> None:
+    assert {("network", "network-private-b"), ("network", "network-public-b")} <= about(judged(previewed("zones=[a]")))
+
+
+def test_a_generation_does_not_buy_the_loss_of_a_data_volume(previewed: Any) -> None:
+    found = judged(previewed("zones=[a]", "slaves.generations.2=2"))
+    assert [refusal.reason for refusal in found if refusal.name == "slave-2"] == ["its data volume would be lost"]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("slaves.count=4",),
+        ("slaves.generations.2=2",),
+        ("tags.team=web",),
+        ("slaves.retired=[2]",),
+        ("control.generations.1=2",),
+    ],
+)
+def test_a_new_slave_a_generation_a_tag_and_a_retired_slot_pass(previewed: Any, sets: tuple[str, ...]) -> None:
+    assert judged(previewed(*sets)) == []
+
+
+def test_fewer_slaves_are_refused_unless_the_slot_is_retired_or_allowed(previewed: Any) -> None:
+    text = previewed("slaves.count=2")
+    (refusal,) = judged(text)
+    assert (refusal.name, refusal.mend) == (
+        "slave-3",
+        "add 3 to slaves.retired in the same change, or take slaves.count back",
+    )
+    assert judged(text, "slave-3") == []
+
+
+def test_two_control_nodes_at_once_are_refused_though_both_generations_rise(previewed: Any) -> None:
+    (refusal,) = judged(previewed("control.generations.1=2", "control.generations.3=2"))
+    assert (refusal.kind, refusal.name) == ("control", "control-1, control-3")
+
+
+def test_a_lowered_generation_is_refused_as_it_replaces_too(stack: Stack) -> None:
+    stack.up("slaves.generations.2=2")
+    try:
+        status, out, _ = stack.run("pulumi", "preview", "--json")
+    finally:
+        stack.up()
+    assert status == 0
+    assert about(judged(out)) == {("host", "slave-2")}
+
+
+def test_the_command_ends_with_1_and_tells_each_refusal_as_json(
+    previewed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "preview.json"
+    path.write_text(previewed("slaves.count=2"))
+    assert main(["gate", str(path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["passes"], told["refusals"][0]["name"]) == (False, "slave-3")
+    assert main(["gate", str(path), "--allow", "slave-3"]) == 0
+    assert capsys.readouterr().out.startswith("passes: ")
+
+
+def test_a_comment_shows_who_comes_and_who_goes_with_their_addresses(previewed: Any) -> None:
+    text = render(parse(previewed("slaves.retired=[2]")), "dev")
+    assert text.startswith("<!-- apollo-preview dev -->\n### Preview of `dev`: ")
+    assert "the gate passes" in text
+    assert "| slave-2 | deleted | 1 | 10.0.32.34 | 10.2.0.2/16 | 10.2.2.0/24 |" in text
+    assert "| slave-4 | created | 1 | 10.0.32.36 | 10.2.0.4/16 | 10.2.4.0/24 |" in text
+
+
+def test_a_comment_shows_moved_ranges_and_what_waits_for_a_roll(previewed: Any) -> None:
+    moved = render(parse(previewed("network.cidr=10.8.0.0/16")), "dev")
+    assert "refused by the gate" in moved
+    assert "| network-vpc | VPC | 10.0.0.0/16 | 10.8.0.0/16 |" in moved
+    waiting = render(parse(previewed("slaves.instanceType=t3.large")), "dev")
+    assert "| slave-1 | waiting for a roll (instance type t3.medium → t3.large) |" in waiting
+    assert "**Address plan**: unchanged" in waiting
+
+
+def test_no_value_of_a_secret_is_in_a_preview_or_its_comment(previewed: Any) -> None:
+    preview: Preview = parse(previewed("slaves.count=4"))
+    assert set(preview.section("secrets").values()) == {"[secret]"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "it is not JSON"),
+        ("Previewing update (dev)", "it is not JSON"),
+        ("[1, 2]", "neither steps nor a summary"),
+        ('{"name": "something else"}', "neither steps nor a summary"),
+        ('{"steps": [{"op": "create"}], "changeSummary": {}}', "a step has an unknown form"),
+        ('{"steps": [{"op": "create", "urn": "x"}], "changeSummary": {}}', "a step has an unknown form"),
+        ('{"diagnostics": [{"severity": "error", "message": "no such zone"}]}', "no such zone"),
+        ('{"diagnostics": []}', "no whole preview"),
+    ],
+)
+def test_what_is_no_preview_is_one_clear_error(text: str, words: str) -> None:
+    with pytest.raises(OpsError, match=words) as error:
+        parse(text, "preview.json")
+    assert error.value.status == 2
+    assert str(error.value).startswith("preview.json is ")
+
+
+def test_a_preview_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", str(tmp_path / "none.json")]) == 2
+    assert "none.json: No such file" in capsys.readouterr().err
