@@ -1,0 +1,72 @@
+"""Preview and `up` of a stack on the embedded cloud, against the same number of bare resources in the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from localcloud.paths import REPOSITORY
+
+BARE = Path(__file__).with_name("bare")
+# What differs between two runs is the machine's noise; a preview is cheap enough to take the median of some.
+PREVIEWS = 3
+
+
+def measure(slaves: int) -> list[dict[str, Any]]:
+    """Seconds of our stack and of the yardstick, interleaved, and their ratio. RuntimeError: a run failed."""
+    with tempfile.TemporaryDirectory(prefix="apollo-bench-") as folder:
+        ours = _Program(REPOSITORY, Path(folder) / "ours", ["--set", f"slaves.count={slaves}"])
+        resources = ours.preview()[1]
+        bare = _Program(BARE, Path(folder) / "bare", ["--set", f"count={resources}"])
+        pairs = [(ours.preview()[0], bare.preview()[0]) for _ in range(PREVIEWS)]
+        rows = [_row("preview", slaves, resources, median(p[0] for p in pairs), median(p[1] for p in pairs))]
+        try:
+            rows.append(_row("up", slaves, resources, ours.up(), bare.up()))
+            rows.append(_row("up again", slaves, resources, ours.up(), bare.up()))
+        finally:
+            for program in (ours, bare):
+                program.down()
+    return rows
+
+
+def _row(what: str, slaves: int, resources: int, ours: float, bare: float) -> dict[str, Any]:
+    return {
+        "what": f"{what}, {slaves} slaves",
+        "resources": resources,
+        "seconds": round(ours, 1),
+        "bare seconds": round(bare, 1),
+        "ratio": round(ours / bare, 2),
+    }
+
+
+class _Program:
+    def __init__(self, folder: Path, run_dir: Path, sets: list[str]) -> None:
+        self._env = {**os.environ, "APOLLO_PROGRAM": str(folder), "APOLLO_RUN_DIR": str(run_dir)}
+        self._sets = sets
+
+    def preview(self) -> tuple[float, int]:
+        """(seconds, custom resources to create)."""
+        taken, result = self._run("preview", *self._sets)
+        return taken, sum(1 for step in result["steps"] if step["type"].startswith("aws:"))
+
+    def up(self) -> float:
+        return self._run("up", "--no-machines", *self._sets)[0]
+
+    def down(self) -> None:
+        self._run("down")
+
+    def _run(self, *arguments: str) -> tuple[float, dict[str, Any]]:
+        argv = [sys.executable, "-m", "localcloud", *arguments, "--json"]
+        begun = time.perf_counter()
+        done = subprocess.run(argv, cwd=REPOSITORY, env=self._env, capture_output=True, text=True, check=False)
+        taken = time.perf_counter() - begun
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-2000:]}")
+        return taken, json.loads(done.stdout)
