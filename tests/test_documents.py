@@ -1,0 +1,247 @@
+"""The documents say what the code does: tables, commands, links, paths and examples are checked against it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from plan.cluster import Cluster, plan_cluster
+from plan.settings import parse
+from scripts import settings_table
+from tests.components.recording import stack_config
+from tests.components.test_contract import CONTRACT
+
+ROOT = Path(__file__).resolve().parent.parent
+DECISIONS = ROOT / "docs" / "decisions"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
+
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`]+)`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+PYTHON_M = re.compile(r"python -m (?P<module>[a-z_.]+)(?: (?P<command>[a-z][a-z-]*))?(?P<rest>[^\n#|;&]*)")
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def read(path: Path) -> str:
+    """The document as a reader sees it, without comments."""
+    return re.sub(r"<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
+
+
+def code(path: Path) -> Iterator[str]:
+    """Everything that is set as code: fenced blocks as they are, spans with line breaks undone."""
+    text = read(path)
+    for match in FENCE.finditer(text):
+        yield match[2].replace("\\\n", " ")
+    for match in INLINE.finditer(FENCE.sub("", text)):
+        yield " ".join(match[1].split())
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(document, text) of every fenced block in a language."""
+    found = [(path, match) for path in DOCUMENTS for match in FENCE.finditer(read(path)) if match[1] == language]
+    return [(path.relative_to(ROOT).as_posix(), textwrap.dedent(match[2])) for path, match in found]
+
+
+def test_the_readmes_table_of_settings_is_current() -> None:
+    readme = settings_table.README.read_text()
+    assert settings_table.with_table(readme) == readme, "run: scripts/python -m scripts.settings_table --write"
+
+
+def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
+    for text in ("", settings_table.END + settings_table.BEGIN, 2 * (settings_table.BEGIN + settings_table.END)):
+        with pytest.raises(settings_table.TableError):
+            settings_table.with_table(text)
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    rules = re.findall(r"^([a-z][a-z ]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
+    named = {target for path in DOCUMENTS for text in code(path) for target in re.findall(r"\bmake ([a-z][a-z-]*)", text)}
+    assert named, "the documents name no target at all"
+    assert named <= targets
+
+
+def python_commands() -> dict[tuple[str, str], set[str]]:
+    """(module, subcommand) → long options, of every `python -m` that the documents name."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for path in DOCUMENTS:
+        for text in code(path):
+            for match in PYTHON_M.finditer(text):
+                options = set(re.findall(r"--[a-z][a-z-]*", match["rest"]))
+                module, command = match["module"], match["command"] or ""
+                if (module, command) == ("localcloud", "ops"):
+                    # What follows is a day-two command with options of its own.
+                    module, command = "ops", next(iter(re.findall(r"^ ([a-z]+)", match["rest"])), "")
+                elif (module, command) == ("localcloud", "pulumi"):
+                    options &= {"--program", "--set", "--stack"}  # the others are Pulumi's
+                found.setdefault((module, command), set()).update(options)
+    return found
+
+
+@pytest.mark.parametrize(("module", "command"), sorted(python_commands()))
+def test_every_python_command_that_is_named_exists_with_its_options(module: str, command: str) -> None:
+    assert importlib.util.find_spec(module) is not None
+    options = python_commands()[module, command]
+    if module == settings_table.__name__:
+        assert options <= {"--write"}
+        return
+    argv = [sys.executable, "-m", module, *([command] if command else []), "--help"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {option for option in options if option not in done.stdout} == set()
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", names(DOCUMENTS))
+def test_every_relative_link_leads_somewhere(document: str) -> None:
+    path = ROOT / document
+    for link in LINK.findall(FENCE.sub("", read(path))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        leads_to = (path.parent / target).resolve() if target else path
+        assert leads_to.exists(), f"{link} leads nowhere"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", FENCE.sub("", read(leads_to)), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("document", names(DOCUMENTS))
+def test_every_path_of_the_repository_that_is_named_exists(document: str) -> None:
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for text in code(ROOT / document):
+        if re.fullmatch(rf"({folders})/[\w./-]*", text):
+            assert (ROOT / text).exists(), f"{text} does not exist"
+
+
+def test_every_document_that_the_code_refers_to_exists() -> None:
+    for path, text in repository_texts():
+        for name in re.findall(r"\bdocs/[\w/-]+\.md", text):
+            assert (ROOT / name).exists(), f"{path}: {name} does not exist"
+
+
+def repository_texts() -> Iterator[tuple[str, str]]:
+    """Tracked and new files, less the ignored, that hold text."""
+    argv = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        try:
+            yield name, (ROOT / name).read_text()
+        except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            continue
+
+
+def test_no_file_names_a_place_that_only_one_machine_has() -> None:
+    # The administrators' home on a host is the same everywhere.
+    place = re.compile(r"(?<![\w.}$~*])/(?:home(?!/admin\b)|Users|work)/\w+")
+    assert [(name, found[0]) for name, text in repository_texts() if (found := place.search(text))] == []
+
+
+def test_records_are_numbered_without_a_gap_and_listed() -> None:
+    assert [int(path.name[:4]) for path in RECORDS] == list(range(1, len(RECORDS) + 1))
+    assert set(LINK.findall((DECISIONS / "README.md").read_text())) == {path.name for path in RECORDS}
+
+
+@pytest.mark.parametrize("record", [path.name for path in RECORDS])
+def test_a_record_is_short_and_says_what_was_not_chosen_and_why(record: str) -> None:
+    lines = (DECISIONS / record).read_text().splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith(f"# {int(record[:4])}. ")
+    assert re.match(r"Status: (accepted|replaced by \d{4})\. Touches: ", lines[1])
+    parts = [match[1] for line in lines if (match := re.match(r"- (Decision|Not chosen|Price|Proof|Look again when): ", line))]
+    assert parts == ["Decision", "Not chosen", "Price", "Proof", "Look again when"]
+
+
+def fields(shape: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(shape, dict):
+        for name, inner in cast(dict[str, Any], shape).items():
+            yield from fields(inner, f"{prefix}.{'*' if name == 'slave-1' else name}".strip("."))
+    else:
+        yield prefix
+
+
+def test_the_contracts_document_has_exactly_the_contracts_fields() -> None:
+    described = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "contract.md").read_text(), re.MULTILINE)
+    assert len(described) == len(set(described))
+    assert set(described) - {"slaves"} == set(fields(CONTRACT))
+
+
+@pytest.mark.parametrize(("document", "text"), blocks("python"))
+def test_every_python_example_is_python(document: str, text: str) -> None:
+    compile(text, document, "exec")
+
+
+@pytest.mark.parametrize(("document", "text"), blocks("yaml"))
+def test_every_example_of_a_stack_file_is_accepted(document: str, text: str) -> None:
+    content = yaml.safe_load(text)
+    config = content.get("config", content)
+    parse({key.removeprefix("apollo:"): value for key, value in config.items() if key.startswith("apollo:")}, document)
+
+
+def sets() -> list[str]:
+    return sorted({s for path in DOCUMENTS for text in code(path) for s in re.findall(r'SET="([^"]+)"', text)})
+
+
+@pytest.mark.parametrize("text", sets())
+def test_every_example_of_a_changed_setting_is_accepted(text: str) -> None:
+    raw: dict[str, Any] = {}
+    for pair in text.split():
+        path, _, value = pair.partition("=")
+        *above, last = path.split(".")
+        place = raw
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = yaml.safe_load(value)
+    parse(raw)
+
+
+def planned(stack: str) -> Cluster:
+    config = stack_config(stack)
+    return plan_cluster(parse({key.removeprefix("apollo:"): v for key, v in config.items() if key.startswith("apollo:")}))
+
+
+def test_the_costs_count_the_machines_and_disks_that_the_stacks_have() -> None:
+    rows = {cells[0]: cells for cells in map(cells_of, (ROOT / "README.md").read_text().splitlines()) if len(cells) == 6}
+    for column, stack in ((2, "dev"), (4, "prod")):
+        cluster = planned(stack)
+        for row, hosts in (("slaves", cluster.slaves), ("control nodes", cluster.control), ("edges", cluster.edges)):
+            assert rows[row][column] == str(len(hosts))
+            assert hosts[0].instance_type in rows[row][1]
+        assert rows["disks (gp3)"][column] == f"{sum(host.root_gib + host.data_gib for host in cluster.hosts):,} GiB"
+        gateways = len(cluster.zones) if cluster.settings.network.nat == "perZone" else 1
+        assert rows["NAT gateways"][column] == str(gateways)
+        balancers = len(cluster.zones) if len(cluster.edges) > 1 else 0
+        assert rows["public IPv4 addresses"][column] == str(gateways + len(cluster.edges) + balancers)
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+
+
+def test_the_program_imports_no_development_library_and_nothing_of_the_embedded_cloud() -> None:
+    forbidden = {"localcloud", "tests", "scripts", "bench", "moto", "boto3", "rich", "yaml", "pytest", "hypothesis"}
+    sources = [ROOT / name for name in ("__main__.py", "config.py", "outputs.py")]
+    sources += [path for folder in ("plan", "userdata", "components", "ops") for path in (ROOT / folder).rglob("*.py")]
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in modules:
+                assert module.partition(".")[0] not in forbidden, f"{source.relative_to(ROOT)} imports {module}"
