@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,9 @@ from plan.settings import parse
 
 SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
 _HIDDEN = ("secrets", "adminPrivateKey", "edgeCertificate")
+# How the engine says that it read the state in a file backend just while another engine wrote it. It has done nothing then, and
+# the next look finds the file whole; what is damaged for good is told after as many looks, seconds between them.
+_TORN, _LOOKS, _BETWEEN = "failed to load checkpoint", 10, 0.3
 
 
 class Engine(auto.PulumiCommand):
@@ -51,6 +55,23 @@ class Engine(auto.PulumiCommand):
     ) -> auto.CommandResult:
         argv = [self.command, *([] if "--non-interactive" in args else ["--non-interactive"]), *args]
         env = {**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
+        for _ in range(_LOOKS):
+            result = self._once(argv, cwd, env, on_output, on_error)
+            if not result.code or _TORN not in result.stderr:
+                break
+            time.sleep(_BETWEEN)
+        if result.code:
+            raise auto.errors.create_command_error(result)
+        return result
+
+    def _once(
+        self,
+        argv: list[str],
+        cwd: str,
+        env: Mapping[str, str],
+        on_output: Callable[[str], Any] | None,
+        on_error: Callable[[str], Any] | None,
+    ) -> auto.CommandResult:
         process = subprocess.Popen(
             argv,
             cwd=cwd,
@@ -80,8 +101,6 @@ class Engine(auto.PulumiCommand):
             thread.join()
         result = auto.CommandResult("\n".join(said[0]), "\n".join(said[1]), process.wait())
         self._running = None
-        if result.code:
-            raise auto.errors.create_command_error(result)
         return result
 
 
@@ -218,7 +237,7 @@ class Stack:
 def last_words(error: Exception) -> str:
     """The engine's own words, without what Pulumi puts around them."""
     text = str(error)
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip().removeprefix("stderr: ") for line in text.splitlines()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
     if isinstance(error, auto.errors.ConcurrentUpdateError):
         owner = next((line for line in lines if "created by" in line), "")

@@ -28,7 +28,7 @@ PACKAGES = PROVISION.with_name("packages")
 BAKE = REPOSITORY / "image/provision.sh"
 LOCAL_FILES = Path(__file__).parent / "rootfs"
 # Raised when the steps below change in a way that the files they use do not show.
-RECIPE = 2
+RECIPE = 3
 # What Debian's AMI has and the hosts' first boot relies on.
 PLAIN = (
     *("ca-certificates", "cloud-init", "curl", "dbus", "gnupg", "ifupdown", "iproute2", "iputils-ping", "isc-dhcp-client"),
@@ -177,6 +177,7 @@ def _common_hooks() -> list[str]:
     masks = " ".join(f'ln -sf /dev/null "$1/etc/systemd/system/{unit}";' for unit in MASKED)
     return [
         f'cp -a {local}/. "$1/"; chown -R root:root "$1/etc/cloud" "$1/etc/systemd" "$1/usr/local/lib"; {masks}',
+        'chroot "$1" systemctl --quiet enable apollo-local-platform.service',
         # Each machine makes its own identity at first boot.
         'rm -f "$1"/etc/ssh/ssh_host_*_key* "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"; : >"$1/etc/machine-id"',
         ': >"$1/etc/resolv.conf"; rm -f "$1/etc/hostname"; rm -rf "$1/var/lib/docker"; mkdir -p "$1/var/lib/docker"',
