@@ -55,11 +55,12 @@ class Engine(auto.PulumiCommand):
     ) -> auto.CommandResult:
         argv = [self.command, *([] if "--non-interactive" in args else ["--non-interactive"]), *args]
         env = {**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"}
+        result = self._once(argv, cwd, env, on_output, on_error)
         for _ in range(_LOOKS):
-            result = self._once(argv, cwd, env, on_output, on_error)
             if not result.code or _TORN not in result.stderr:
                 break
             time.sleep(_BETWEEN)
+            result = self._once(argv, cwd, env, on_output, on_error)
         if result.code:
             raise auto.errors.create_command_error(result)
         return result

@@ -243,8 +243,8 @@ class VpcNetwork:
         self._public = public
 
     def _forget_refused(self, wanted: Wanted) -> None:
-        for line in self.namespace.run(["conntrack", "-L", "-o", "extended"]).splitlines():
-            flow, selector = _tracked(line)
+        flows = {tracked(line) for line in self.namespace.run(["conntrack", "-L", "-o", "extended"]).splitlines()}
+        for flow, selector in sorted(flows, key=lambda one: one[1]):
             if flow and not allowed(wanted, flow):
                 # Gone by itself in the meantime is as good.
                 subprocess.run(self.namespace.command(["conntrack", "-D", *selector]), capture_output=True, check=False)
@@ -303,11 +303,15 @@ class VpcNetwork:
         self.namespace.delete()
 
 
-def _tracked(line: str) -> tuple[Flow | None, list[str]]:
-    """A line of conntrack's listing: the flow with its real destination, and the options that select this entry."""
+def tracked(line: str) -> tuple[Flow | None, tuple[str, ...]]:
+    """A line of conntrack's listing: the flow with its real destination, and the options that select it and its like.
+
+    Rules do not ask for source ports, and neither do the options: a mesh has a source port for each connection inside it, so
+    thousands of entries are one flow.
+    """
     words = line.split()
     if len(words) < 4 or not words[3].isdigit():
-        return None, []
+        return None, ()
     pairs = [word.split("=", 1) for word in words if "=" in word]
     original: dict[str, str] = {}
     reply: dict[str, str] = {}
@@ -315,11 +319,11 @@ def _tracked(line: str) -> tuple[Flow | None, list[str]]:
         if key in ("src", "dst", "sport", "dport"):
             (reply if key in original else original)[key] = value
     if "src" not in original or "src" not in reply:
-        return None, []
+        return None, ()
     # A translated destination is the one that answers.
     port = int(reply["sport"]) if "sport" in reply else None
     flow = Flow(int(words[3]), IPv4Address(original["src"]), IPv4Address(reply["src"]), port)
     selector = ["-p", words[2], "--orig-src", original["src"], "--orig-dst", original["dst"]]
-    if "sport" in original:
-        selector += ["--sport", original["sport"], "--dport", original["dport"]]
-    return flow, selector
+    if "dport" in original:
+        selector += ["--dport", original["dport"]]
+    return flow, tuple(selector)

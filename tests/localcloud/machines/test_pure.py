@@ -18,6 +18,7 @@ from localcloud.machines.balancer import Health, proxy_header
 from localcloud.machines.dhcp import ACK, DISCOVER, INFORM, MAGIC, NAK, OFFER, REQUEST, Lease, answer
 from localcloud.machines.errors import MachineError
 from localcloud.machines.machine import tail
+from localcloud.machines.network import tracked
 from localcloud.machines.security_groups import Flow, allowed, ruleset
 from localcloud.machines.wanted import Nic, Route, Rule, Subnet, Target, TargetGroup, Vpc, Wanted
 
@@ -182,6 +183,17 @@ def test_dhcp_gives_the_link_its_one_address(kind: int, asked: str | None, reply
     assert packet[4:8] == b"abcd"
     assert IPv4Address(packet[16:20]) == IPv4Address(given)
     assert packet[240:243] == bytes([53, 1, reply])
+
+
+def test_tracked_connections_that_differ_in_their_source_port_are_one_flow() -> None:
+    entry = (
+        "ipv4     2 udp      17 28 src=10.0.224.11 dst=10.0.0.33 sport={port} dport=4789 "
+        "src=10.0.0.33 dst=10.0.224.11 sport=4789 dport={port} mark=0 use=1"
+    )
+    one, other = tracked(entry.format(port=40000)), tracked(entry.format(port=40001))
+    assert one == other
+    assert one[0] == Flow(17, IPv4Address("10.0.224.11"), IPv4Address("10.0.0.33"), 4789)
+    assert "--sport" not in one[1] and one[1][-2:] == ("--dport", "4789")
 
 
 def test_dhcp_ignores_what_a_server_would_send() -> None:
