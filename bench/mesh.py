@@ -236,7 +236,7 @@ class _Way:
 class _Stack:
     def __init__(self) -> None:
         self.outputs = json.loads(self._cli("outputs", "--json"))
-        self.hosts = {host["name"]: host for host in json.loads(self._cli("status", "--json"))["hosts"]}
+        self.hosts = {host["name"]: host for host in json.loads(self._cli("status", "--json"))}
         self.underlay_mtu = int(self.sh(ENDS[0], ". /etc/apollo/node.env; echo $UNDERLAY_MTU"))
 
     def _cli(self, *arguments: str) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 from localcloud.demo import CLIENT_PATH, IMAGE
-from localcloud.machines.driver import prefix
-from localcloud.paths import REPOSITORY
+from tests.booted.clients import Running, curl, on_the_internet
 from tests.booted.conftest import Stack, until
 
 CONTROL = ("control-1", "control-2", "control-3")
@@ -52,18 +49,6 @@ def start(stack: Stack, host: str, name: str, *environment: str) -> None:
 def remove(stack: Stack, *containers: tuple[str, str]) -> None:
     for host, name in containers:
         stack.run(host, "docker", "rm", "-f", name)
-
-
-def on_the_internet(stack: Stack, *argv: str) -> list[str]:
-    return ["ip", "netns", "exec", f"{prefix(stack.run_dir / 'local')}-internet", *argv]
-
-
-def curl(stack: Stack, url: str, *options: str) -> str:
-    """What curl says on a machine of the internet. The edge's names lead to its public address."""
-    address = json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0]
-    argv = on_the_internet(stack, "curl", "-s", "-m", "5", "--cacert", str(stack.run_dir / "local/edge.pem"))
-    resolve = [part for port in (80, 443) for part in ("--connect-to", f"::{address}:{port}") if f":{port}" in url]
-    return subprocess.run([*argv, *resolve, *options, url], capture_output=True, text=True, check=False).stdout
 
 
 @contextmanager
@@ -122,21 +107,6 @@ def test_an_injection_in_a_tag_or_name_changes_nothing(stack: Stack) -> None:
         assert stack.curl("evil.apollo.test") in ("evil", "No service is published under this name.")
 
 
-class Running:
-    """The load while it runs."""
-
-    def __init__(self, stack: Stack, host: str) -> None:
-        address = json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0]
-        argv = [sys.executable, "-m", "tests.booted.load", address, "80", host, str(RATE), str(LONGEST)]
-        self._process = subprocess.Popen(
-            on_the_internet(stack, *argv), cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def end(self) -> dict[str, Any]:
-        said, _ = self._process.communicate("", timeout=30)
-        return json.loads(said)
-
-
 def test_a_steady_load_loses_nothing_while_everything_behind_it_comes_and_goes(stack: Stack) -> None:
     names = [("slave-1", "load-1"), ("slave-2", "load-2"), ("slave-3", "load-3"), ("slave-1", "load-4")]
     service = ("SERVICE_NAME=load", "SERVICE_TAGS=public")
@@ -150,7 +120,7 @@ def test_a_steady_load_loses_nothing_while_everything_behind_it_comes_and_goes(s
         for host, name in names[:3]:
             start(stack, host, name, *service)
         until(lambda: {stack.curl("load.apollo.test") for _ in range(9)} == {"load-1", "load-2", "load-3"}, "three answer")
-        load = Running(stack, "load.apollo.test")
+        load = Running(stack, "load.apollo.test", RATE, LONGEST)
         begun = time.monotonic()
         thread = threading.Thread(target=reload)
         thread.start()

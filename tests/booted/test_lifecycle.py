@@ -62,9 +62,10 @@ def test_scaling_to_four_and_back_costs_old_containers_no_packet(stack: Stack) -
 def test_replacing_slave_2_brings_it_back_at_its_addresses_while_1_and_3_keep_talking(stack: Stack) -> None:
     before = {h["name"]: h for h in json.loads(stack.cli("status", "--json").stdout)}
     stack.out("slave-2", "sh", "-c", "echo kept > /data/kept; sync")
+    generation = json.loads(stack.cli("outputs", "--json").stdout)["slaves"]["slave-2"]["generation"] + 1
     pinger = Pinger(stack, "slave-1", "demo-web", address_of(stack, "slave-3", "demo-api"))
     try:
-        replaced = stack.up("--set", "slaves.generations.2=2")
+        replaced = stack.up("--set", f"slaves.generations.2={generation}")
     finally:
         lost, _ = pinger.lost()
     assert {s["name"] for s in replaced["steps"] if s["op"] == "replace" and "Instance" in s["type"]} == {"slave-2-instance"}

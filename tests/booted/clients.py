@@ -1,0 +1,39 @@
+"""Clients on the internet of the booted stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from localcloud.machines.driver import prefix
+from localcloud.paths import REPOSITORY
+from tests.booted.conftest import Stack
+
+
+def on_the_internet(stack: Stack, *argv: str) -> list[str]:
+    return ["ip", "netns", "exec", f"{prefix(stack.run_dir / 'local')}-internet", *argv]
+
+
+def curl(stack: Stack, url: str, *options: str) -> str:
+    """What curl says on a machine of the internet. The edge's names lead to its public address."""
+    address = json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0]
+    argv = on_the_internet(stack, "curl", "-s", "-m", "5", "--cacert", str(stack.run_dir / "local/edge.pem"))
+    resolve = [part for port in (80, 443) for part in ("--connect-to", f"::{address}:{port}") if f":{port}" in url]
+    return subprocess.run([*argv, *resolve, *options, url], capture_output=True, text=True, check=False).stdout
+
+
+class Running:
+    """A steady load on the edge while it runs. rate: requests a second. longest: seconds after which it ends by itself."""
+
+    def __init__(self, stack: Stack, host: str, rate: int, longest: int) -> None:
+        address = json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0]
+        argv = [sys.executable, "-m", "tests.booted.load", address, "80", host, str(rate), str(longest)]
+        self._process = subprocess.Popen(
+            on_the_internet(stack, *argv), cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def end(self) -> dict[str, Any]:
+        said, _ = self._process.communicate("", timeout=30)
+        return json.loads(said)

@@ -1,0 +1,103 @@
+"""Day two on booted hosts: rolling, retiring and losing hosts, with users on the edge all the while."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from localcloud.paths import REPOSITORY
+from tests.booted.clients import Running
+from tests.booted.conftest import Stack, until
+
+# Requests a second, of which the demo's web servers, a process for each request, are promised to keep up 200.
+RATE, LONGEST = 220, 900
+DEADLINE = 600
+
+
+@contextmanager
+def users(stack: Stack) -> Generator[None]:
+    """Users of `web` at a steady rate; not one may be failed."""
+    until(lambda: len({stack.curl("web.apollo.test") for _ in range(6)}) == 2, "two instances of web answer")
+    load = Running(stack, "web.apollo.test", RATE, LONGEST)
+    try:
+        yield
+    finally:
+        seen = load.end()
+    print(f"FIGURE {seen['answers']} requests at {seen['rate']:.0f}/s, {len(seen['failures'])} failed: {seen['names']}")
+    assert seen["failures"] == []
+    assert seen["rate"] >= 200
+
+
+def roll(stack: Stack, *slots: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "APOLLO_RUN_DIR": str(stack.run_dir)}
+    argv = [sys.executable, "-m", "localcloud", "ops", "roll", "--json", *(("--slots", ",".join(slots)) if slots else ())]
+    return subprocess.Popen(argv, cwd=REPOSITORY, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def doctor(stack: Stack, *sets: str) -> dict[str, dict[str, Any]]:
+    """What the doctor found, by host."""
+    done = stack.cli("ops", *sets, "doctor", "--json")
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert told["notLookedAt"] == []
+    assert done.returncode == (1 if told["findings"] else 0)
+    return {finding["host"]: finding for finding in told["findings"]}
+
+
+def test_a_roll_of_all_slaves_loses_no_request_and_goes_on_after_ctrl_c(stack: Stack) -> None:
+    with users(stack):
+        process = roll(stack)
+        assert process.stderr and process.stdout
+        for line in process.stderr:
+            if "slave-1 drained" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        err, out = process.stderr.read(), process.stdout.read()
+        assert process.wait(DEADLINE) == 130, err
+        told = json.loads(out)
+        assert (told["result"], [turn["done"] for turn in told["hosts"]]) == ("stopped", [True, False, False])
+        assert "left: slave-2, slave-3. The same command goes on with them." in err
+        out, err = roll(stack).communicate(timeout=DEADLINE)
+        told = json.loads(out)
+        assert told["result"] == "done", err
+        assert [turn["host"] for turn in told["hosts"]] == ["slave-1", "slave-2", "slave-3"]
+    print("FIGURE seconds for each slave: " + ", ".join(f"{turn['seconds']:.0f}" for turn in told["hosts"]))
+    assert doctor(stack) == {}
+    assert set(stack.up()["changes"]) == {"same"}
+
+
+def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack: Stack) -> None:
+    retired = ("--set", "slaves.retired=[2]")
+    try:
+        with users(stack):
+            result = stack.up(*retired)
+            changed = {(step["op"], step["name"]) for step in result["steps"] if step["op"] != "same"}
+            assert {name for op, name in changed if op == "delete"} == {
+                "slave-2", "slave-2-instance", "slave-2-data", "slave-2-ready", "slave-2-drain",
+            }  # fmt: skip
+            assert {name.rpartition("-")[0] for op, name in changed if op == "create"} == {"slave", "slave-4"}
+            until(lambda: len({stack.curl("web.apollo.test") for _ in range(6)}) == 2, "another slave serves web")
+        assert doctor(stack, *retired) == {}
+        stack.assert_all_reachable()
+    finally:
+        # The demo's containers went to the first two of the slaves there were.
+        stack.run("slave-3", "docker", "rm", "-f", "demo-web")
+        stack.up()
+    until(lambda: doctor(stack) == {}, "the doctor finds nothing", 120)
+
+
+def test_the_doctor_names_a_slave_that_died_and_its_command_brings_it_back(stack: Stack) -> None:
+    stack.order("kill", "slave-3")
+    found = doctor(stack)
+    assert set(found) == {"slave-3"}
+    assert found["slave-3"]["mend"] == "python -m ops roll --stack local --role slave --slots 3"
+    out, err = roll(stack, "3").communicate(timeout=DEADLINE)
+    assert json.loads(out)["result"] == "done", err
+    assert doctor(stack) == {}
+    stack.assert_all_reachable()
