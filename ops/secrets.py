@@ -49,9 +49,8 @@ def generate(datacenter: str = "dc1", domain: str = "consul") -> dict[str, str]:
 
 def missing(stack: str) -> list[str]:
     """Keys of the secrets that the stack's configuration lacks. Raises OpsError where `pulumi` cannot read it."""
-    entry = _config(stack, "apollo:secrets")
-    # Values stay encrypted here: without --show-secrets the entry says only that it is one.
-    present: object = entry.get("objectValue")
+    # Without --show-secrets not even the keys are told of an object that holds one. The values go no further than here.
+    present: object = _config(stack, "apollo:secrets", "--show-secrets").get("objectValue")
     known: set[str] = set(present) if isinstance(present, dict) else set()
     return together(secret.key for secret in SECRETS if secret.key not in known)
 
@@ -64,8 +63,8 @@ def store(stack: str, keys: list[str]) -> None:
         pulumi("config", "set", "--stack", stack, "--path", "--secret", f"apollo:secrets.{key}", stdin=values[key])
 
 
-def _config(stack: str, key: str) -> dict[str, Any]:
-    entry = json.loads(pulumi("config", "--stack", stack, "--json")).get(key)
+def _config(stack: str, key: str, *options: str) -> dict[str, Any]:
+    entry = json.loads(pulumi("config", "--stack", stack, "--json", *options)).get(key)
     return entry if isinstance(entry, dict) else {}
 
 
