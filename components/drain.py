@@ -44,9 +44,10 @@ class Drains(ComponentResource):
         way = args.hosts[args.cluster.edges[0].name]
         for host in args.cluster.hosts:
             own = args.hosts[host.name]
+            known = Output.all(own.instance_id, args.jump, pinned)
             local.Command(
                 f"{host.name}-drain",
-                delete=Output.all(args.jump, pinned).apply(lambda known, host=host: _command(args, host, *known)),
+                delete=known.apply(lambda known, host=host: _command(args, host, *known)),
                 environment=None if args.private_key is None else {"APOLLO_ADMIN_KEY": args.private_key},
                 triggers=[own.instance_id],
                 add_previous_output_in_env=False,
@@ -55,11 +56,15 @@ class Drains(ComponentResource):
         self.register_outputs({"hosts": [host.name for host in args.cluster.hosts]})
 
 
-def _command(args: DrainsArgs, host: PlannedHost, jump: str, pinned: str) -> str:
-    """What the shell runs. It never fails: a dead host must not keep its machine from going."""
+def _command(args: DrainsArgs, host: PlannedHost, instance: str, jump: str, pinned: str) -> str:
+    """What the shell runs. It never fails: a dead host must not keep its machine from going.
+
+    It names the machine: where that is gone already, such as after a refresh, its successor stands at the same address by now.
+    """
     edges = args.cluster.edges
     first = host is edges[0]
-    argv = ["python3", "-m", "ops", "drain", "--host", host.name, "--address", "" if first else str(host.private_ip)]
+    argv = ["python3", "-m", "ops", "drain", "--host", host.name, "--instance", instance]
+    argv += ["--address", "" if first else str(host.private_ip)]
     argv += ["--jump", jump, "--host-key", pinned, *(["--agent"] if args.agent else [])]
     argv += ["--edges", ",".join(str(edge.private_ip) for edge in edges if edge is not host)]
     # The first three of the five there may be: growing from three to five changes no drain.

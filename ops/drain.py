@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ops.errors import OpsError
 from ops.reach import Deadline, Reach, Unreachable, Way, addresses, opened
@@ -25,26 +25,29 @@ SECONDS = 60.0
 _QUIET = 15.0
 # And for Mesos to start its tasks elsewhere.
 _MESOS = 30.0
+# Seconds beyond those, in which the others are told that the host is gone.
+_CLOSING = 20.0
 
 
-def drain(reach: Reach, host: str, address: str, edges: Sequence[str], control: Sequence[str], seconds: float) -> None:
-    """Drains one host. Raises Unreachable where it, or what it needs, does not answer in time."""
+def drain(
+    reach: Reach, host: str, address: str, edges: Sequence[str], control: Sequence[str], seconds: float, instance: str = ""
+) -> None:
+    """Drains one host. Raises Unreachable where it, or what it needs, does not answer in time.
+
+    instance: the machine's id; another machine at the address is left as it is.
+    """
     begun, deadline = time.monotonic(), Deadline(seconds)
 
     def say(line: str) -> None:
         print(f"{host}: {line} ({time.monotonic() - begun:.1f} s)", flush=True)
 
     try:
-        services = json.loads(reach.run(address, "leave", "begin", "0", seconds=min(20.0, deadline.left)))["services"]
+        found = json.loads(reach.run(address, "leave", "begin", "0", instance, seconds=min(20.0, deadline.left)))
+        if "other" in found:
+            say(f"nothing to drain: {instance} is gone, and {found['other']} is at its address by now")
+            return
         say("in maintenance")
-        if services:
-            for edge in edges:
-                try:
-                    waits = min(_QUIET, deadline.left)
-                    reach.run(edge, "edge", "quiet", f"{waits:.0f}", *services, seconds=waits + 2)
-                except Unreachable as error:
-                    say(f"edge {edge} may still send requests: {error}")
-            say(f"{len(services)} services out of {len(edges)} edges")
+        _quiet(reach, edges, found["services"], deadline, say)
         waits = min(_MESOS, deadline.left / 2)
         tell_mesos(reach, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)
         # It ends by itself before that: connections and containers have their own, shorter limits.
@@ -52,20 +55,43 @@ def drain(reach: Reach, host: str, address: str, edges: Sequence[str], control: 
             say(line)
     except Unreachable as error:
         say(f"not drained: {error}")
-        forget(reach, host, address, control)
+        _close(reach, host, address, control)
         raise
-    # Its agent has stopped. Its successor has the same address and must be let in.
-    tell_mesos(reach, host, address, control, "up", seconds=10)
-    forget(reach, host, address, control)
+    _close(reach, host, address, control)
+
+
+def _quiet(reach: Reach, edges: Sequence[str], services: Sequence[str], deadline: Deadline, say: Callable[[str], None]) -> None:
+    """Waits until no edge sends requests to these instances (address:port) any more."""
+    for edge in edges if services else ():
+        try:
+            waits = min(_QUIET, deadline.left)
+            reach.run(edge, "edge", "quiet", f"{waits:.0f}", *services, seconds=waits + 2)
+        except Unreachable as error:
+            say(f"edge {edge} may still send requests: {error}")
+    if services:
+        say(f"{len(services)} services out of {len(edges)} edges")
+
+
+def _close(reach: Reach, host: str, address: str, control: Sequence[str]) -> None:
+    """Its agent has stopped, or the machine went down in the middle: its successor has the same address and must be let in."""
+    deadline = Deadline(_CLOSING)
+    tell_mesos(reach, host, address, control, "up", seconds=deadline.left / 2)
+    forget(reach, host, address, control, seconds=deadline.left)
 
 
 def tell_mesos(reach: Reach, host: str, address: str, control: Sequence[str], *order: str, seconds: float) -> None:
-    """Has a control node tell the Mesos masters that the machine goes, so that tasks start elsewhere first, or is back."""
+    """Has a control node tell the Mesos masters that the machine goes, so that tasks start elsewhere first, or is back.
+
+    seconds: for all of them.
+    """
     if not host.startswith("slave-"):
         return
+    deadline = Deadline(seconds)
     for node in control:
+        if not deadline.left:
+            return
         try:
-            said = reach.run(node, "mesos", order[0], address, *order[1:], seconds=seconds).strip()
+            said = reach.run(node, "mesos", order[0], address, *order[1:], seconds=deadline.left).strip()
             if said:
                 print(f"{host}: Mesos: {said}", flush=True)
             return
@@ -73,13 +99,17 @@ def tell_mesos(reach: Reach, host: str, address: str, control: Sequence[str], *o
             print(f"{host}: control node {node} does not answer: {error}", flush=True)
 
 
-def forget(reach: Reach, host: str, address: str, control: Sequence[str]) -> None:
-    """Has the first control node that answers take the host out of Consul, where it still is, and out of the mesh."""
+def forget(reach: Reach, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> None:
+    """Has the first control node that answers take the host out of Consul, where it still is, and out of the mesh.
+
+    seconds: for all of them.
+    """
+    deadline = Deadline(seconds)
     for node in control:
-        if node == address:
+        if node == address or not deadline.left:
             continue
         try:
-            for line in reach.run(node, "forget", host, address, seconds=10).splitlines():
+            for line in reach.run(node, "forget", host, address, seconds=deadline.left).splitlines():
                 print(f"{host}: {line}", flush=True)
             return
         except Unreachable as error:
@@ -90,6 +120,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", help="find everything below in this stack; needs pulumi")
     parser.add_argument("--host", required=True, help="such as slave-2")
     parser.add_argument("--address", help="the host's address in the VPC; empty for the first edge itself")
+    parser.add_argument("--instance", default="", help="the machine's id: another one at the address is left as it is")
     parser.add_argument("--jump", help="the first edge's public address")
     parser.add_argument("--host-key", help="the hosts' public key, as `type base64`")
     parser.add_argument("--agent", action="store_true", help="with the SSH agent's keys")
@@ -113,7 +144,7 @@ def run(given: argparse.Namespace) -> int:
         planned = next((h for h in plan.hosts if h.name == host), None)
         if planned is None and not given.forget:
             raise OpsError(f"{host} is no host of stack {given.stack}; there are: {', '.join(h.name for h in plan.hosts)}")
-        address = str(planned.private_ip) if planned else "-"
+        address = str(planned.private_ip) if planned else given.address or ""
         edges = [str(h.private_ip) for h in plan.edges]
         control = [str(h.private_ip) for h in plan.control]
     else:
@@ -130,7 +161,7 @@ def run(given: argparse.Namespace) -> int:
             elif given.undo:
                 print(f"{host}: {reach.run(address, 'leave', 'undo', '0', seconds=given.seconds).strip()}")
             else:
-                drain(reach, host, address, edges, control, given.seconds)
+                drain(reach, host, address, edges, control, given.seconds, given.instance)
     except Unreachable as error:
         print(f"{host} was not drained: {error}", file=sys.stderr)
         return 1

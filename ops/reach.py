@@ -57,14 +57,14 @@ class Reach:
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
         """Runs ops/remote/<program>.py as root on the host with this address (empty: the first edge); gives what it printed.
 
-        Raises Unreachable, after the given seconds at the latest.
+        Raises Unreachable, after the given seconds and at most DIAL more for getting there.
         """
         seconds = max(1.0, seconds)  # `timeout 0` has no limit
         argv = [*shlex.split(os.environ.get("APOLLO_SSH", "ssh")), "-F", str(self._config), address or self._jump]
         command = ["sudo", "timeout", f"{seconds:.0f}", "/usr/bin/python3", "-", *(shlex.quote(a) for a in arguments)]
         source = (_REMOTE / f"{program}.py").read_bytes()
         try:
-            done = subprocess.run([*argv, *command], input=source, capture_output=True, timeout=seconds + 2 * DIAL, check=False)
+            done = subprocess.run([*argv, *command], input=source, capture_output=True, timeout=seconds + DIAL, check=False)
         except subprocess.TimeoutExpired:
             raise Unreachable(f"no end after {seconds:.0f} s") from None
         except OSError as error:

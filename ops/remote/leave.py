@@ -1,6 +1,9 @@
-"""Runs on a host that goes: `leave.py begin|end|undo SECONDS`. Sent over SSH, so only Python's own and the host's own modules.
+"""Runs on a host that goes: `leave.py begin|end|undo SECONDS [INSTANCE]`.
 
-begin: Consul's maintenance mode on, so that nobody is sent here any more; prints where its services are, as JSON.
+Sent over SSH, so only Python's own and the host's own modules.
+
+begin: Consul's maintenance mode on, so that nobody is sent here any more; prints where its services are, as JSON. On another
+machine than INSTANCE it changes nothing and prints which one it is, as {"other": ID}.
 end: waits for connections to finish, stops the containers, takes the services and the node out of Consul.
 undo: the host stays after all: starts everything again, and ends the maintenance.
 Containers are stopped with Docker stopped, as a shutdown does: so their restart policies bring them back on the successor,
@@ -22,6 +25,8 @@ import apollo
 
 # Seconds that open connections, then containers, may take to end by themselves.
 CONNECTIONS, CONTAINERS = 10, 10
+# cloud-init's word for which machine this is.
+INSTANCE = Path("/var/lib/cloud/data/instance-id")
 # Seconds for the agent to tell the others.
 LEAVE = 12
 
@@ -132,8 +137,12 @@ def undo(token: str) -> None:
     print("works again")
 
 
-def main(verb: str, seconds: str) -> int:
+def main(verb: str, seconds: str, instance: str = "") -> int:
     facts = apollo.facts()
+    own = INSTANCE.read_text().strip() if INSTANCE.exists() else ""
+    if verb == "begin" and instance and own and own != instance:
+        print(json.dumps({"other": own}))
+        return 0
     # What may write this node: of a server the management token, of another host its own.
     token = apollo.secret("consul/management-token" if facts["ROLE"] == "control" else "consul/node-token")
     if verb == "begin":
@@ -146,4 +155,4 @@ def main(verb: str, seconds: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(main(*sys.argv[1:4]))

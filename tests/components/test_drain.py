@@ -42,7 +42,7 @@ def test_a_drain_stands_behind_the_edge_that_it_goes_through(dev: Recording) -> 
 def test_the_command_never_fails_and_names_the_way_to_the_host(dev: Recording) -> None:
     text = dev.named(COMMAND, "slave-2-drain").inputs["delete"]
     assert text.endswith("|| echo 'slave-2 goes as it is'")
-    assert "python3 -m ops drain --host slave-2 --address 10.0.32.34 --jump 203.0.113.10" in text
+    assert "python3 -m ops drain --host slave-2 --instance slave-2-instance-id --address 10.0.32.34 --jump 203.0.113.10" in text
     assert "--edges 10.0.224.11" in text
     assert "--control 10.0.0.11,10.0.32.12,10.0.0.13" in text
 
