@@ -20,7 +20,10 @@ _SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
 
 @dataclass(frozen=True)
 class Refusal:
-    """kind: host, network or control. name: of what would be lost. mend: what to change so that it passes."""
+    """kind: host, network or control, or waiting where nothing is lost but a host keeps what the change means to replace.
+
+    name: of what it is about. mend: what to change so that it passes.
+    """
 
     kind: str
     name: str
@@ -92,7 +95,7 @@ def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
     if waiting and not host.raised:
         changes = ", ".join(f"{title} {old} → {new}" for title, (old, new) in waiting.items())
         mend = f"{raise_it}, or roll it first: python -m ops roll --stack {preview.stack} --role {host.role}"
-        yield Refusal("host", host.name, f"its {changes} would not reach the running machine", mend)
+        yield Refusal("waiting", host.name, f"its {changes} would not reach the running machine", mend)
 
 
 def _past(op: str) -> str:

@@ -37,12 +37,17 @@ _LOOK = 20.0
 
 @dataclass
 class Turn:
-    """One host of a roll. seconds: how long it took, once done."""
+    """One host of a roll. seconds: how long it took, once done.
+
+    healthy: service → its healthy instances before the host went, None until that was looked at. Kept, since a roll that was
+    stopped while it waited for them would else take what is left for what should be.
+    """
 
     host: str
     generation: int
     done: bool = False
     seconds: float = 0.0
+    healthy: dict[str, int] | None = None
 
 
 # How often Ctrl-C was pressed.
@@ -109,7 +114,7 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
                     raise Stopped
                 say.line(f"{number} of {len(found.turns)}: {turn.host}, generation {turn.generation}")
                 begun = time.monotonic()
-                _turn(stack, turn, reach, patience, say, pressed)
+                _turn(stack, found, turn, reach, patience, say, pressed)
                 turn.done, turn.seconds = True, round(time.monotonic() - begun, 1)
                 found.save()
                 say.line(f"  {turn.host} is done, {turn.seconds:.0f} s")
@@ -117,7 +122,7 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
         return found
 
 
-def _turn(stack: Stack, turn: Turn, reach: Reach | None, patience: float, say: Say, pressed: Pressed) -> None:
+def _turn(stack: Stack, roll: Roll, turn: Turn, reach: Reach | None, patience: float, say: Say, pressed: Pressed) -> None:
     """One host, from whatever an earlier run left."""
     stack.reread()
     plan = stack.plan
@@ -125,10 +130,13 @@ def _turn(stack: Stack, turn: Turn, reach: Reach | None, patience: float, say: S
     host = next((host for host in plan.hosts if host.name == turn.host), None)
     if host is None:
         raise OpsError(f"{turn.host} is no host of {stack.file} any more; remove the roll's file to give it up")
-    before = _published(reach, {}, 0) if reach else {}
-    for service, (healthy, _, nodes) in before.items():
-        if nodes == [turn.host]:
-            say.line(f"  {service} has {healthy} healthy instances, all on {turn.host}: it is away meanwhile")
+    if reach and turn.healthy is None:
+        before = _published(reach, {}, 0)
+        for service, (healthy, _, nodes) in before.items():
+            if nodes and set(nodes) == {turn.host}:
+                say.line(f"  {service} has {healthy} healthy instances, all on {turn.host}: it is away meanwhile")
+        turn.healthy = {service: healthy for service, (healthy, _, _) in before.items()}
+        roll.save()
     if host.generation != turn.generation:
         stack.set_generation(host.role, host.index, turn.generation)
     _only(stack, turn)
@@ -141,7 +149,7 @@ def _turn(stack: Stack, turn: Turn, reach: Reach | None, patience: float, say: S
         raise OpsError(f"{turn.host}: the update failed: {last_words(error)}") from None
     say.line(f"  replaced and checked, {time.monotonic() - begun:.0f} s")
     if reach:
-        _healthy(reach, before, patience, say, pressed)
+        _healthy(reach, turn.healthy or {}, patience, say, pressed)
 
 
 def _same_as_state(stack: Stack, hosts: Sequence[PlannedHost]) -> None:
@@ -163,7 +171,8 @@ def _only(stack: Stack, turn: Turn) -> None:
     """
     change = stack.preview()
     meanwhile = "or somebody else is updating the stack just now: then wait for that"
-    found = gate.refusals(change, [turn.host])
+    # Other hosts may wait for their turn: that is how a new instance type is rolled out.
+    found = [refusal for refusal in gate.refusals(change, [turn.host]) if refusal.kind != "waiting"]
     own = change.hosts.get(turn.host)
     if own and any(step.type == VOLUME and step.op in ("replace", "delete") for step in own.steps):
         raise OpsError(f"{turn.host}: its data volume would be lost; take its zone and its address back")
@@ -185,9 +194,8 @@ def _published(reach: Reach, wanted: dict[str, int], seconds: float) -> dict[str
     }
 
 
-def _healthy(reach: Reach, before: dict[str, tuple[int, int, list[str]]], patience: float, say: Say, pressed: Pressed) -> None:
-    """Waits until each service has as many healthy instances as before. OpsError with those that have not."""
-    wanted = {service: healthy for service, (healthy, _, _) in before.items()}
+def _healthy(reach: Reach, wanted: dict[str, int], patience: float, say: Say, pressed: Pressed) -> None:
+    """Waits until each service has as many healthy instances as wanted. OpsError with those that have not."""
     begun = time.monotonic()
     trouble = ""
     while True:

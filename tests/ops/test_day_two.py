@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from localcloud.paths import REPOSITORY
 from tests.localcloud.test_program import DEADLINE, Stack
@@ -116,6 +117,26 @@ def test_a_roll_that_failed_goes_on_where_it_was_and_replaces_nothing_twice(stac
     assert slaves(stack) == before | {"slave-1": before["slave-1"] + 1, "slave-2": before["slave-2"] + 1}
 
 
+def test_a_new_instance_type_is_rolled_out_host_by_host(stack: Stack) -> None:
+    before = slaves(stack)
+    try:
+        status, told, err = finished(
+            started(stack, "ops", "--set", "slaves.instanceType=t3.large", *ROLL[1:], "--slots", "1,2")
+        )
+        assert status == 0, err
+        assert [turn["done"] for turn in told["hosts"]] == [True, True]
+        described = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
+        types = {
+            next(tag["Value"] for tag in instance["Tags"] if tag["Key"] == "apollo:host"): instance["InstanceType"]
+            for reservation in described["Reservations"]
+            for instance in reservation["Instances"]
+        }
+        assert [types[f"slave-{slot}"] for slot in (1, 2, 3)] == ["t3.large", "t3.large", "t3.medium"]
+    finally:
+        finished(started(stack, *ROLL, "--slots", "1,2"))
+    assert slaves(stack) == before | {"slave-1": before["slave-1"] + 2, "slave-2": before["slave-2"] + 2}
+
+
 def test_a_roll_that_was_killed_goes_on(stack: Stack) -> None:
     before = slaves(stack)
     fault(stack, operation="create", type="aws:ec2/instance:Instance", name="slave-3-instance", delay=2.0)
@@ -179,6 +200,31 @@ def environment(stack: Stack) -> dict[str, str]:
 
     folder = stack.run_dir / "local"
     return day_two.environment(stack.cloud, Workspace(folder, REPOSITORY, "apollo", "local", "eu-west-1"))
+
+
+def test_secrets_that_a_stack_has_are_not_made_again(stack: Stack) -> None:
+    env = {**environment(stack), "APOLLO_WORK": str(stack.run_dir / "local" / "work")}
+
+    def made(*rotate: str) -> list[str]:
+        argv = [sys.executable, "-m", "ops", "secrets", "--stack", "local", "--json", *rotate]
+        done = subprocess.run(argv, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["made"]
+
+    assert made() == []
+    file = stack.run_dir / "local" / "work" / "Pulumi.local.yaml"
+    kept = file.read_text()
+    config = yaml.safe_load(kept)
+    del config["config"]["apollo:secrets"]["marathonPassword"]
+    try:
+        file.write_text(yaml.safe_dump(config))
+        assert made() == ["marathonPassword"]
+        assert (
+            yaml.safe_load(file.read_text())["config"]["apollo:secrets"]["gossipKey"]
+            == (config["config"]["apollo:secrets"]["gossipKey"])
+        )
+    finally:
+        file.write_text(kept)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def about(found: list[Refusal]) -> set[tuple[str, str]]:
 
 def test_an_instance_type_without_a_generation_is_refused_for_each_slave_and_says_what_would_do(previewed: Any) -> None:
     found = judged(previewed("slaves.instanceType=t3.large"))
-    assert about(found) == {("host", f"slave-{slot}") for slot in (1, 2, 3)}
+    assert about(found) == {("waiting", f"slave-{slot}") for slot in (1, 2, 3)}
     assert "t3.medium → t3.large" in found[0].reason
     assert "raise slaves.generations.1" in found[0].mend
 
