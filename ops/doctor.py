@@ -44,7 +44,7 @@ def examine(stack: Stack, plan: Cluster) -> tuple[list[Finding], list[str]]:
     deployed = stack.hosts
     with opened(way) as reach:
         seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed])
-    found += _live(stack.name, plan, seen, lost)
+    found += _live(stack.name, plan, seen, lost, way.jump)
     if seen.nodes is None:
         unseen.append("Consul: no control node and no edge could tell its catalog")
     return found, unseen
@@ -94,8 +94,8 @@ def _state_and_aws(stack: Stack) -> Iterator[Finding]:
             yield Finding("state and AWS", host, f"was changed by hand: {what} ({step.type.rpartition(':')[2]})", mend)
 
 
-def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str]) -> Iterator[Finding]:
-    """What the hosts say, but for hosts that are known to be lost: the rest follows from that."""
+def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) -> Iterator[Finding]:
+    """What the hosts say, but for hosts that are known to be lost: the rest follows from that. jump: where one gets in."""
     planned = {host.name: host for host in plan.hosts}
     away = lost | seen.silent.keys()
     for name, reason in seen.silent.items():
@@ -104,10 +104,11 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str]) -> Iterator[F
     drain = f"python -m ops drain --stack {stack} --host"
     for name, node in (seen.nodes or {}).items():
         host = planned.get(name)
-        if host is None:
-            yield Finding("plan and Consul", name, "is in the catalog and not planned", f"{drain} {name} --forget")
-        elif name in away:
+        if name in away:
             continue
+        elif host is None:
+            forget = f"{drain} {name} --forget --address {node['address']}"
+            yield Finding("plan and Consul", name, "is in the catalog and not planned", forget)
         elif node["maintenance"]:
             yield Finding("plan and Consul", name, "is in maintenance, left by a drain", f"{drain} {name} --undo")
         elif not node["alive"]:
@@ -116,17 +117,27 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str]) -> Iterator[F
             yield Finding("plan and Consul", name, f"registered {node['address']}, bridge {node['bridge']}", _roll(stack, host))
     if seen.nodes is not None:
         for name in planned.keys() - seen.nodes.keys() - away:
-            yield Finding("plan and Consul", name, "is not in the catalog", _roll(stack, planned[name]))
+            if seen.consul.get(name) == "inactive":
+                yield Finding("plan and Consul", name, "has left Consul, as a drain does", f"{drain} {name} --undo")
+            else:
+                yield Finding("plan and Consul", name, "is not in the catalog", _roll(stack, planned[name]))
+    units = "apollo-mesh" if plan.mesh.name == "weave" else "apollo-mesh apollo-mesh-sync"
+
+    def restart(name: str) -> str:
+        at = f"admin@{jump}" if planned[name] is plan.edges[0] else f"-J admin@{jump} admin@{planned[name].private_ip}"
+        return f"ssh {at} sudo systemctl restart {units}"
+
+    for name, reason in seen.lost.items():
+        yield Finding("plan and mesh", name, f"cannot tell its mesh's table: {reason}", restart(name))
     for name, peers in seen.mesh.items():
         missing = sorted(planned.keys() - {name, *peers} - away)
         # The vxlan mesh drops by itself who left the catalog, after two minutes.
         extra = sorted(set(peers) - planned.keys()) if plan.mesh.name == "weave" else []
         if missing:
-            mend = f"on {name}: sudo systemctl restart apollo-mesh-sync"
-            yield Finding("plan and mesh", name, f"has no entry of {', '.join(missing)}", mend)
+            yield Finding("plan and mesh", name, f"has no entry of {', '.join(missing)}", restart(name))
         if extra:
             gone = " && ".join(f"{drain} {peer} --forget" for peer in extra)
-            yield Finding("plan and mesh", name, f"still has an entry of {', '.join(extra)}", f"{gone}")
+            yield Finding("plan and mesh", name, f"still has an entry of {', '.join(extra)}", gone)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -46,13 +46,14 @@ class Card:
 
 @dataclass
 class Picture:
-    """All that is drawn. routes: host name at the edge → the instances behind it, as address:port."""
+    """All that is drawn. routes: host name and path at the edge → the healthy instances behind it, as address:port."""
 
     stack: str
     plan: Cluster
     cards: dict[str, Card]
     links: dict[tuple[str, str], bool | None]
     routes: dict[str, list[str]]
+    published: frozenset[str]
     outside: list[dict[str, Any]]
     live: bool
 
@@ -72,13 +73,14 @@ def picture(stack: str, plan: Cluster, deployed: dict[str, str], seen: Survey | 
     for one, other in combinations(cards, 2):
         told = [peer in seen.mesh[host] for host, peer in ((one, other), (other, one)) if seen and host in seen.mesh]
         links[one, other] = all(told) if told else None
-    routes: dict[str, list[str]] = {}
+    behind: dict[str, list[str]] = {}
     for entry in services:
-        if entry["public"]:
-            behind = routes.setdefault(f"{entry['name']}.{plan.settings.edge.domain}", [])
-            behind += [f"{entry['address']}:{entry['port']}"] if entry["healthy"] else []
+        behind.setdefault(entry["name"], []).extend([f"{entry['address']}:{entry['port']}"] if entry["healthy"] else [])
+    told = seen.routes if seen else {}
+    routes = {key.removesuffix("/"): behind.get(service, []) for key, service in told.items()}
     outside = [entry for entry in services if entry["node"] not in cards]
-    return Picture(stack, plan, cards, links, routes, outside, seen is not None and seen.nodes is not None)
+    live = seen is not None and seen.nodes is not None
+    return Picture(stack, plan, cards, links, routes, frozenset(told.values()), outside, live)
 
 
 def _state(host: PlannedHost, deployed: dict[str, str], seen: Survey | None) -> str:
@@ -224,7 +226,7 @@ def page(drawn: Picture) -> str:
             where,
             f"{entry['address']}:{entry['port']}",
             "yes" if entry["healthy"] else "no",
-            "yes" if entry["public"] else "no",
+            "yes" if entry["name"] in drawn.published else "no",
         )
         for entry, where in listed
     ]

@@ -1,4 +1,4 @@
-"""What the live stack says of itself, gathered over SSH: Consul's catalog from an edge, the mesh's table from each host."""
+"""What the live stack says of itself, gathered over SSH: Consul's catalog, the mesh's table of each host, an edge's routes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ _AT_ONCE = 8
 
 @dataclass
 class Survey:
-    """nodes, services: Consul's, None where no host could tell. mesh: peers by host. silent: host → why it did not answer."""
+    """nodes, services: Consul's, None where no host could tell. mesh: peers by host. silent: host → why it did not answer.
+
+    lost: host → why it cannot tell its mesh's table. consul: host → the state of its agent's unit. routes: host name and path
+    at the edge, with a slash at the end (`web.example.com/`, `*/api/`), → service.
+    """
 
     nodes: dict[str, dict[str, Any]] | None = None
     services: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     mesh: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     silent: dict[str, str] = field(default_factory=dict[str, str])
-    problems: list[str] = field(default_factory=list[str])
+    lost: dict[str, str] = field(default_factory=dict[str, str])
+    consul: dict[str, str] = field(default_factory=dict[str, str])
+    routes: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def survey(reach: Reach, plan: Cluster, hosts: Iterable[PlannedHost] | None = None) -> Survey:
@@ -50,7 +56,9 @@ def survey(reach: Reach, plan: Cluster, hosts: Iterable[PlannedHost] | None = No
             if "mesh" in seen:
                 found.mesh[name] = seen["mesh"]
             else:
-                found.problems.append(f"{name}: {seen['meshProblem']}")
+                found.lost[name] = seen["meshProblem"]
+            found.consul[name] = seen["consul"]
+            found.routes = found.routes or seen.get("routes", {})
             if "nodes" in seen and found.nodes is None:
                 found.nodes, found.services = seen["nodes"], seen["services"]
     return found

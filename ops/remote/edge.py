@@ -3,6 +3,7 @@
 `edge.py quiet SECONDS ADDRESS:PORT …` waits until it sends to none of these; ends with 1 if it still does.
 `edge.py published SECONDS JSON` waits until each published service has as many healthy instances, in Consul and in HAProxy, as
 the map says (an empty map: none is waited for), and prints what there is, as JSON: service → [healthy, all, the nodes].
+What is published is what HAProxy has a route to, by whichever tag or setting that came about.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import json
 import socket
 import sys
 import time
+from pathlib import Path
 
 sys.path.insert(0, "/usr/local/lib/apollo")
 import apollo
 
 ADMIN = "/run/haproxy/admin.sock"
+ROUTES = Path("/etc/haproxy/live/routes.map")
 Published = dict[str, tuple[int, int, list[str]]]
 
 
@@ -35,12 +38,10 @@ def sending() -> set[str]:
 
 
 def published(token: str) -> Published:
-    """Each service with the tag `public`: instances that are healthy (here and in Consul), all, nodes of the healthy."""
+    """Each service with a route: instances that are healthy (here and in Consul), all, nodes of the healthy."""
     found: Published = {}
     live = sending()
-    for name, tags in apollo.consul("catalog/services", token)[0].items():
-        if "public" not in tags:
-            continue
+    for name in sorted({line.split()[1] for line in ROUTES.read_text().splitlines() if line.split()[1:] not in ([], ["-"])}):
         entries = apollo.consul(f"health/service/{name}", token)[0]
         good = [
             entry

@@ -1,24 +1,27 @@
 """Runs on any host and changes nothing. Prints what this host sees, as JSON.
 
-mesh: names of the peers in its table. catalog (with the argument `catalog`): Consul's nodes and services.
+mesh: names of the peers in its table. consul: the state of its agent's unit. routes, on an edge: host name and path → service.
+nodes and services, with the argument `catalog`: Consul's.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/usr/local/lib/apollo")
 import apollo
 
+ROUTES = Path("/etc/haproxy/live/routes.map")
+
 
 def peers(facts: dict[str, str]) -> list[str]:
     """Names of the hosts that the mesh here knows, without its own."""
     if facts["MESH"] != "weave":
-        from pathlib import Path
-
         return sorted(entry["Node"] for entry in json.loads(Path("/var/lib/apollo/mesh.json").read_text()))
     with urllib.request.urlopen("http://127.0.0.1:6784/report", timeout=5) as answer:
         known = json.load(answer)["Router"]["Peers"]
@@ -40,13 +43,12 @@ def catalog(token: str) -> dict[str, Any]:
             "alive": all(check["Status"] == "passing" for check in checks if check["CheckID"] == "serfHealth"),
             "maintenance": any(check["CheckID"] == "_node_maintenance" for check in checks),
         }
-    for name, tags in sorted(apollo.consul("catalog/services", token)[0].items()):
+    for name in sorted(apollo.consul("catalog/services", token)[0]):
         for entry in apollo.consul(f"health/service/{name}", token)[0]:
             service = entry["Service"]
             found["services"].append(
                 {
                     "name": name,
-                    "public": "public" in tags,
                     "node": entry["Node"]["Node"],
                     "address": service["Address"] or entry["Node"]["Address"],
                     "port": service["Port"],
@@ -58,7 +60,11 @@ def catalog(token: str) -> dict[str, Any]:
 
 def main(*wanted: str) -> int:
     facts = apollo.facts()
-    seen: dict[str, Any] = {"host": facts["NODE_NAME"]}
+    state = subprocess.run(["systemctl", "is-active", "consul"], capture_output=True, text=True, check=False)
+    seen: dict[str, Any] = {"host": facts["NODE_NAME"], "consul": state.stdout.strip()}
+    if ROUTES.exists():
+        entries = (line.split() for line in ROUTES.read_text().splitlines() if line.strip())
+        seen["routes"] = {entry[0]: entry[1] for entry in entries if entry[1:] != ["-"]}
     try:
         seen["mesh"] = peers(facts)
     except (OSError, ValueError, LookupError) as error:
