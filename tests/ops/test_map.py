@@ -32,14 +32,13 @@ def seen(plan: Cluster, *, silent: str = "") -> Survey:
     names = [host.name for host in plan.hosts]
     nodes = {name: {"alive": name != silent, "maintenance": False} for name in names}
     services = [
-        {"name": "web", "public": True, "node": f"slave-{slot}", "address": f"10.2.{slot}.0", "port": 80, "healthy": slot == 1}
+        {"name": "web", "node": f"slave-{slot}", "address": f"10.2.{slot}.0", "port": 80, "healthy": slot == 1}
         for slot in (1, 2)
     ]
-    services.append(
-        {"name": "database", "public": False, "node": "elsewhere", "address": "10.0.31.246", "port": 5432, "healthy": True}
-    )
+    services.append({"name": "database", "node": "elsewhere", "address": "10.0.31.246", "port": 5432, "healthy": True})
     mesh = {name: [peer for peer in names if peer not in (name, silent)] for name in names if name != silent}
-    return Survey(nodes, services, mesh, {silent: "no answer"} if silent else {}, [])
+    routes = {"web.apollo.test/": "web", "www.example.com/shop/": "web"}
+    return Survey(nodes, services, mesh, {silent: "no answer"} if silent else {}, routes=routes)
 
 
 def drawn(plan: Cluster, silent: str = "") -> Picture:
@@ -64,6 +63,7 @@ def test_every_host_stands_there_with_its_addresses_generation_and_services() ->
 def test_routes_name_the_healthy_instances_and_outsiders_stand_apart() -> None:
     said = texts(svg(drawn(cluster())))
     assert "web.apollo.test → 10.2.1.0:80" in said
+    assert "www.example.com/shop → 10.2.1.0:80" in said
     assert "outside the overlay: database at 10.0.31.246:5432" in said
 
 
