@@ -323,10 +323,24 @@ class _Opened:
         groups = ec2.describe_security_groups(Filters=[{"Name": "tag:Name", "Values": ["apollo-local-node"]}])["SecurityGroups"]
         group = groups[0]["GroupId"]
         rule = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}]
+
+        def look() -> None:
+            # Made past the provider, so the machines are told.
+            cloud.ask("machine", {"order": "look"})
+
+        def close() -> None:
+            ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rule)
+            look()
+
         ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rule)
-        self._undo.append(lambda: ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rule))
-        for slave in ENDS:
-            self._stack.sh(slave, f"cat > /run/bench-load.py <<'END'\n{LOAD}\nEND")
+        self._undo.append(close)
+        try:
+            look()
+            for slave in ENDS:
+                self._stack.sh(slave, f"cat > /run/bench-load.py <<'END'\n{LOAD}\nEND")
+        except BaseException:
+            close()
+            raise
 
     def __exit__(self, *_: object) -> None:
         for slave in ENDS:

@@ -21,14 +21,17 @@ PATIENCE = 10.0
 
 @dataclass
 class Outcome:
-    """rate: answers a second. failures: [seconds since the start, what happened instead of a 200]. slowest: seconds."""
+    """begun: seconds since the epoch. rate: answers a second. failures: [seconds since the start, what happened instead of a
+    200]. slowest: seconds. names: answers by their text. last: seconds since the start when each was asked for last."""
 
+    begun: float = 0.0
     answers: int = 0
     rate: float = 0.0
     failures: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
     slowest: float = 0.0
     median: float = 0.0
     names: dict[str, int] = field(default_factory=dict[str, int])
+    last: dict[str, float] = field(default_factory=dict[str, float])
 
 
 class Load:
@@ -41,7 +44,7 @@ class Load:
         self._end = threading.Event()
         self._lock = threading.Lock()
         self._times: list[float] = []
-        self.outcome = Outcome()
+        self.outcome = Outcome(begun=time.time())
 
     def run(self) -> Outcome:
         threads = [threading.Thread(target=self._one, args=(n,)) for n in range(CONNECTIONS)]
@@ -88,6 +91,7 @@ class Load:
                     self.outcome.answers += 1
                     name = body.decode(errors="replace")
                     self.outcome.names[name] = self.outcome.names.get(name, 0) + 1
+                    self.outcome.last[name] = asked - self._begun
         if connection:
             connection.close()
 

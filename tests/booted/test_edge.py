@@ -6,9 +6,10 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from localcloud.demo import CLIENT_PATH, IMAGE
 from tests.booted.clients import Running, curl, on_the_internet
@@ -16,7 +17,7 @@ from tests.booted.conftest import Stack, until
 
 CONTROL = ("control-1", "control-2", "control-3")
 # Requests a second, and seconds at most.
-RATE, LONGEST = 520, 60
+RATE, LONGEST = 520, 600
 # A web server that keeps connections and costs little, of the host's own Python: the demo's forks for each request.
 SERVER = """
 import asyncio, os, signal, sys
@@ -141,6 +142,60 @@ def test_a_steady_load_loses_nothing_while_everything_behind_it_comes_and_goes(s
     assert seen["failures"] == []
     assert seen["rate"] >= 500, seen
     assert set(seen["names"]) == {"load-1", "load-2", "load-3", "load-4"}
+
+
+def test_what_dies_gets_no_request_within_seconds_and_what_lives_serves_on(stack: Stack) -> None:
+    """FIGURE lines: from a death to the last request that the dead one answered, and to the end of failures."""
+    names = [("slave-1", "load-1"), ("slave-2", "load-2"), ("slave-3", "load-3")]
+
+    def during(what: str, act: Callable[[], object], dead: str = "") -> dict[str, Any]:
+        load = Running(stack, "load.apollo.test", 100, LONGEST)
+        until(lambda: {stack.curl("load.apollo.test") for _ in range(9)} == {"load-1", "load-2", "load-3"}, "three answer")
+        at = time.time()
+        act()
+        if dead:
+            until(lambda: dead not in {stack.curl("load.apollo.test") for _ in range(9)}, f"{dead} is out")
+        seen = load.end()
+        begun = at - seen["begun"]
+        failed = [when - begun for when, _ in seen["failures"] if when > begun]
+        last = max(0.0, seen["last"].get(dead, begun) - begun)
+        print(f"FIGURE {what}: last answer of the dead {last:.1f} s after, {len(failed)} of {seen['answers']} failed, {failed}")
+        return seen
+
+    with containers(stack, *names):
+        for host, name in names:
+            start(stack, host, name, "SERVICE_NAME=load", "SERVICE_TAGS=public")
+        assert (
+            during("a container is killed", lambda: stack.out("slave-1", "docker", "kill", "load-1"), "load-1")["failures"]
+            == []
+        )
+        stack.out("slave-1", "docker", "start", "load-1")
+        # Requests that a dead host took with it are asked again elsewhere: HAProxy sees no end of those, but its time-outs.
+        lost = during("a slave loses its power", lambda: stack.order("kill", "slave-3"), "load-3")["failures"]
+        assert len(lost) <= 5, lost
+        stack.order("start", "slave-3")
+        until(lambda: stack.run("slave-3", "apollo-check").returncode == 0, "slave-3 is well", 120)
+        stack.out("slave-3", "docker", "start", "load-3")
+        address = stack.out("control-1", "curl", "-s", "http://127.0.0.1:8500/v1/status/leader").strip('"').split(":")[0]
+        status = json.loads(stack.cli("status", "--json").stdout)
+        (leader,) = [row["name"] for row in status if row["privateIp"] == address]
+        assert during("Consul's leader loses its power", lambda: stack.order("kill", leader))["failures"] == []
+        stack.order("start", leader)
+        until(lambda: stack.run(leader, "apollo-check").returncode == 0, f"{leader} is well", 120)
+
+        def stop_consul() -> None:
+            for host in CONTROL:
+                stack.out(host, "systemctl", "stop", "consul")
+            stack.out("slave-2", "docker", "kill", "load-2")
+
+        try:
+            # Nobody is left to tell the edge: HAProxy's own checks take the dead container out.
+            assert during("a container is killed while no Consul server runs", stop_consul, "load-2")["failures"] == []
+        finally:
+            for host in CONTROL:
+                stack.run(host, "systemctl", "start", "consul")
+            for host in (*CONTROL, "slave-2", "edge-1"):
+                until(lambda host=host: stack.run(host, "apollo-check").returncode == 0, f"{host} is well", 120)
 
 
 def test_routes_serve_while_no_consul_server_does(stack: Stack) -> None:

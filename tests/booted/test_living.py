@@ -11,6 +11,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import boto3
+
+from localcloud import cloud as clouds
 from localcloud.paths import REPOSITORY
 from tests.booted.clients import Running
 from tests.booted.conftest import Stack, until
@@ -90,6 +93,58 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
         stack.run("slave-3", "docker", "rm", "-f", "demo-web")
         stack.up()
     until(lambda: doctor(stack) == {}, "the doctor finds nothing", 120)
+
+
+def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(stack: Stack) -> None:
+    drain = ("ops", "drain", "--host", "slave-2")
+    done = stack.cli(*drain)
+    assert done.returncode == 0, done.stderr
+    assert "left Consul" in done.stdout
+    try:
+        assert {stack.curl("web.apollo.test").split(",")[0] for _ in range(6)} == {"web on slave-1"}
+        assert doctor(stack)["slave-2"]["mend"] == "python -m ops drain --stack local --host slave-2 --undo"
+    finally:
+        undone = stack.cli(*drain, "--undo")
+    assert undone.returncode == 0, undone.stderr
+    until(lambda: doctor(stack) == {}, "the doctor finds nothing", 60)
+    until(lambda: len({stack.curl("web.apollo.test") for _ in range(6)}) == 2, "both instances of web answer")
+
+
+def test_a_machine_that_aws_lost_comes_back_and_the_old_ones_drain_leaves_it_alone(stack: Stack) -> None:
+    cloud = clouds.find(stack.run_dir / "local")
+    assert cloud is not None
+    ec2 = boto3.client(
+        "ec2", endpoint_url=cloud.endpoint, region_name=cloud.region, aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    status = json.loads(stack.cli("status", "--json").stdout)
+    (lost,) = [row["instanceId"] for row in status if row["name"] == "slave-3"]
+    ec2.terminate_instances(InstanceIds=[lost])
+    assert doctor(stack)["slave-3"]["mend"] == "pulumi refresh -s local && pulumi up -s local"
+    refreshed = stack.cli("refresh", timeout=300)
+    assert refreshed.returncode == 0, refreshed.stderr
+    stack.up()
+    assert stack.run("slave-3", "apollo-check").returncode == 0
+    until(lambda: doctor(stack) == {}, "the doctor finds nothing", 60)
+    stack.assert_all_reachable()
+
+
+def test_containers_reach_the_consumers_database_by_its_name_and_nobody_else_does(stack: Stack) -> None:
+    consumer = ("pulumi", "--program", "examples/consumer")
+    done = stack.cli(*consumer, "up", "--yes", "--skip-preview", timeout=DEADLINE)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    try:
+        ask = "printf 'SET place here\nGET place\n' | timeout 5 nc database.service.consul 5432"
+        until(
+            lambda: stack.run("slave-1", "docker", "exec", "demo-web", "sh", "-c", ask).stdout.split() == ["here", "here"],
+            "a container reads what it wrote",
+        )
+        other = "exec 3<>/dev/tcp/database.service.consul/5432"
+        assert stack.run("control-1", "timeout", "3", "bash", "-c", other).returncode != 0
+        assert doctor(stack) == {}
+    finally:
+        gone = stack.cli(*consumer, "destroy", "--yes", "--skip-preview", timeout=DEADLINE)
+    assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr[-3000:]
+    assert stack.run("slave-1", "getent", "hosts", "database.service.consul").returncode != 0
 
 
 def test_the_doctor_names_a_slave_that_died_and_its_command_brings_it_back(stack: Stack) -> None:
