@@ -17,7 +17,7 @@ from components.secrets import SecretStore, SecretStoreArgs
 from components.security import ROLES, Identity, IdentityArgs, Security, SecurityArgs
 from components.slaves import Slaves, SlavesArgs
 from components.tags import Tags
-from config import load_admin_key, load_secrets, load_settings
+from config import load, load_admin_key
 from outputs import exports
 from plan.cluster import Role, plan_cluster
 from plan.secrets import secrets_of
@@ -33,8 +33,7 @@ def image_id(image: Image) -> pulumi.Input[str]:
 
 
 def main() -> None:
-    settings = load_settings()
-    values = load_secrets(settings)
+    settings, values = load()
     cluster = plan_cluster(settings)
     tags = Tags(pulumi.get_stack(), settings.tags)
 

@@ -5,73 +5,71 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
 
 from plan.problems import PlanError, Problem
 from plan.secrets import CERTIFICATE, LARGEST, SECRETS
-from plan.settings import Settings, check_aws_limits, parse
+from plan.settings import SECRET_KEYS, Settings, check_aws_limits, examine, refuse
 
 NAMESPACE = "apollo"
-_SECRETS_KEY = "secrets"
-_ADMIN_KEY = "adminPrivateKey"
-_CERTIFICATE_KEY = CERTIFICATE.key
+_SECRETS_KEY, _ADMIN_KEY, _CERTIFICATE_KEY = SECRET_KEYS
 
 
-def load_settings() -> Settings:
-    """The checked settings of this stack.
+def load() -> tuple[Settings, dict[str, pulumi.Output[str]]]:
+    """The checked settings of this stack, and each secret's value by its key, as a secret output.
 
-    Raises pulumi.RunError, which the engine shows without a traceback, naming every problem at once.
-    """
-    source = f"Pulumi.{pulumi.get_stack()}.yaml"
-    try:
-        raw = _section()
-        for secret in (_SECRETS_KEY, _ADMIN_KEY, _CERTIFICATE_KEY):
-            raw.pop(secret, None)
-        if "region" in raw:
-            raise PlanError(
-                [Problem("region", "is the AWS provider's to know; set aws:region instead of apollo:region")], source
-            )
-        region = pulumi.Config("aws").get("region")
-        if region is not None:
-            raw["region"] = region
-        settings = parse(raw, source)
-        check_aws_limits(settings, source)
-    except PlanError as error:
-        raise pulumi.RunError(str(error)) from None
-    return settings
-
-
-def load_secrets(settings: Settings) -> dict[str, pulumi.Output[str]]:
-    """Each secret's value by its key, as a secret output.
-
-    Raises pulumi.RunError naming every secret that is missing and the command that makes them.
+    Raises pulumi.RunError, which the engine shows without a traceback, naming every problem of both at once.
     """
     stack = pulumi.get_stack()
-    config = pulumi.Config(NAMESPACE)
-    given = config.get_object(_SECRETS_KEY)
-    present: dict[str, Any] = given if isinstance(given, dict) else {}
+    raw = _section()
+    given = raw.pop(_SECRETS_KEY, None)
+    for key in (_ADMIN_KEY, _CERTIFICATE_KEY):
+        raw.pop(key, None)
+    problems: list[Problem] = []
+    if "region" in raw:
+        del raw["region"]
+        problems.append(Problem("region", "is the AWS provider's to know; set aws:region instead of apollo:region"))
+    region = pulumi.Config("aws").get("region")
+    if region is not None:
+        raw["region"] = region
+    settings, found = examine(raw)
+    values, missing = _secrets(given, settings.edge.tls.enabled, stack)
+    try:
+        refuse([*problems, *found, *check_aws_limits(settings), *missing], f"Pulumi.{stack}.yaml")
+    except PlanError as error:
+        raise pulumi.RunError(str(error)) from None
+    return settings, {key: pulumi.Output.secret(value) for key, value in values.items()}
+
+
+def _secrets(given: Any, certificate: bool, stack: str) -> tuple[dict[str, str], list[Problem]]:
+    """Values by key, and what is wrong with them. No text holds anything of a value.
+
+    given: what stands under `apollo:secrets`. certificate: whether the stack needs one.
+    """
     how = f"make it with: python -m ops secrets --stack {stack}"
-    problems = [
-        Problem(f"{_SECRETS_KEY}.{secret.key}", f"is missing ({secret.purpose}); {how}")
-        for secret in SECRETS
-        if not isinstance(present.get(secret.key), str) or not present[secret.key]
-    ]
+    present: dict[str, Any] = cast(dict[str, Any], given) if isinstance(given, dict) else {}
     known = {secret.key for secret in SECRETS}
+    if given is not None and not isinstance(given, dict):
+        problems = [Problem(_SECRETS_KEY, f"is not a set of keys; take it out, then {how}")]
+    else:
+        problems = [
+            Problem(f"{_SECRETS_KEY}.{secret.key}", f"is missing ({secret.purpose}); {how}")
+            for secret in SECRETS
+            if not isinstance(present.get(secret.key), str) or not present[secret.key]
+        ]
     problems += [
         Problem(f"{_SECRETS_KEY}.{key}", f"unknown secret; valid: {', '.join(sorted(known))}")
         for key in present
         if key not in known
     ]
-    values: dict[str, str] = {secret.key: present.get(secret.key, "") for secret in SECRETS}
-    if settings.edge.tls.enabled:
-        values[CERTIFICATE.key] = certificate = config.get(_CERTIFICATE_KEY) or ""
-        problems += [Problem(_CERTIFICATE_KEY, text) for text in _certificate_problems(certificate, stack)]
-    if problems:
-        raise pulumi.RunError(str(PlanError(problems, f"Pulumi.{stack}.yaml")))
-    return {key: pulumi.Output.secret(value) for key, value in values.items()}
+    values = {secret.key: str(present.get(secret.key, "")) for secret in SECRETS}
+    if certificate:
+        values[CERTIFICATE.key] = bundle = pulumi.Config(NAMESPACE).get(_CERTIFICATE_KEY) or ""
+        problems += [Problem(_CERTIFICATE_KEY, text) for text in _certificate_problems(bundle, stack)]
+    return values, problems
 
 
 def _certificate_problems(bundle: str, stack: str) -> Iterator[str]:

@@ -7,13 +7,15 @@ is valid; the README's table is made from them.
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from netaddr import AddrFormatError, IPNetwork
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from plan.addresses import MAX_CONTROL, MAX_EDGES, MAX_ZONES, OverlayPlan, VpcPlan
@@ -29,6 +31,10 @@ FORBIDDEN_RANGES = {
     "the reserved range": IPNetwork("240.0.0.0/4"),
     "the local network range": IPNetwork("0.0.0.0/8"),
 }
+# Under `apollo:` like the settings, and none of them: config.py reads these.
+SECRET_KEYS = ("secrets", "adminPrivateKey", "edgeCertificate")
+# The one setting that stands elsewhere, where Pulumi's provider reads it too.
+_REGION = "aws:region"
 
 
 def _network(value: object) -> IPNetwork:
@@ -46,8 +52,20 @@ def _network(value: object) -> IPNetwork:
     return network
 
 
+_NO_NUMBER = "is not a whole number; give one such as 3"
+
+
+def _index(value: object) -> object:
+    # A section reaches the program as JSON, where every key is text. A number has one spelling, so that none is given twice.
+    if isinstance(value, str) and re.fullmatch(r"-?[1-9][0-9]{0,9}|0", value):
+        return int(value)
+    raise PydanticCustomError("index", _NO_NUMBER)
+
+
 Cidr = Annotated[IPNetwork, BeforeValidator(_network)]
-Generation = Annotated[int, Field(ge=1, le=1_000_000)]
+Index = Annotated[int, BeforeValidator(_index)]
+# Numbers and truth values are strict everywhere: else `count: true` would quietly plan one slave.
+Generation = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 InstanceType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$", examples=["t3.small"])]
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", examples=["dc1"])]
 DnsName = Annotated[
@@ -73,11 +91,15 @@ class Zone(Section):
     """An availability zone. Zones are only ever appended; an appended one says from which slot it takes part."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]*[a-z]$", examples=["a", "eu-west-1a"])]
-    from_slot: Annotated[int, Field(ge=2)] | None = None
+    from_slot: Annotated[StrictInt, Field(ge=2)] | None = None
 
 
 def _zone(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping | Zone):
+        return cast(object, value)
+    raise PydanticCustomError("zone", "is not a zone; give a letter such as a, or {name: c, fromSlot: 13}")
 
 
 _WEAVE_FROM = (
@@ -91,14 +113,14 @@ class Network(Section):
     nat: Literal["single", "perZone"] = Field(
         default="single", description="One NAT gateway for all zones, or one in each (no zone depends on another)."
     )
-    mtu: Annotated[int, Field(ge=1280, le=9001)] = Field(
+    mtu: Annotated[StrictInt, Field(ge=1280, le=9001)] = Field(
         default=9001, description="MTU of the hosts' uplinks in bytes, 1280 to 9001 (EC2's jumbo frames)."
     )
 
 
 class Overlay(Section):
     cidr: Cidr = Field(default=IPNetwork("10.2.0.0/16"), description="The overlay's range: all containers and bridges.")
-    host_prefix: Annotated[int, Field(le=30, ge=2)] = Field(
+    host_prefix: Annotated[StrictInt, Field(le=30, ge=2)] = Field(
         default=24, description="Prefix length of each slave's Docker subnet, longer than the overlay's, at most 30."
     )
     mesh: Literal["weave", "vxlan", "wireguard"] = Field(
@@ -113,49 +135,57 @@ class Overlay(Section):
         default=None,
         description="While a running stack changes its mesh: the old one. Confirms the change, and keeps its ports open.",
     )
-    mtu: Annotated[int, Field(ge=576, le=9001)] | None = Field(
+    mtu: Annotated[StrictInt, Field(ge=576, le=9001)] | None = Field(
         default=None,
         description="MTU inside the overlay in bytes; by default network.mtu less the mesh's overhead, the most that fits.",
     )
 
 
 class Slaves(Section):
-    count: Annotated[int, Field(ge=0)] = Field(default=3, description="How many slaves: the lowest slots that are not retired.")
-    retired: list[int] = Field(default_factory=list, description="Slots taken out of use for ever.")
+    count: Annotated[StrictInt, Field(ge=0)] = Field(
+        default=3, description="How many slaves: the lowest slots that are not retired."
+    )
+    retired: list[StrictInt] = Field(
+        default_factory=list[int], description="Slots taken out of use for ever.", examples=[[2, 5]]
+    )
     instance_type: InstanceType = Field(default="t3.medium", description="EC2 instance type.")
-    root_gib: Annotated[int, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
-    data_gib: Annotated[int, Field(ge=1, le=16384)] = Field(
+    root_gib: Annotated[StrictInt, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
+    data_gib: Annotated[StrictInt, Field(ge=1, le=16384)] = Field(
         default=40, description="Data disk in GiB: Docker's data and Mesos's work directory."
     )
-    generations: dict[int, Generation] = Field(
+    generations: dict[Index, Generation] = Field(
         default_factory=dict, description="Slot → generation (from 1). Raising one replaces just that slave."
     )
 
 
 class Control(Section):
-    count: int = Field(default=3, description="Consul servers and Mesos masters: 1, 3 or 5.")
+    count: StrictInt = Field(default=3, description="Consul servers and Mesos masters: 1, 3 or 5.")
     instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type.")
-    root_gib: Annotated[int, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
-    data_gib: Annotated[int, Field(ge=1, le=16384)] = Field(default=10, description="Data disk in GiB: raft and ZooKeeper.")
-    generations: dict[int, Generation] = Field(
+    root_gib: Annotated[StrictInt, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
+    data_gib: Annotated[StrictInt, Field(ge=1, le=16384)] = Field(
+        default=10, description="Data disk in GiB: raft and ZooKeeper."
+    )
+    generations: dict[Index, Generation] = Field(
         default_factory=dict, description="Control node → generation (from 1). Raising one replaces just that node."
     )
 
 
 class EdgeTls(Section):
-    enabled: bool = Field(
+    enabled: StrictBool = Field(
         default=False, description="The edge serves HTTPS too, with the certificate in `apollo:edgeCertificate`."
     )
-    redirect: bool = Field(default=True, description="With TLS, requests by HTTP are sent to HTTPS.")
+    redirect: StrictBool = Field(default=True, description="With TLS, requests by HTTP are sent to HTTPS.")
 
 
 class Edge(Section):
-    count: Annotated[int, Field(ge=1, le=MAX_EDGES)] = Field(
+    count: Annotated[StrictInt, Field(ge=1, le=MAX_EDGES)] = Field(
         default=1, description="Edges, 1 to 10. One has an elastic address; several stand behind a network load balancer."
     )
     domain: DnsName = Field(default="apollo.test", description="Services answer at <service>.<domain>.")
     publish: list[ServiceName] = Field(
-        default_factory=list[str], description="Services that are published although they do not have the tag `public`."
+        default_factory=list[str],
+        description="Services that are published although they do not have the tag `public`.",
+        examples=[["web", "api"]],
     )
     default_service: ServiceName | None = Field(
         default=None,
@@ -164,8 +194,8 @@ class Edge(Section):
     )
     tls: EdgeTls = Field(default_factory=EdgeTls)
     instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type.")
-    root_gib: Annotated[int, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
-    generations: dict[int, Generation] = Field(
+    root_gib: Annotated[StrictInt, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
+    generations: dict[Index, Generation] = Field(
         default_factory=dict, description="Edge → generation (from 1). Raising one replaces just that edge."
     )
 
@@ -173,7 +203,7 @@ class Edge(Section):
 class Consul(Section):
     datacenter: DnsLabel = Field(default="dc1", description="Consul's datacenter name.")
     domain: DnsName = Field(default="consul", description="Consul's DNS domain.")
-    tls: bool = Field(
+    tls: StrictBool = Field(
         default=False,
         description="Consul's agents and servers talk TLS, each with a certificate. Decide before the first `up`.",
     )
@@ -205,21 +235,29 @@ class Mesos(Section):
         default="mesosphere/marathon:v1.7.50", description="Marathon's image, with a tag or a digest."
     )
     repository: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9./:_@+-]+( [A-Za-z0-9./_-]+)+$")] | None = Field(
-        default=None, description="For `packages`: the apt repository, such as `https://apt.example.com/mesos bookworm main`."
+        default=None,
+        description="For `packages`: the apt repository, such as `https://apt.example.com/mesos bookworm main`.",
+        examples=["https://apt.example.com/mesos bookworm main"],
     )
     repository_key: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9./:_@+-]+$")] | None = Field(
-        default=None, description="For `packages`: URL of the key that the repository is signed with."
+        default=None,
+        description="For `packages`: URL of the key that the repository is signed with.",
+        examples=["https://apt.example.com/mesos.gpg"],
     )
     repository_fingerprint: Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")] | None = Field(
-        default=None, description="For `packages`: that key's fingerprint, 40 hexadecimal digits in capitals."
+        default=None,
+        description="For `packages`: that key's fingerprint, 40 hexadecimal digits in capitals.",
+        examples=["0123456789ABCDEF0123456789ABCDEF01234567"],
     )
     packages: list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+(=[A-Za-z0-9.+:~-]+)?$", examples=["mesos"])]] = Field(
         default_factory=lambda: ["mesos", "marathon"],
         description="For `packages`: their names, each with or without `=version`.",
+        examples=[["mesos", "marathon"]],
     )
     published: list[Literal["marathon", "mesos-master"]] = Field(
         default_factory=list[Literal["marathon", "mesos-master"]],
         description="Which of `marathon` and `mesos-master` the edge publishes; none by default. Both ask for a password.",
+        examples=[["marathon"]],
     )
 
 
@@ -227,22 +265,27 @@ class Admin(Section):
     allowed_cidrs: list[Cidr] = Field(
         default_factory=list[IPNetwork],
         description="Networks that may reach SSH on the edge; none by default, never the world.",
+        examples=[["203.0.113.7/32"]],
     )
-    agent: bool = Field(
+    agent: StrictBool = Field(
         default=False, description="Readiness is checked with the keys of the SSH agent instead of `apollo:adminPrivateKey`."
     )
     public_key: Annotated[str, Field(pattern=r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-\S+) [A-Za-z0-9+/=]+( .*)?$")] | None = Field(
-        default=None, description="The administrators' SSH public key, in OpenSSH's one-line form."
+        default=None,
+        description="The administrators' SSH public key, in OpenSSH's one-line form.",
+        examples=["ssh-ed25519 AAAAC3Nz… name"],
     )
 
 
 class Image(Section):
-    baked: bool = Field(default=False, description="Packages are already in the image; the first boot installs none.")
+    baked: StrictBool = Field(default=False, description="Packages are already in the image; the first boot installs none.")
     id: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")] | None = Field(
-        default=None, description="A fixed AMI; by default the newest that matches owner and name."
+        default=None,
+        description="A fixed AMI; by default the newest that matches owner and name.",
+        examples=["ami-0123456789abcdef0"],
     )
     owner: Annotated[str, Field(pattern=r"^(\d{12}|self|amazon|aws-marketplace)$")] = Field(
-        default="136693071363", description="Account that owns the AMI (default: Debian's)."
+        default="136693071363", description="Account that owns the AMI (default: Debian's).", examples=["136693071363"]
     )
     name: Annotated[str, Field(min_length=3)] = Field(default="debian-12-amd64-*", description="Name pattern of the AMI.")
 
@@ -257,6 +300,7 @@ class Settings(Section):
         default_factory=lambda: [Zone(name="a"), Zone(name="b")],
         description="Availability zones, one to seven, as letters or full names, in an order that never changes. A zone "
         "appended later is written {name: c, fromSlot: 13}, fromSlot being above the highest slot ever used.",
+        examples=[["a", "b"]],
     )
     network: Network = Field(default_factory=Network)
     overlay: Overlay = Field(default_factory=Overlay)
@@ -267,9 +311,11 @@ class Settings(Section):
     mesos: Mesos = Field(default_factory=Mesos)
     admin: Admin = Field(default_factory=Admin)
     image: Image = Field(default_factory=Image)
-    aws_endpoint: (
-        Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d+)?$", examples=["http://169.254.169.250:4566"])] | None
-    ) = Field(default=None, description="Where hosts reach AWS's API, if not at AWS: the embedded cloud's address.")
+    aws_endpoint: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d+)?$")] | None = Field(
+        default=None,
+        description="Where hosts reach AWS's API, if not at AWS: the embedded cloud's address.",
+        examples=["http://169.254.169.250:4566"],
+    )
     tags: dict[str, str] = Field(default_factory=dict, description="Tags put on every resource that has tags.")
 
     def zone_name(self, zone: Zone) -> str:
@@ -295,7 +341,14 @@ class Settings(Section):
 
 
 def parse(raw: Mapping[str, Any], source: str = "configuration") -> Settings:
-    """The settings in `raw` (keys in camelCase), or PlanError with every problem found.
+    """The settings in `raw` (keys in camelCase), or PlanError with every problem found."""
+    settings, problems = examine(raw)
+    refuse(problems, source)
+    return settings
+
+
+def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem]]:
+    """The settings in `raw` (keys in camelCase), and every problem found; with one, they are only good for further checks.
 
     A part that is malformed does not hide the others: it is taken as its default while the rest is checked, and checks
     that would rest on it are left out.
@@ -321,12 +374,15 @@ def parse(raw: Mapping[str, Any], source: str = "configuration") -> Settings:
         if not any(key == b or b.startswith(f"{key}.") or key.startswith(f"{b}.") for key in keys for b in broken)
         for problem in check(settings)
     ]
-    if problems:
-        unique = list(dict.fromkeys(problems))
-        order = {name: place for place, name in enumerate(_aliases(Settings))}
-        unique.sort(key=lambda p: order.get(re.split(r"[.\[]", p.key)[0], len(order)))
+    return settings, problems
+
+
+def refuse(problems: Iterable[Problem], source: str) -> None:
+    """PlanError with the problems, each once and in the order of the keys, if there are any."""
+    order = {name: place for place, name in enumerate([_REGION, *_aliases(Settings), *SECRET_KEYS])}
+    unique = sorted(dict.fromkeys(problems), key=lambda p: order.get(re.split(r"[.\[]", p.key)[0], len(order)))
+    if unique:
         raise PlanError(unique, source)
-    return settings
 
 
 # Checks across keys. Each names the keys it rests on, and is left out while one of them is malformed.
@@ -356,17 +412,19 @@ def _check_ranges(s: Settings) -> Iterator[Problem]:
 
 def _check_host_prefix(s: Settings) -> Iterator[Problem]:
     prefix, overlay = s.overlay.host_prefix, s.overlay.cidr
-    if prefix <= overlay.prefixlen:
+    fitting = [p for p in range(overlay.prefixlen + 1, 31) if p >= 2 and OverlayPlan(overlay, p).last_slot >= 1]
+    if not fitting:
         yield Problem(
-            "overlay.hostPrefix",
-            f"{prefix} is not longer than the prefix of overlay.cidr {overlay}; give {overlay.prefixlen + 1} to 30",
+            "overlay.cidr",
+            f"{overlay} has no room for sixteen infrastructure addresses and a slave; give a /26 or wider such as 10.2.0.0/16",
         )
-    elif OverlayPlan(overlay, prefix).last_slot < 1:
-        yield Problem(
-            "overlay.hostPrefix",
-            f"{prefix} leaves no slot in {overlay} beside sixteen infrastructure addresses; give a wider overlay.cidr, "
-            "such as a /16 with 24",
+    elif prefix not in fitting:
+        why = (
+            f"is not longer than the prefix of overlay.cidr {overlay}"
+            if prefix <= overlay.prefixlen
+            else f"leaves no slot in overlay.cidr {overlay} beside sixteen infrastructure addresses"
         )
+        yield Problem("overlay.hostPrefix", f"{prefix} {why}; give {_choice(fitting)}, or a wider overlay.cidr")
 
 
 def _check_slots(s: Settings) -> Iterator[Problem]:
@@ -530,12 +588,11 @@ _CHECKS: Sequence[tuple[tuple[str, ...], _Check]] = (
 )
 
 
-def check_aws_limits(settings: Settings, source: str = "configuration") -> None:
-    """PlanError where AWS itself would refuse the plan. The plan's own arithmetic goes further than one VPC does."""
+def check_aws_limits(settings: Settings) -> Iterator[Problem]:
+    """Where AWS itself would refuse the plan. The plan's own arithmetic goes further than one VPC does."""
     vpc = settings.network.cidr
     if vpc.prefixlen < 16:
-        text = f"{vpc} is larger than AWS allows for a VPC; give a /16 to /21 such as {vpc.ip}/16"
-        raise PlanError([Problem("network.cidr", text)], source)
+        yield Problem("network.cidr", f"{vpc} is larger than AWS allows for a VPC; give a /16 to /21 such as {vpc.ip}/16")
 
 
 def _overlap(a: IPNetwork, b: IPNetwork) -> bool:
@@ -547,6 +604,14 @@ def _outside(vpc: IPNetwork) -> str:
     return str(next(n for n in candidates if not _overlap(n, vpc)))
 
 
+def _choice(numbers: Sequence[int]) -> str:
+    """17 to 30; or where numbers are left out, each: 25, 26 or 30."""
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    *others, last = (str(number) for number in numbers)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 # From pydantic's findings to problems.
 
 
@@ -555,81 +620,117 @@ def _location(detail: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def _key(location: Sequence[int | str]) -> str:
+    if tuple(location) == ("region",):
+        return _REGION
     key = ""
     for part in location:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
     return key
 
 
+def _shown(value: object) -> str:
+    """The value as it stands in YAML, cut where it is long, on one line."""
+    if isinstance(value, str):
+        text = value if value.isprintable() and value == value.strip() != "" else json.dumps(value, ensure_ascii=False)
+    else:
+        text = str(value) if isinstance(value, IPNetwork) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 def _problem(detail: ErrorDetails) -> Problem:
     location = _location(detail)
-    key, kind, context = _key(location), detail["type"], detail.get("ctx") or {}
-    value = detail["input"]
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    key, kind = _key(location), detail["type"]
     if kind == "extra_forbidden":
-        known = _siblings(location)
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        prefix = _key(location[:-1])
-        hint = f"did you mean {prefix + '.' if prefix else ''}{close[0]}?" if close else f"valid here: {', '.join(known)}"
-        return Problem(key, f"unknown key; {hint}")
-    if kind in ("cidr", "host_bits"):
-        return Problem(key, f"{shown} {detail['msg']}")
-    if kind in ("int_type", "int_parsing", "int_from_float"):
-        return Problem(key, f"{shown} is not a whole number; give one such as 3")
-    if kind in ("greater_than_equal", "less_than_equal"):
-        bound = f"{context['ge']} or more" if "ge" in context else f"at most {context['le']}"
-        return Problem(key, f"{shown} is out of range; give {bound}")
+        return Problem(key, _unknown(location))
+    if kind == "missing":
+        return Problem(key, f"is missing; give one such as {_example(location)}")
+    what = detail["msg"] if kind in ("cidr", "host_bits", "index", "zone") else _what(detail, _example(location))
+    return Problem(key, f"{_shown(detail['input'])} {what}")
+
+
+def _what(detail: ErrorDetails, example: str) -> str:
+    """What is wrong with a value, and what would do."""
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx") or {}
+    if kind == "int_type":
+        quoted = isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value)
+        return "is text, not a whole number; give it without quotes" if quoted else _NO_NUMBER
+    if kind == "bool_type":
+        quoted = value in ("true", "false")
+        return "is text; give it without quotes" if quoted else "is neither true nor false; give one of the two"
+    if kind == "greater_than_equal":
+        return f"is out of range; give {context['ge']} or more"
+    if kind == "less_than_equal":
+        return f"is out of range; give at most {context['le']}"
     if kind == "literal_error":
-        return Problem(key, f"{shown} is not a choice; give {context['expected']}")
-    if kind in ("bool_type", "bool_parsing"):
-        return Problem(key, f"{shown} is neither true nor false; give one of the two")
+        return f"is not a choice; give {context['expected']}"
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return Problem(key, f"{shown} is not a set of keys; give key: value lines below it")
+        return "is not a set of keys; give key: value lines below it"
     if kind == "list_type":
-        return Problem(key, f"{shown} is not a list; give one such as [1, 2]")
+        return f"is not a list; give one such as {example}"
+    if kind == "too_short":
+        return f"is empty; give one such as {example}"
+    if kind == "too_long":
+        return f"has {context['actual_length']} entries; give at most {context['max_length']}"
     if kind == "string_type":
-        return Problem(key, f"{shown} is not text; give text in quotes")
+        return "is not text; give text in quotes"
+    if kind in ("string_too_short", "string_too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        return f"is too {f'short; give {least} characters or more' if least else f'long; give {most} characters at most'}"
     if kind == "string_pattern_mismatch":
-        examples = _examples(location)
-        return Problem(
-            key,
-            f"{shown} is malformed; give {'one such as ' + examples if examples else 'text matching ' + context['pattern']}",
-        )
-    return Problem(key, f"{shown}: {detail['msg']}")
+        return f"is malformed; give {f'one such as {example}' if example else 'text matching ' + context['pattern']}"
+    return f"does not fit ({detail['msg']}); the table of settings in README.md says what does"
 
 
-def _aliases(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _unknown(location: Sequence[int | str]) -> str:
+    known = _top() if len(location) == 1 else _aliases(_model(location[:-1]))
+    word, section = str(location[-1]), _key(location[:-1])
+    close = _closest(word, [*known, _REGION] if len(location) == 1 else known)
+    if not close:
+        return f"unknown key; valid here: {', '.join(known)}"
+    return f"unknown key; did you mean {' or '.join(f'{section}.{name}' if section else name for name in close)}?"
 
 
-def _siblings(location: Sequence[int | str]) -> list[str]:
-    if len(location) == 1:
-        return _aliases(Settings)
-    if location[0] == "zones":
-        return _aliases(Zone)
-    model: type[BaseModel] = Settings
-    for part in location[:-1]:
-        field = next((f for name, f in model.model_fields.items() if (f.alias or name) == part), None)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return []
-        model = field.annotation
-    return _aliases(model)
+def _closest(word: str, known: Sequence[str]) -> list[str]:
+    """The name most like the word, and one that is nearly as much: adminKey may be meant for admin or for adminPrivateKey."""
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, name, word).ratio() for name in close]
+    return [name for name, ratio in zip(close, likeness, strict=True) if ratio > likeness[0] - 0.1]
 
 
-def _examples(location: Sequence[int | str]) -> str:
-    model: type[BaseModel] = Settings
-    for part in location[:-1]:
-        if part == "zones" or isinstance(part, int):
-            model = Zone
-            continue
-        annotation = next((f.annotation for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-        if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
-            return ""
-        model = annotation
-    for name, field in model.model_fields.items():
-        if (field.alias or name) == location[-1]:
-            return str((field.examples or [""])[0])
-    return ""
+def _top() -> list[str]:
+    """What may stand under `apollo:`."""
+    return [*(name for name in _aliases(Settings) if name != "region"), *SECRET_KEYS]
+
+
+def _aliases(model: type[BaseModel] | None) -> list[str]:
+    return [] if model is None else [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _field(model: type[BaseModel] | None, alias: int | str) -> FieldInfo | None:
+    fields = {} if model is None else model.model_fields
+    return next((field for name, field in fields.items() if (field.alias or name) == alias), None)
+
+
+def _model(path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The section at the path, None where there are values."""
+    model: type[BaseModel] | None = Settings
+    for part in path:
+        if isinstance(part, str):
+            field = _field(model, part)
+            inside = Zone if part == "zones" else field and field.annotation
+            model = inside if isinstance(inside, type) and issubclass(inside, BaseModel) else None
+    return model
+
+
+def _example(location: Sequence[int | str]) -> str:
+    """A good value for the key, as YAML; for an element of a list a good element. Empty where the field has none."""
+    names = [part for part in location if isinstance(part, str)]
+    field = _field(_model(names[:-1]), names[-1])
+    example: Any = ((field and field.examples) or [""])[0]
+    if isinstance(example, list):
+        entries = [str(entry) for entry in cast(list[object], example)]
+        return entries[0] if isinstance(location[-1], int) else f"[{', '.join(entries)}]"
+    return str(example)
 
 
 def _copy(value: Any) -> Any:

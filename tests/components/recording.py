@@ -126,14 +126,14 @@ def run_program(
     stack: str = "dev",
     config: Mapping[str, Any] | None = None,
     *,
-    secrets: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | str = TEST_SECRETS,
     preview: bool = False,
 ) -> Recording:
-    """Runs __main__.py with `config` (default: the stack's file) and the secrets; raises what the program raises."""
+    """Runs __main__.py with `config` (default: the stack's file) and `apollo:secrets`; raises what the program raises."""
     recording = Recording()
     given: dict[str, Any] = dict(stack_config(stack) if config is None else config)
     given.setdefault("apollo:edgeCertificate", TEST_CERTIFICATE)
-    given["apollo:secrets"] = dict(TEST_SECRETS if secrets is None else secrets)
+    given["apollo:secrets"] = secrets if isinstance(secrets, str) else dict(secrets)
     encoded = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
     failures: list[BaseException] = []
 

@@ -362,3 +362,31 @@ def test_each_missing_secret_is_named_with_the_command_that_makes_it() -> None:
     assert "secrets.gossipKey: is missing" in message
     assert "secrets.meshPassword: is missing" in message
     assert "python -m ops secrets --stack dev" in message
+
+
+def test_settings_limits_of_aws_and_missing_secrets_are_refused_in_one_error() -> None:
+    config = {
+        "aws:region": "eu-west-1",
+        "apollo:region": "eu-west-1",
+        "apollo:slaves": {"count": True},
+        "apollo:network": {"cidr": "10.0.0.0/12"},
+        "apollo:overlay": {"cidr": "10.16.0.0/16"},
+        "apollo:edge": {"tls": {"enabled": True}},
+        "apollo:edgeCertificate": "no PEM",
+    }
+    with pytest.raises(RunError) as caught:
+        run_program("dev", config, secrets={key: value for key, value in TEST_SECRETS.items() if key != "gossipKey"})
+    assert [line.partition(": ")[0] for line in str(caught.value).splitlines()] == [
+        "Pulumi.dev.yaml",
+        "  region",
+        "  network.cidr",
+        "  slaves.count",
+        "  secrets.gossipKey",
+        *("  edgeCertificate", "  edgeCertificate"),
+    ]
+
+
+def test_text_in_the_place_of_the_secrets_is_refused_and_not_shown() -> None:
+    with pytest.raises(RunError, match=r"1 problem, nothing was created.\n  secrets: is not a set of keys") as caught:
+        run_program("dev", secrets="value-of-a-key")
+    assert "value-of" not in str(caught.value)
