@@ -180,22 +180,26 @@ def peers(runs: int = RUNS) -> list[dict[str, Any]]:
     mesh = stack.outputs["overlay"]
     with stack.opened():
         ways: dict[str, _Way] = {"underlay": _Way([], stack.address(ENDS[1]))}
+        a, b = (stack.address(slave) for slave in ENDS)
+        bare_mtu = stack.underlay_mtu - 50
+        # First, as it restarts Docker, which ends all containers there are.
+        overlay = None
+        try:
+            docker_pids, docker_target = stack.docker_overlay(bare_mtu)
+            overlay = _Way([f"nsenter -n -t {pid}" for pid in docker_pids], docker_target)
+        except RuntimeError as error:
+            print(f"Docker's overlay was left out: {error}", file=sys.stderr)
         pids: list[str] = []
         for slave in ENDS:
             stack.sh(slave, f"docker rm -f {NETWORK}-mesh 2>/dev/null; docker run -d --name {NETWORK}-mesh {demo.IMAGE} probe")
             pids.append(stack.sh(slave, f"docker inspect -f '{{{{.State.Pid}}}}' {NETWORK}-mesh"))
         target = stack.sh(ENDS[1], f"docker inspect -f '{{{{.NetworkSettings.IPAddress}}}}' {NETWORK}-mesh")
         ways[mesh["mesh"]] = _Way([f"nsenter -n -t {pid}" for pid in pids], target)
-        a, b = (stack.address(slave) for slave in ENDS)
-        bare_mtu = stack.underlay_mtu - 50
         for slave, own, other, address in ((ENDS[0], a, b, "10.99.0.1"), (ENDS[1], b, a, "10.99.0.2")):
             stack.sh(slave, f"{{ {BARE_GONE}; }} 2>/dev/null; set -e -- {own} {other} {address} {bare_mtu}; {BARE}")
         ways["bare VXLAN"] = _Way(["ip netns exec bare"] * 2, "10.99.0.2")
-        try:
-            docker_pids, docker_target = stack.docker_overlay(bare_mtu)
-            ways["Docker's overlay"] = _Way([f"nsenter -n -t {pid}" for pid in docker_pids], docker_target)
-        except RuntimeError as error:
-            print(f"Docker's overlay was left out: {error}", file=sys.stderr)
+        if overlay:
+            ways["Docker's overlay"] = overlay
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for turn in range(runs):
             # Another order each time, so that no way always follows the same one.
