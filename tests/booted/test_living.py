@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,17 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
         stack.run("slave-3", "docker", "rm", "-f", "demo-web")
         stack.up()
     until(lambda: doctor(stack) == {}, "the doctor finds nothing", 120)
+
+
+def test_the_readmes_lines_bring_a_newcomers_container_behind_the_edge(stack: Stack) -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    (lines,) = re.findall(r"<!-- run by tests/booted/test_living.py -->\n```bash\n(.*?)```", text, re.DOTALL)
+    # An alias is for a terminal; the port is this stack's own.
+    script = lines.replace("alias on=", "on=").replace("\non ", "\n$on ").replace(":8080/", f":{stack.edge_port}/")
+    env = {**os.environ, "APOLLO_RUN_DIR": str(stack.run_dir)}
+    done = subprocess.run(["bash", "-ec", script], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("hello on a slave, container address 10.2.3.") == 2
 
 
 def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(stack: Stack) -> None:
