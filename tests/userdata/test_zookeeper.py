@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 import threading
 from collections.abc import Generator, Mapping
@@ -127,6 +129,33 @@ def test_a_node_with_data_keeps_the_members_of_its_data(host: Path) -> None:
     configured(2)
     assert listed() == ["1=participant", "2=participant", "3=participant", "5=participant"]
     assert "tickTime=2000\n" in (host / "zoo.cfg").read_text()
+
+
+def test_no_link_in_its_folder_gives_zookeeper_a_file_of_the_hosts(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, outside = host / "zookeeper", host / "etc"
+    (data / "version-2").mkdir(parents=True)
+    outside.mkdir()
+    (data / "myid").write_text("1\n")
+    (outside / "shadow").write_text("root:x\n")
+    (data / "version-2/log.1").symlink_to(outside / "shadow")
+    (data / "snapshots").symlink_to(outside)
+    given: set[Path] = set()
+
+    def chown(path: Any, *_: int, dir_fd: int | None = None, follow_symlinks: bool = True) -> None:
+        place = Path(path if dir_fd is None else f"/proc/self/fd/{dir_fd}")
+        whole = place if dir_fd is None else place.resolve() / path
+        given.add(whole.resolve() if follow_symlinks else whole)
+
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: pwd.getpwuid(os.getuid()))
+    monkeypatch.setattr(zookeeper, "DATA", data)
+    monkeypatch.setattr(zookeeper, "CONFIG", data / "zoo.cfg")
+    for name, value in (("RUN", host / "run"), ("PASSWORD", host / "run/super")):
+        monkeypatch.setattr(zookeeper, name, value)
+    zookeeper.prepare(facts(1))
+    assert {data, data / "myid", data / "zoo.cfg", data / "version-2"} <= given
+    assert {data / "version-2/log.1", data / "snapshots"} <= given, "the links themselves are its own"
+    assert not [path for path in given if outside in (path, *path.parents)]
 
 
 def test_no_way_in_that_asks_for_no_password_is_open() -> None:

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import pwd
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -146,12 +147,21 @@ def prepare(facts: Mapping[str, str]) -> None:
     DATA.mkdir(mode=0o750, parents=True, exist_ok=True)
     apollo.write(CONFIG, configuration(facts))
     apollo.write(DATA / "myid", f"{facts['INDEX']}\n")
-    for path in (DATA, *DATA.rglob("*")):
-        shutil.chown(path, "zookeeper", "zookeeper")
+    give(DATA, pwd.getpwnam("zookeeper"))
     RUN.mkdir(mode=0o700, exist_ok=True)
     password = secrets.token_urlsafe(32)
     apollo.write(PASSWORD, password, 0o600)
     apollo.write(RUN / "environment", f"SUPER_DIGEST={digest(f'super:{password}')}\n", 0o600)
+
+
+def give(folder: Path, owner: pwd.struct_passwd) -> None:
+    """Makes a folder and all below it the owner's. What a link in it points to stays whose it is: this is root's work in a
+    folder that ZooKeeper may write."""
+    os.chown(folder, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    # By open folders, so that none can become a link on the way to it.
+    for _, folders, files, opened in os.fwalk(folder):
+        for name in (*folders, *files):
+            os.chown(name, owner.pw_uid, owner.pw_gid, dir_fd=opened, follow_symlinks=False)
 
 
 def command(facts: Mapping[str, str], *lines: str) -> str:
