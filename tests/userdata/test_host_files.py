@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plan.cluster import Cluster
-from tests.userdata.support import EXAMPLES, files_of, needs, one_of_each
+from tests.userdata.support import EXAMPLES, USERDATA, files_of, needs, one_of_each
 
 HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
 # Programs that packages bring, and the units that ours name.
@@ -106,3 +108,24 @@ def test_the_two_lists_of_packages_are_only_where_they_are_needed() -> None:
     lists = ("base", "slave", "control", "edge", "hashicorp")
     assert there == {f"{library}/provision", *(f"{library}/packages/{name}.txt" for name in lists)}
     assert not [path for path in files_of(baked, baked.edges[0]) if "packages" in path or "provision" in path]
+
+
+def imported(source: str) -> set[str]:
+    """The modules that a Python file names, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("host", one_of_each(EXAMPLES["weave"]), ids=lambda host: host.role)
+def test_a_host_installs_the_python_libraries_that_its_programs_import_and_no_other(host: Any) -> None:
+    files = files_of(EXAMPLES["weave"], host)
+    own = {path.stem for path in USERDATA.rglob("*.py")}
+    named = {name for path, file in files.items() if path.endswith(".py") for name in imported(file.content)}
+    lists = [files[f"/usr/local/lib/apollo/packages/{name}.txt"].content for name in ("base", host.role)]
+    libraries = {line.removeprefix("python3-") for text in lists for line in text.split() if line.startswith("python3-")}
+    assert named - own - set(sys.stdlib_module_names) == libraries
