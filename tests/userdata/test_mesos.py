@@ -105,6 +105,60 @@ def test_no_password_is_on_a_command_line(host: Path) -> None:
     assert not [password for password in passwords if password in line]
 
 
+# -- who may what at the master
+
+
+def allowed(acls: dict[str, Any], principal: str | None, action: str) -> bool:
+    """As Mesos's local authorizer decides it for an object that no rule names: the first rule that matches, else `permissive`.
+    principal: None for somebody without a login."""
+    for rule in acls.get(action, []):
+        (on,) = (entity for name, entity in rule.items() if name != "principals")
+        who = rule["principals"]
+        if (principal in who.get("values", []) or "type" in who) and "type" in on:
+            return "NONE" not in (who.get("type"), on["type"])
+    return acls.get("permissive", True)
+
+
+@pytest.fixture
+def master(host: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The ACLs that a master starts with."""
+    apollo.write(mesos.OWN / "sbin/mesos-master", "")
+    apollo.write(host / "secrets/control/count", "3\n")
+    mesos_control.LOG.mkdir(parents=True)
+    monkeypatch.setattr(mesos, "start", lambda *_: None)
+    mesos_control.master(CONTROL)
+    return json.loads((mesos.RUN / "acls.json").read_text())
+
+
+def test_only_marathon_registers_as_a_framework_and_runs_tasks(master: dict[str, Any]) -> None:
+    for action in ("register_frameworks", "run_tasks"):
+        may = [who for who in ("marathon", "agent", "operator", "zookeeper", None) if allowed(master, who, action)]
+        assert may == ["marathon"], action
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "teardown_frameworks", "update_maintenance_schedules", "start_maintenances", "stop_maintenances", "mark_agents_gone",
+        "drain_agents", "get_endpoints", "view_flags", "access_mesos_logs", "update_quotas",
+    ],
+)  # fmt: skip
+def test_the_password_that_every_slave_has_opens_nothing_of_the_operators(master: dict[str, Any], action: str) -> None:
+    assert [who for who in ("marathon", "agent", "operator", None) if allowed(master, who, action)] == ["operator"]
+
+
+def test_an_agent_may_register_and_that_is_all(master: dict[str, Any]) -> None:
+    assert [action for action in master if action != "permissive" and allowed(master, "agent", action)] == ["register_agents"]
+    assert not allowed(master, None, "register_agents") and not allowed(master, "agent", "an_action_of_a_later_version")
+
+
+def test_frameworks_log_in_whichever_way_they_come() -> None:
+    flags = mesos_control.master_flags(CONTROL, 2)
+    assert {"--authenticate_frameworks=true", "--authenticate_http_frameworks=true"} < set(flags)
+    # A master that is not told how to check them does not start.
+    assert "--http_framework_authenticators=basic" in flags
+
+
 # -- the masters' quorum
 
 
@@ -196,7 +250,8 @@ def test_control_groups_of_version_2_are_refused_with_what_to_boot_with(host: Pa
 
 
 class Cluster:
-    """A master and Marathon with one application of two tasks, and two agents. `broken`: nothing comes up elsewhere."""
+    """A master and Marathon with one application of two tasks, and two agents. `broken`: nothing comes up elsewhere. `refuses`:
+    a path that is answered with 500. The agent and the master have the same port here, and so the same metrics."""
 
     def __init__(self) -> None:
         self.agents = ["10.0.0.33", "10.0.32.34"]
@@ -204,10 +259,14 @@ class Cluster:
         self.windows: list[dict[str, Any]] = []
         self.down: list[dict[str, str]] = []
         self.broken = False
+        self.refuses = ""
+        self.metrics: dict[str, float] = {"master/elected": 1.0, "registrar/log/recovered": 1.0, "slave/registered": 1.0}
         self.asked: list[str] = []
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         self.asked.append(f"{method} {path}")
+        if path == self.refuses:
+            return 500, {"error": "refused"}
         match (method, path):
             case ("GET", "/slaves"):
                 return 200, {"slaves": [{"hostname": agent} for agent in self.agents]}
@@ -239,7 +298,7 @@ class Cluster:
                 if not self.broken:
                     self.tasks["web.3"] = "10.0.32.34"
             case ("GET", "/metrics/snapshot"):
-                return 200, {"master/elected": 1.0, "registrar/log/recovered": 0.0 if self.broken else 1.0}
+                return 200, self.metrics
             case ("GET", "/ping"):
                 return 200, None
             case _:
@@ -301,7 +360,37 @@ def test_draining_stops_where_a_task_does_not_come_up_elsewhere(played: tuple[Cl
     state.broken = True
     with pytest.raises(mesos_control.MesosError, match=r"/web did not come up elsewhere in time; 10\.0\.0\.33 is still in use"):
         mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
-    assert state.down == []
+    assert (state.down, state.windows) == ([], [])
+
+
+def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_started(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    mesos_control.down(api(port), "10.0.32.34", 1000.0, at_once)
+    others = list(state.windows)
+
+    def interrupted(_: Callable[[], bool]) -> bool:
+        raise KeyboardInterrupt
+
+    state.tasks = {"web.1": "10.0.0.33"}
+    with pytest.raises(KeyboardInterrupt):
+        mesos_control.down(api(port), "10.0.0.33", 1000.0, interrupted)
+    assert state.windows == others
+    for state.refuses in ("/v2/tasks", "/machine/down"):
+        with pytest.raises(mesos_control.MesosError, match=f"{state.refuses}: 500"):
+            mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+        assert state.windows == others
+
+
+def test_without_a_marathon_there_is_no_task_to_move(
+    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, port = played
+    catalog = {"mesos-master?tag=leader&passing": [{"Service": {"Address": "127.0.0.1", "Port": port}}]}
+    apollo.write(host / "secrets/consul/control-token", "x", 0o600)
+    monkeypatch.setattr(apollo, "consul", lambda path, _: (catalog.get(path.removeprefix("health/service/"), []), {}))
+    said = mesos_control.down(mesos_control.leading(), "10.0.0.33", 1000.0, at_once)
+    assert said == "no Marathon answers, so moved no task; 10.0.0.33 is down until `up`"
+    assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
 
 
 def test_draining_one_machine_leaves_anothers_window_alone(played: tuple[Cluster, int]) -> None:
@@ -330,7 +419,7 @@ def test_a_leader_without_a_majority_of_logs_leads_in_name_only(
     facts = {"PRIVATE_IP": "127.0.0.1"}
     led = scheduler.look_at_master(facts)
     assert (led.passing, led.tags, led.meta, led.detail) == (True, ["leader"], {"quorum": "2"}, "leads, quorum 2")
-    state.broken = True
+    state.metrics["registrar/log/recovered"] = 0.0
     led = scheduler.look_at_master(facts)
     assert (led.passing, led.detail) == (False, "leads, and its log has no majority of 2")
 

@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,48 @@ import zookeeper
 
 # Principals: of Marathon, of the agents, and of whoever asks the master or drains.
 MARATHON, AGENT, OPERATOR = "marathon", "agent", "operator"
+# What each may do at the master, and the name that Mesos's acls.proto has for what it is done to. What is not here nobody may:
+# the agents' password is on every slave, and Marathon's with all who use it. From 1.7 on; other versions skip names they lack.
+MAY: Mapping[str, Mapping[str, str]] = {
+    MARATHON: {
+        "register_frameworks": "roles",
+        "run_tasks": "users",
+        "reserve_resources": "roles",
+        "unreserve_resources": "reserver_principals",
+        "create_volumes": "roles",
+        "destroy_volumes": "creator_principals",
+        "resize_volumes": "roles",
+    },
+    AGENT: {"register_agents": "agents"},
+    OPERATOR: {
+        "teardown_frameworks": "framework_principals",
+        "get_maintenance_schedules": "machines",
+        "update_maintenance_schedules": "machines",
+        "get_maintenance_statuses": "machines",
+        "start_maintenances": "machines",
+        "stop_maintenances": "machines",
+        "drain_agents": "agents",
+        "deactivate_agents": "agents",
+        "reactivate_agents": "agents",
+        "mark_agents_gone": "agents",
+        "get_quotas": "roles",
+        "update_quotas": "roles",
+        "update_weights": "roles",
+        "reserve_resources": "roles",
+        "unreserve_resources": "reserver_principals",
+        "create_volumes": "roles",
+        "destroy_volumes": "creator_principals",
+        "resize_volumes": "roles",
+        "get_endpoints": "paths",
+        "view_roles": "roles",
+        "view_frameworks": "users",
+        "view_executors": "users",
+        "view_tasks": "users",
+        "view_flags": "flags",
+        "access_mesos_logs": "logs",
+        "set_log_level": "level",
+    },
+}
 LOG = Path(mesos.WORK) / "replicated_log"
 QUORUM = mesos.RUN / "quorum"
 # What Marathon is told by its environment: passwords, and what has no flag.
@@ -76,13 +119,20 @@ def master(facts: Mapping[str, str]) -> None:
     mesos.fetch("master")
     credentials = [{"principal": user, "secret": password(user)} for user in (MARATHON, AGENT, OPERATOR)]
     apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": credentials}), 0o600)
-    # Agents have a principal of their own, and may not launch anything with it.
-    acls = {"register_frameworks": [{"principals": {"values": [AGENT]}, "roles": {"type": "NONE"}}]}
-    apollo.write(mesos.RUN / "acls.json", json.dumps(acls), 0o600)
+    apollo.write(mesos.RUN / "acls.json", json.dumps(acls()), 0o600)
     # With a login, the nodes it makes can be read by all and changed by it alone.
     apollo.write(mesos.RUN / "zookeeper", mesos.zookeeper(facts, "mesos", zookeeper_login()), 0o600)
     apollo.write(QUORUM, f"{own}\n")
     mesos.start("master", mesos.command("master", master_flags(facts, own)))
+
+
+def acls() -> dict[str, Any]:
+    """MAY in Mesos's form."""
+    found: dict[str, Any] = {"permissive": False}
+    for user, actions in MAY.items():
+        for action, on in actions.items():
+            found.setdefault(action, []).append({"principals": {"values": [user]}, on: {"type": "ANY"}})
+    return found
 
 
 def master_flags(facts: Mapping[str, str], own_quorum: int) -> list[str]:
@@ -95,6 +145,9 @@ def master_flags(facts: Mapping[str, str], own_quorum: int) -> list[str]:
         f"--hostname={facts['PRIVATE_IP']}",
         f"--cluster={facts['STACK']}",
         "--authenticate_frameworks=true",
+        # Those that come by HTTP have flags of their own, and without them need no password.
+        "--authenticate_http_frameworks=true",
+        "--http_framework_authenticators=basic",
         "--authenticate_agents=true",
         "--authenticate_http_readonly=true",
         "--authenticate_http_readwrite=true",
@@ -143,6 +196,9 @@ class Api:
     def __init__(self, places: Mapping[str, str], logins: Mapping[str, str]) -> None:
         self._places, self._logins = places, logins
 
+    def has(self, server: str) -> bool:
+        return server in self._places
+
     def ask(self, server: str, path: str, body: Any = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         try:
@@ -173,7 +229,7 @@ def down(api: Api, address: str, now: float, wait: Callable[[Callable[[], bool]]
     """Moves the tasks of Marathon's applications off the machine, one by one, then takes the machine down: the master lets no
     agent of it register until `up`. wait: returns whether a condition came true in time. Returns what was done.
 
-    Raises MesosError, and then the machine is still in use, though Marathon starts nothing new there.
+    Raises MesosError, and then the machine is in use as before, without the tasks that were moved by then.
     """
     agents = [agent for agent in api.ask("master", "/slaves")["slaves"] if agent["hostname"] == address]
     if not agents:
@@ -184,6 +240,19 @@ def down(api: Api, address: str, now: float, wait: Callable[[Callable[[], bool]]
         "unavailability": {"start": {"nanoseconds": int(now * 10**9)}, "duration": {"nanoseconds": WINDOW}},
     }
     api.ask("master", "/maintenance/schedule", {"windows": [*windows(schedule, address), window]})
+    try:
+        moved = f"moved {move(api, address, wait)} tasks" if api.has("marathon") else "no Marathon answers, so moved no task"
+        api.ask("master", "/machine/down", [machine(address)])
+    except BaseException:
+        # Whatever ended it, be it a key at a terminal: else nothing would be started here for as long as the window is.
+        with suppress(MesosError):
+            unplan(api, address)
+        raise
+    return f"{moved}; {address} is down until `up`"
+
+
+def move(api: Api, address: str, wait: Callable[[Callable[[], bool]], bool]) -> int:
+    """Moves Marathon's tasks off the machine; returns how many there were. Raises MesosError."""
     tasks = [task for task in api.ask("marathon", "/v2/tasks")["tasks"] if task["host"] == address]
     for task in tasks:
         path = f"/v2/apps/{task['appId'].strip('/')}"
@@ -197,8 +266,13 @@ def down(api: Api, address: str, now: float, wait: Callable[[Callable[[], bool]]
 
         if not wait(moved):
             raise MesosError(f"{task['appId']} did not come up elsewhere in time; {address} is still in use")
-    api.ask("master", "/machine/down", [machine(address)])
-    return f"moved {len(tasks)} tasks; {address} is down until `up`"
+    return len(tasks)
+
+
+def unplan(api: Api, address: str) -> None:
+    """Takes the machine out of the maintenance schedule. Raises MesosError."""
+    schedule = api.ask("master", "/maintenance/schedule") or {}
+    api.ask("master", "/maintenance/schedule", {"windows": windows(schedule, address)})
 
 
 def up(api: Api, address: str) -> str:
@@ -206,8 +280,7 @@ def up(api: Api, address: str) -> str:
     status = api.ask("master", "/maintenance/status") or {}
     if any(entry.get("ip") == address for entry in status.get("down_machines", [])):
         api.ask("master", "/machine/up", [machine(address)])
-    schedule = api.ask("master", "/maintenance/schedule") or {}
-    api.ask("master", "/maintenance/schedule", {"windows": windows(schedule, address)})
+    unplan(api, address)
     return f"{address} is in use"
 
 
@@ -259,5 +332,5 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (MesosError, apollo.ConsulError, KeyError) as error:
+    except (MesosError, apollo.ConsulError) as error:
         sys.exit(f"failed: {error}")
