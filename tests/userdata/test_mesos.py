@@ -4,7 +4,9 @@ registry that the tests reach, so its HTTP API is played here by a stand-in that
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,7 @@ mesos = host_module("mesos")
 mesos_control = host_module("mesos_control")
 mesos_agent = host_module("mesos_agent")
 scheduler = host_module("scheduler")
+check = host_module("check")
 PLAN = EXAMPLES["weave"]
 CONTROL, SLAVE = (node_facts(PLAN, host, STACK) for host in (PLAN.control[0], PLAN.slaves[0]))
 
@@ -215,6 +218,14 @@ def test_an_agent_with_other_resources_starts_as_a_new_one(old_state: Path) -> N
     mesos_agent.drop_unusable_state({**IDENTITY, "resources": "cpus:3"}, 1000.0)
     assert not old_state.is_symlink() and (old_state.parent / "one").is_dir()
     assert json.loads(mesos_agent.IDENTITY.read_text())["resources"] == "cpus:3"
+
+
+@pytest.mark.parametrize("torn", ["", '{"address": "10.0', "\0\0\0", "[]"])
+def test_an_agent_whose_record_was_torn_by_a_power_cut_starts_as_a_new_one(old_state: Path, torn: str) -> None:
+    mesos_agent.IDENTITY.write_text(torn)
+    mesos_agent.drop_unusable_state(IDENTITY, 1000.0)
+    assert not old_state.is_symlink()
+    assert json.loads(mesos_agent.IDENTITY.read_text()) == IDENTITY
 
 
 def test_state_that_ends_the_agent_three_times_is_dropped_and_the_count_begins_anew(old_state: Path) -> None:
@@ -433,3 +444,137 @@ def test_only_what_the_stack_publishes_has_the_edges_tag(
     plan = cluster(mesos={"published": ["marathon"]})
     apollo.write(host / "published", files_of(plan, plan.control[0])["/etc/apollo/mesos-published"].content)
     assert scheduler.look_at_marathon({"PRIVATE_IP": "127.0.0.1"}).tags == ["public"]
+
+
+@pytest.mark.usefixtures("host")
+def test_a_master_that_hangs_is_given_up_soon_and_its_quorum_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesos, "LOOK_SECONDS", 0.2)
+    apollo.write(mesos_control.QUORUM, "2\n")
+    # It takes connections and never answers.
+    with closing(socket.create_server(("127.0.0.1", 0))) as hung:
+        monkeypatch.setattr(mesos, "MASTER_PORT", hung.getsockname()[1])
+        begun = time.monotonic()
+        state = scheduler.look_at_master({"PRIVATE_IP": "127.0.0.1"})
+    assert time.monotonic() - begun < 2
+    assert (state.passing, state.meta) == (False, {"quorum": "2"}) and "timed out" in state.detail
+
+
+# Its threads are ended by an exception.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_hangs_makes_no_other_one_look_dead(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    well, ended = threading.Event(), threading.Event()
+
+    def consul(path: str, *_: Any) -> tuple[Any, Any]:
+        if path.startswith("agent/check/update/"):
+            told.append(path.rpartition(":")[2])
+            if told.count("well") == 3:
+                well.set()
+        return {}, {}
+
+    def hangs(_: Any) -> Any:
+        ended.wait(30)
+        raise OSError("timed out")
+
+    def running(_: Any) -> bool:
+        # The only way out of a thread that watches for ever.
+        if ended.is_set():
+            raise SystemExit
+        return True
+
+    monkeypatch.setattr(apollo, "facts", lambda: {"PRIVATE_IP": "127.0.0.1"})
+    monkeypatch.setattr(apollo, "consul", consul)
+    monkeypatch.setattr(scheduler, "PERIOD", 0.01)
+    monkeypatch.setattr(scheduler, "running", running)
+    apollo.write(host / "secrets/consul/control-token", "x", 0o600)
+    looks = {"hung": hangs, "well": lambda _: scheduler.State(True, "answers")}
+    monkeypatch.setattr(scheduler, "SERVICES", [scheduler.Service(name, f"{name}.service", 1, looks[name]) for name in looks])
+    watching = threading.Thread(target=scheduler.main, daemon=True)
+    watching.start()
+    try:
+        assert well.wait(10) and "hung" not in told
+    finally:
+        ended.set()
+        watching.join(10)
+
+
+# -- what apollo-check says of them
+
+
+@pytest.fixture
+def asked(
+    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, str]], tuple[str, str]]:
+    """Runs the check as a host of these facts whose units of Mesos are up; returns ok or warning, and what it says. As Consul
+    has it, no master leads."""
+    for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
+        monkeypatch.setattr(mesos, name, played[1])
+    monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
+    monkeypatch.setattr(apollo, "consul", lambda *_: ([], {}))
+    monkeypatch.setattr(check, "run", lambda *_: "ActiveState=active\nConditionResult=yes\nConditionTimestamp=today\n")
+    for role in ("control", "slave"):
+        apollo.write(host / f"secrets/consul/{role}-token", "x", 0o600)
+    apollo.write(mesos_control.QUORUM, "2\n")
+
+    def ask(facts: dict[str, str]) -> tuple[str, str]:
+        try:
+            return "ok", check.scheduler({**facts, "PRIVATE_IP": "127.0.0.1"})
+        except check.Warned as warning:
+            return "warning", str(warning)
+
+    return ask
+
+
+Asked = Callable[[dict[str, str]], tuple[str, str]]
+NOT_NEEDED = ". The overlay does not need it"
+
+
+def test_what_of_mesos_does_its_work_is_said_and_well(asked: Asked) -> None:
+    assert asked(CONTROL) == ("ok", "master runs: leads, quorum 2, marathon runs: answers")
+    assert asked(SLAVE) == ("ok", "agent runs: registered")
+
+
+def test_an_image_that_cannot_be_pulled_is_a_warning_as_the_network_does_without(asked: Asked) -> None:
+    mesos.say("agent", "cannot pull example/mesos:1: no such host")
+    assert asked(SLAVE) == ("warning", f"agent does not run: cannot pull example/mesos:1: no such host{NOT_NEEDED}")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"registrar/log/recovered": 0.0}, "leads, and its log has no majority of 2"),
+        ({"master/elected": 0.0}, "stands by, quorum 2, and no master leads with a majority"),
+    ],
+)
+def test_a_quorum_of_masters_that_is_not_reached_is_said_on_each(
+    asked: Asked, played: tuple[Cluster, int], metrics: dict[str, float], said: str
+) -> None:
+    played[0].metrics |= metrics
+    assert asked(CONTROL) == ("warning", f"master runs: {said}; marathon runs: answers{NOT_NEEDED}")
+
+
+def test_a_marathon_that_does_not_answer_is_said(asked: Asked, played: tuple[Cluster, int]) -> None:
+    played[0].refuses = "/ping"
+    word, said = asked(CONTROL)
+    assert word == "warning" and said.startswith("marathon runs: http://127.0.0.1:") and "/ping: 500; master runs" in said
+
+
+def test_an_agent_that_no_master_has_taken_is_said_with_who_should(
+    asked: Asked, played: tuple[Cluster, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played[0].metrics["slave/registered"] = 0.0
+    assert asked(SLAVE) == ("warning", f"agent runs: registered nowhere, as no master leads{NOT_NEEDED}")
+    leader = [{"Service": {"Address": "10.0.32.12", "Port": 5050}}]
+    monkeypatch.setattr(apollo, "consul", lambda *_: (leader, {}))
+    word, said = asked(SLAVE)
+    assert word == "warning" and said.startswith("agent runs: not registered by 10.0.32.12, which leads; see journalctl")
+
+
+def test_a_server_that_does_not_answer_at_all_is_a_warning_too(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        free = probe.getsockname()[1]
+    for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
+        monkeypatch.setattr(mesos, name, free)
+    for facts in (CONTROL, SLAVE):
+        word, said = asked(facts)
+        assert word == "warning" and "Connection refused" in said, said

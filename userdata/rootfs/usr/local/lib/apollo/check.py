@@ -144,17 +144,46 @@ def zookeeper(facts: Facts) -> str:
     return f"{mode} of control nodes {', '.join(map(str, sorted(voters)))}"
 
 
+def asked(name: str, facts: Facts) -> tuple[bool, str]:
+    """(whether a program of Mesos that runs here does its work, how it is in words)"""
+    try:
+        if name == "agent":
+            import mesos_agent
+
+            return mesos_agent.look(facts)
+        import mesos_control
+        import scheduler as servers
+
+        state = {"master": servers.look_at_master, "marathon": servers.look_at_marathon}[name](facts)
+        # One that stands by does not know whether the one that leads has a majority of the logs.
+        if name == "master" and "leader" not in state.tags and state.passing and mesos_control.leading() is None:
+            return False, f"{state.detail}, and no master leads with a majority"
+        return state.passing, state.detail
+    except apollo.ConsulError as error:
+        return False, f"whether it does its work Consul does not say: {error}"
+    except (OSError, ValueError) as error:
+        return False, f"does not answer: {error}"
+
+
 def scheduler(facts: Facts) -> str:
+    """Warns at most: nothing of the network needs Mesos, so no `up` and no roll is to wait for it."""
     told: list[str] = []
+    wrong: list[str] = []
     for name in {"control": ("master", "marathon"), "slave": ("agent",)}[facts["ROLE"]]:
         shown = run("systemctl", "show", "-p", "ActiveState,ConditionResult,ConditionTimestamp", mesos.UNITS[name])
         state = dict(line.split("=", 1) for line in shown.splitlines())
         off = state["ActiveState"] == "inactive" and state["ConditionResult"] == "no" and state["ConditionTimestamp"]
         complaint = mesos.complaint(name)
-        if not off and (state["ActiveState"] != "active" or complaint):
+        if off:
+            told.append(f"{name} off: there is no such program here")
+        elif state["ActiveState"] != "active" or complaint:
             why = complaint or f"it is {state['ActiveState']}; see journalctl -u {mesos.UNITS[name]}"
-            raise Failed(f"Mesos's {name} does not run: {why}. The overlay does not need it")
-        told.append(f"{name} {'off: there is no such program here' if off else 'runs'}")
+            wrong.append(f"{name} does not run: {why}")
+        else:
+            well, detail = asked(name, facts)
+            (told if well else wrong).append(f"{name} runs: {detail}")
+    if wrong:
+        raise Warned(f"{'; '.join(wrong + told)}. The overlay does not need it")
     return ", ".join(told)
 
 

@@ -35,6 +35,8 @@ PROGRAMS = {
 }
 UNITS = {"master": "mesos-master.service", "marathon": "marathon.service", "agent": "mesos-agent.service"}
 MASTER_PORT, AGENT_PORT, MARATHON_PORT, MARATHON_SCHEDULER_PORT = 5050, 5051, 8080, 5052
+# Seconds that a server has to say how it does, and that it has for anything else.
+LOOK_SECONDS, ASK_SECONDS = 3.0, 10.0
 
 
 def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
@@ -119,7 +121,9 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str] | None 
     os.execvpe(argv[0], list(argv), {**os.environ, **own, **(environment or {})})
 
 
-def get(url: str, login: str = "", body: bytes | None = None, method: str | None = None) -> tuple[int, bytes]:
+def get(
+    url: str, login: str = "", body: bytes | None = None, method: str | None = None, seconds: float = ASK_SECONDS
+) -> tuple[int, bytes]:
     """(status, answer) of an HTTP server. login: user:password. Raises OSError where nobody answers."""
     request = urllib.request.Request(url, body, method=method)
     if body is not None:
@@ -127,7 +131,7 @@ def get(url: str, login: str = "", body: bytes | None = None, method: str | None
     if login:
         request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

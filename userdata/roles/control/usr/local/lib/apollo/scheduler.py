@@ -3,8 +3,8 @@
 as a voter of its ensemble.
 
 A service is in Consul while its unit is up, with a check that this program renews: passing while the server does its work
-(ZooKeeper with a majority, a master that knows its leader, a Marathon that answers), critical with the reason otherwise, and
-critical too when this program is gone. The leading master has the tag `leader`.
+(ZooKeeper with a majority, a master that stands by or leads with a majority of logs, a Marathon that answers), critical with
+the reason otherwise, and critical too when this program is gone. The leading master has the tag `leader`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import apollo
 import mesos
 import mesos_control
 import zookeeper
 
-# Seconds between two looks, and how long a look holds.
+# Seconds between two looks, and how long a look holds: longer than that and what the slowest look may take.
 PERIOD = 5
 TTL = "20s"
 TOKEN = "consul/control-token"
@@ -64,22 +65,27 @@ def look_at_zookeeper(facts: Mapping[str, str]) -> State:
 
 def look_at_master(facts: Mapping[str, str]) -> State:
     quorum = mesos_control.QUORUM.read_text().strip()
+    # Told whatever it says: masters with a larger quorum wait for it.
+    meta = {"quorum": quorum}
     url = f"http://{facts['PRIVATE_IP']}:{mesos.MASTER_PORT}/metrics/snapshot"
-    status, answer = mesos.get(url, mesos_control.login(mesos_control.OPERATOR))
+    try:
+        status, answer = mesos.get(url, mesos_control.login(mesos_control.OPERATOR), seconds=mesos.LOOK_SECONDS)
+    except OSError as problem:
+        return State(False, f"{url}: {problem}", meta=meta)
     if status != 200:
-        return State(False, f"{url}: {status}", meta={"quorum": quorum})
+        return State(False, f"{url}: {status}", meta=meta)
     metrics = json.loads(answer)
     if not metrics.get("master/elected"):
-        return State(True, f"stands by, quorum {quorum}", meta={"quorum": quorum})
+        return State(True, f"stands by, quorum {quorum}", meta=meta)
     # It leads before its log has a majority, and can do nothing until then.
     recovered = bool(metrics.get("registrar/log/recovered", 1))
     detail = f"leads, quorum {quorum}" if recovered else f"leads, and its log has no majority of {quorum}"
-    return State(recovered, detail, ["leader", *published("mesos-master")], {"quorum": quorum})
+    return State(recovered, detail, ["leader", *published("mesos-master")], meta)
 
 
 def look_at_marathon(facts: Mapping[str, str]) -> State:
     url = f"http://{facts['PRIVATE_IP']}:{mesos.MARATHON_PORT}/ping"
-    status, _ = mesos.get(url, mesos_control.login(mesos_control.MARATHON))
+    status, _ = mesos.get(url, mesos_control.login(mesos_control.MARATHON), seconds=mesos.LOOK_SECONDS)
     return State(status == 200, "answers" if status == 200 else f"{url}: {status}", published("marathon"))
 
 
@@ -95,10 +101,8 @@ SERVICES = (
 )
 
 
-def running(units: list[str]) -> set[str]:
-    """Those of the units that are up."""
-    shown = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False, timeout=20).stdout
-    return {unit for unit, state in zip(units, shown.split(), strict=True) if state == "active"}
+def running(unit: str) -> bool:
+    return subprocess.run(["systemctl", "-q", "is-active", unit], check=False, timeout=20).returncode == 0
 
 
 def registration(service: Service, facts: Mapping[str, str], state: State) -> dict[str, Any]:
@@ -119,45 +123,55 @@ def differs(known: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def step(facts: Mapping[str, str], services: tuple[Service, ...] = SERVICES) -> dict[str, str]:
-    """One look at each server, told to Consul. Returns what there is to say of each. Raises ConsulError."""
+def step(facts: Mapping[str, str], service: Service) -> str:
+    """One look at a server, told to Consul. Returns what there is to say of it, nothing where it does not run. Raises
+    ConsulError."""
     token = apollo.secret(TOKEN)
-    up = running([service.unit for service in services])
+    up = running(service.unit)
     known, _ = apollo.consul("agent/services", token)
-    said: dict[str, str] = {}
-    for service in services:
-        if service.unit not in up:
-            if service.name in known:
-                apollo.consul(f"agent/service/deregister/{service.name}", token, "PUT")
-            continue
+    if not up:
+        if service.name in known:
+            apollo.consul(f"agent/service/deregister/{service.name}", token, "PUT")
+        return ""
+    try:
+        state = service.look(facts)
+    except (zookeeper.ZooKeeperError, OSError, ValueError, subprocess.SubprocessError) as problem:
+        state = State(False, str(problem))
+    wanted = registration(service, facts, state)
+    # A service is bound to the token that registered it, so a rotated one registers it anew.
+    wanted["Meta"] = {**wanted["Meta"], "token": hashlib.sha256(token.encode()).hexdigest()[:16]}
+    if differs(known.get(service.name), wanted):
+        apollo.consul("agent/service/register", token, "PUT", wanted)
+    status = {"Status": "passing" if state.passing else "critical", "Output": state.detail}
+    apollo.consul(f"agent/check/update/service:{service.name}", token, "PUT", status)
+    return state.detail
+
+
+def watch(facts: Mapping[str, str], service: Service) -> NoReturn:
+    """Looks at one server for ever."""
+    last = ""
+    while True:
         try:
-            state = service.look(facts)
-        except (zookeeper.ZooKeeperError, OSError, ValueError, subprocess.SubprocessError) as problem:
-            state = State(False, str(problem))
-        wanted = registration(service, facts, state)
-        # A service is bound to the token that registered it, so a rotated one registers it anew.
-        wanted["Meta"] = {**wanted["Meta"], "token": hashlib.sha256(token.encode()).hexdigest()[:16]}
-        if differs(known.get(service.name), wanted):
-            apollo.consul("agent/service/register", token, "PUT", wanted)
-        status = {"Status": "passing" if state.passing else "critical", "Output": state.detail}
-        apollo.consul(f"agent/check/update/service:{service.name}", token, "PUT", status)
-        said[service.name] = state.detail
-    return said
+            said = step(facts, service)
+        except apollo.ConsulError as problem:
+            said = f"Consul: {problem}"
+        except Exception as problem:
+            # A thread that ended would be missed by nobody; the next look may fare better, and Consul knows when none did.
+            said = f"cannot look: {problem!r}"
+        if said and said != last:
+            print(f"{service.name}: {said}", flush=True)
+        last = said
+        time.sleep(PERIOD)
 
 
 def main() -> None:
     facts = apollo.facts()
-    last: dict[str, str] = {}
-    while True:
-        try:
-            said = step(facts)
-        except (apollo.ConsulError, OSError, subprocess.SubprocessError) as problem:
-            said = {"Consul": str(problem)}
-        for name, detail in said.items():
-            if last.get(name) != detail:
-                print(f"{name}: {detail}", flush=True)
-        last = said
-        time.sleep(PERIOD)
+    # A thread for each, so that one server that hangs makes no other look dead.
+    threads = [threading.Thread(target=watch, args=(facts, service), daemon=True) for service in SERVICES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import apollo
 import mesos
@@ -38,6 +39,7 @@ DOCKER_OPTIONS = (
 MOST, SPAN = 3, 600
 # Left to the host: MiB of memory and of the data volume, and a part of a processor, for Docker, Consul, mesh and DNS.
 HOST_MEMORY, HOST_DISK, HOST_CPUS = 768, 4096, 0.25
+USER = "agent"
 TASK_PORTS = "[31000-32000]"
 
 
@@ -90,7 +92,7 @@ def flags(facts: Mapping[str, str], what: str) -> list[str]:
 def drop_unusable_state(identity: Mapping[str, str], now: float) -> None:
     """Drops the agent's old state if it is another agent's, or has failed too often. Tasks' files stay."""
     reason = ""
-    if IDENTITY.exists() and json.loads(IDENTITY.read_text()) != identity:
+    if IDENTITY.exists() and recorded() != identity:
         reason = "it is another agent's"
     elif len(failures(now)) >= MOST:
         reason = f"the agent ended {MOST} times within {SPAN // 60} minutes"
@@ -102,6 +104,14 @@ def drop_unusable_state(identity: Mapping[str, str], now: float) -> None:
             LATEST.unlink()
         FAILURES.unlink(missing_ok=True)
     apollo.write(IDENTITY, json.dumps(identity) + "\n")
+
+
+def recorded() -> Any:
+    """Whose state it is; nobody's where a power cut left that unreadable, as the agent must come up all the same."""
+    try:
+        return json.loads(IDENTITY.read_text())
+    except ValueError:
+        return None
 
 
 def failures(now: float) -> list[float]:
@@ -127,10 +137,29 @@ def run(facts: Mapping[str, str]) -> None:
     what = resources(memory, os.cpu_count() or 1, shutil.disk_usage(WORK).total)
     identity = {"address": facts["PRIVATE_IP"], "attributes": f"{facts['INDEX']} {facts['ZONE']}", "resources": what}
     drop_unusable_state(identity, time.time())
-    credential = {"principal": "agent", "secret": apollo.secret("mesos/agent-password")}
+    credential = {"principal": USER, "secret": password()}
     apollo.write(mesos.RUN / "credential.json", json.dumps(credential), 0o600)
     apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": [credential]}), 0o600)
     mesos.start("agent", mesos.command("agent", flags(facts, what), DOCKER_OPTIONS))
+
+
+def password() -> str:
+    return apollo.secret("mesos/agent-password")
+
+
+def look(facts: Mapping[str, str]) -> tuple[bool, str]:
+    """(whether the running agent does its work, which takes a master that has registered it; how it is, in words). Raises
+    OSError or ValueError where it does not answer, and ConsulError."""
+    url = f"http://{facts['PRIVATE_IP']}:{mesos.AGENT_PORT}/metrics/snapshot"
+    status, answer = mesos.get(url, f"{USER}:{password()}", seconds=mesos.LOOK_SECONDS)
+    if status != 200:
+        return False, f"{url}: {status}"
+    if json.loads(answer).get("slave/registered"):
+        return True, "registered"
+    found, _ = apollo.consul("health/service/mesos-master?tag=leader&passing", apollo.secret("consul/slave-token"))
+    if not found:
+        return False, "registered nowhere, as no master leads"
+    return False, f"not registered by {found[0]['Service']['Address']}, which leads; see journalctl -u {mesos.UNITS['agent']}"
 
 
 def main(argv: Sequence[str]) -> int:
