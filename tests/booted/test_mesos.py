@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -167,8 +168,8 @@ httpd -f -p "$ip:5050" -h /www & wait
 """
 
 
-def standin(stack: Stack, host: str, name: str, script: str) -> None:
-    """Makes an image on the host whose program of this name is the script."""
+def standin(stack: Stack, host: str, name: str, script: str, more: str = "") -> None:
+    """Makes an image on the host whose program of this name is the script. more: a line of shell that adds files to it."""
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
     hosts = fleet(cloud.folder, live_hosts(cloud.endpoint, cloud.region))
@@ -177,7 +178,7 @@ def standin(stack: Stack, host: str, name: str, script: str) -> None:
     lines = (
         "set -e; rm -rf /tmp/standin",
         "add() { mkdir -p /tmp/standin/$(dirname $2); cp -L $1 /tmp/standin/$2; }",
-        f"add /tmp/{name} /bin/{name}",
+        f"add /tmp/{name} /bin/{name}; {more}",
         f"docker create --name standin {IMAGE}; docker cp /tmp/standin/. standin:/",
         f"docker commit standin {STANDIN}; docker rm standin",
     )
@@ -221,3 +222,61 @@ def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: S
         assert stack.run("slave-1", "apollo-check").returncode == 0
         stack.assert_all_reachable()
     assert check_of(stack, "slave-1", "mesos")[0] == "ok"
+
+
+AGENT = f"""#!/bin/sh
+for flag in "$@"; do case $flag in --ip=*) ip=${{flag#--ip=}};; esac; done
+busybox mkdir -p /www/metrics
+echo '{{"slave/registered": 1.0}}' > /www/metrics/snapshot
+# As Mesos's executor does, by the client in its own image and the host's Docker.
+export DOCKER_HOST=unix:///var/run/docker.sock
+docker rm -f mesos-task
+docker run -d --name=mesos-task --net=bridge -e SERVICE_NAME=task {IMAGE}
+trap 'exit 0' TERM
+httpd -f -p "$ip:5051" -h /www & wait
+"""
+DOCKER_CLIENT = "for file in /usr/bin/docker $(ldd /usr/bin/docker | grep -o '/[^ ]*'); do add $file $file; done"
+# Docker's client, but for what no host of the embedded cloud can give a container.
+SHIM = """#!/bin/sh
+for word; do shift; [ "$word" = --privileged ] || set -- "$@" "$word"; done
+exec /usr/bin/docker "$@"
+"""
+DROP_IN = "/etc/systemd/system/mesos-agent.service.d"
+
+
+def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_the_slots_subnet(stack: Stack) -> None:
+    host = "slave-1"
+    off = check_of(stack, host, "mesos")
+    standin(stack, host, "mesos-agent", AGENT, DOCKER_CLIENT)
+    path = "[Service]\nEnvironment=PATH=/opt/shim:/usr/sbin:/usr/bin:/sbin:/bin"
+    lines = (
+        f"mkdir -p /opt/shim {DROP_IN}; echo '{path}' > {DROP_IN}/shim.conf; echo 'AGENT=\"{STANDIN}\"' > {IMAGES}",
+        f"cat > /opt/shim/docker <<'END'\n{SHIM}END\nchmod 755 /opt/shim/docker",
+    )
+    try:
+        shell(stack, host, "\n".join(lines))
+        # All of it comes back by itself, in order.
+        stack.order("reboot", host)
+        until(lambda: "mesos-task" in stack.run(host, "docker", "ps").stdout, "the agent's stand-in started a task", 120)
+        until(lambda: check_of(stack, host, "mesos") == ("ok", "agent runs: registered"), "apollo-check says so")
+        units = ("apollo-mesh", "docker", "mesos-agent")
+        shown = [stack.out(host, "systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", unit) for unit in units]
+        assert list(map(int, shown)) == sorted(map(int, shown)), dict(zip(units, shown, strict=True))
+        agent = json.loads(stack.out(host, "docker", "inspect", "apollo-agent"))[0]
+        assert {mount["Source"]: mount["RW"] for mount in agent["Mounts"]} == {
+            "/data/mesos": True, "/run/apollo-mesos": False, "/run/docker.sock": True, "/sys/fs/cgroup": True,
+        }  # fmt: skip
+        assert (agent["HostConfig"]["NetworkMode"], agent["HostConfig"]["PidMode"]) == ("host", "host")
+        address = stack.out(host, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "mesos-task")
+        assert ip_address(address) in ip_network("10.2.1.0/24")
+        until(lambda: address in stack.run("slave-2", "getent", "hosts", "task.service.consul").stdout, "it has its name")
+        assert stack.out("slave-2", "curl", "-sf", "-m", "5", f"http://{address}/")
+    finally:
+        undo = (
+            f"rm -rf {IMAGES} {DROP_IN} /opt/shim; systemctl daemon-reload; systemctl stop mesos-agent",
+            f"docker rm -f mesos-task standin; docker rmi {STANDIN}; rm -rf /run/apollo-mesos /data/mesos",
+            "systemctl start mesos-agent",
+        )
+        stack.run(host, "sh", "-c", "\n".join(undo))
+    until(lambda: check_of(stack, host, "mesos") == off and stack.run(host, "apollo-check").returncode == 0, "all is as before")
+    stack.assert_all_reachable()
