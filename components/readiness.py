@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
-from pulumi import ComponentResource, Input, Output, ResourceOptions
+from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
 from pulumi_command import remote
 
 from components.host import Host
 from plan.cluster import Cluster, PlannedHost
 from userdata import ADMIN_USER
 
-# A first boot that installs its packages takes minutes; a baked one a few seconds. In seconds.
-PATIENCE = 900
+# Seconds. DEADLINE holds for all of it: reaching the host, whose first boot may install packages for minutes, and then what
+# the host is asked, which gives up by itself after CHECK_SECONDS so that its words arrive.
+DEADLINE = 1200
+CHECK_SECONDS = 600
 _DIAL_SECONDS = 15
+
+# cloud-init ends with 2 where it is done in spite of errors that it recovered from; older versions do not tell them apart.
+READY = f"""\
+end=$(($(date +%s) + {CHECK_SECONDS}))
+status=0
+said=$(sudo timeout {CHECK_SECONDS} cloud-init status --wait --long 2>&1) || status=$?
+case $status in
+0 | 2) ;;
+*)
+  sudo tail -n 10 /var/log/cloud-init-output.log >&2
+  echo "cloud-init did not bring this host up (status $status, 124 is for none within {CHECK_SECONDS} s):" >&2
+  echo "$said" | tail -n 8 >&2
+  exit 1
+  ;;
+esac
+left=$((end - $(date +%s)))
+sudo apollo-check --wait $((left > 1 ? left : 1))
+"""
 
 
 @dataclass(frozen=True)
@@ -36,10 +57,11 @@ class ReadinessArgs:
 
 
 class Readiness(ComponentResource):
-    """Waits for every host to pass `apollo-check`, type apollo:compute:Readiness.
+    """Waits for every host's cloud-init, and then for it to pass `apollo-check`; type apollo:compute:Readiness.
 
-    Creates: {host}-ready (a command over SSH, through the first edge) for each host, run again when its machine is replaced.
-    The host keys are pinned: they were made with the secrets, so a stranger at the address is refused.
+    Creates: {host}-ready (a command over SSH, through the first edge) for each host, run again when its machine is replaced
+    and when other ports are opened for the mesh. The host keys are pinned: they were made with the secrets, so a
+    stranger at the address is refused.
     """
 
     def __init__(self, name: str, args: ReadinessArgs, opts: ResourceOptions | None = None) -> None:
@@ -49,11 +71,15 @@ class Readiness(ComponentResource):
             remote.Command(
                 f"{host.name}-ready",
                 connection=_connection(args, host, pinned),
-                create=f"sudo apollo-check --wait {PATIENCE}",
-                triggers=[args.hosts[host.name].instance_id],
+                create=READY,
+                triggers=[args.hosts[host.name].instance_id, _digest(args.cluster)],
                 add_previous_output_in_env=False,
                 # A check needs what other hosts do (Consul's majority, the mesh's other ends), so none waits for another.
-                opts=ResourceOptions(parent=self, depends_on=[args.hosts[host.name]]),
+                opts=ResourceOptions(
+                    parent=self,
+                    depends_on=[args.hosts[host.name]],
+                    custom_timeouts=CustomTimeouts(create=f"{DEADLINE}s", update=f"{DEADLINE}s"),
+                ),
             )
         self.register_outputs({"hosts": [host.name for host in args.cluster.hosts]})
 
@@ -90,16 +116,22 @@ def public_half(private_key: str) -> str:
     return f"{kind} {base64.b64encode(public).decode()}"
 
 
+def _digest(cluster: Cluster) -> str:
+    """Of what is open between nodes: a port that is closed by mistake shows in the `up` that closes it."""
+    flows = sorted(f"{flow.protocol} {flow.first_port} {flow.last_port}" for flow in cluster.flows)
+    return hashlib.sha256("\n".join(flows).encode()).hexdigest()[:12]
+
+
 def _connection(args: ReadinessArgs, host: PlannedHost, pinned: Input[str]) -> remote.ConnectionArgs:
     first_edge = host is args.cluster.edges[0]
-    # The machine may still be booting: how often to dial, and for how long each time.
-    dials = PATIENCE // _DIAL_SECONDS
+    # The machine may still be booting. Dials are not counted (-1): refused at once or never answered, they differ in length,
+    # and DEADLINE ends them.
     jump = remote.ProxyConnectionArgs(
         host=args.jump,
         user=ADMIN_USER,
         private_key=args.private_key,
         host_key=pinned,
-        dial_error_limit=dials,
+        dial_error_limit=-1,
         per_dial_timeout=_DIAL_SECONDS,
     )
     return remote.ConnectionArgs(
@@ -108,6 +140,6 @@ def _connection(args: ReadinessArgs, host: PlannedHost, pinned: Input[str]) -> r
         private_key=args.private_key,
         host_key=pinned,
         proxy=None if first_edge else jump,
-        dial_error_limit=dials,
+        dial_error_limit=-1,
         per_dial_timeout=_DIAL_SECONDS,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.readiness import public_half
+from components.readiness import CHECK_SECONDS, DEADLINE, READY, public_half
 from ops.secrets import generate
 from tests.components.recording import TEST_SECRETS, Recording, run_program
 
@@ -38,7 +40,46 @@ def test_every_host_is_checked_through_the_first_edge(checked: Recording) -> Non
 
 
 def test_a_replaced_machine_is_checked_again(checked: Recording) -> None:
-    assert checked.named(COMMAND, "slave-1-ready").inputs["triggers"] == ["slave-1-instance-id"]
+    assert checked.named(COMMAND, "slave-1-ready").inputs["triggers"][0] == "slave-1-instance-id"
+
+
+def test_other_ports_for_the_mesh_have_every_host_checked_again(checked: Recording, secrets: dict[str, str]) -> None:
+    config = {**ADMIN, "apollo:adminPrivateKey": "the-private-half", "apollo:overlay": {"mesh": "wireguard"}}
+    other = run_program("dev", config, secrets=secrets)
+    for name in checked.of(COMMAND):
+        before, after = (run.named(COMMAND, name).inputs["triggers"] for run in (checked, other))
+        assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_one_deadline_holds_for_dialing_and_waiting_together(checked: Recording) -> None:
+    command = checked.named(COMMAND, "slave-1-ready")
+    assert command.request.customTimeouts.create == command.request.customTimeouts.update == f"{DEADLINE}s"
+    connection = command.inputs["connection"]
+    assert connection["dialErrorLimit"] == connection["proxy"]["dialErrorLimit"] == -1
+    assert f"apollo-check --wait {CHECK_SECONDS}" not in command.inputs["create"], "waiting twice"
+    assert CHECK_SECONDS < DEADLINE
+
+
+@pytest.mark.parametrize(("status", "checks"), [(0, True), (2, True), (1, False), (124, False)])
+def test_cloud_init_is_waited_for_and_its_failure_fails_with_its_words(tmp_path: Path, status: int, checks: bool) -> None:
+    programs = {
+        "sudo": 'exec "$@"',
+        "timeout": 'shift; exec "$@"',
+        "cloud-init": f'echo "detail: $* went wrong"; exit {status}',
+        "tail": '[ "$3" ] && echo "the log\'s end" || exec /usr/bin/tail "$@"',
+        "apollo-check": f'echo "$*" > {tmp_path}/checked; echo "all well"',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", READY], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is checks, done.stderr
+    assert (tmp_path / "checked").exists() is checks
+    if checks:
+        assert (tmp_path / "checked").read_text().split()[0] == "--wait" and done.stdout == "all well\n"
+    else:
+        assert "detail: status --wait --long went wrong" in done.stderr and f"status {status}" in done.stderr
 
 
 def test_the_host_key_made_with_the_secrets_is_pinned(checked: Recording, secrets: dict[str, str]) -> None:
