@@ -1,21 +1,40 @@
-"""A preview as one Markdown comment: what becomes of the hosts and of the address plan, and what the gate says."""
+"""A preview as one Markdown comment: what becomes of the hosts and of the address plan, and what the gate says.
+
+Where the preview failed, that is the comment: the one before it, which says that all is well, must not stay.
+"""
 
 from __future__ import annotations
 
 import argparse
+import html
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from ops.errors import OpsError
 from ops.gate import refusals
 from ops.preview import HOST, PLACE, SUBNET, VPC, WAITING, HostChange, Preview, load
 
 _VERBS = {"create": "created", "replace": "replaced", "delete": "deleted", "update": "updated"}
+# GitHub takes 65,536 characters, some of which become five when they are escaped.
+_MOST = 12_000
 
 
 def render(preview: Preview, stack: str, allowed: Collection[str] = ()) -> str:
     """The comment. Its first line is a mark by which the next run finds it again."""
-    return "\n".join([f"<!-- apollo-preview {stack} -->", *_body(preview, stack, allowed)]) + "\n"
+    return "\n".join([_mark(stack), *_body(preview, stack, allowed)]) + "\n"
+
+
+def render_failure(stack: str, reason: str) -> str:
+    """The comment where there is no preview to render. reason: why, in the engine's words."""
+    shown = reason if len(reason) <= _MOST else f"{reason[:_MOST]}\n…"
+    # The words may be a pull request's own: between these tags nothing of them is Markdown, HTML or somebody's name.
+    told = f"<pre>\n{html.escape(shown, quote=False)}\n</pre>"
+    return f"{_mark(stack)}\n### Preview of `{stack}`: failed\n\n{told}\n"
+
+
+def _mark(stack: str) -> str:
+    return f"<!-- apollo-preview {stack} -->"
 
 
 def _body(preview: Preview, stack: str, allowed: Collection[str]) -> Iterator[str]:
@@ -119,11 +138,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "preview", nargs="?", default="-", metavar="FILE", help="of `pulumi preview --json` (default: standard input)"
     )
-    parser.add_argument("--stack", help="the environment's name (default: the preview's own)")
+    parser.add_argument(
+        "--stack", help="the environment's name (default: the preview's own); with it, a preview that failed is a comment too"
+    )
     parser.add_argument("--allow", action="append", default=[], metavar="HOST", help="as of `gate`")
 
 
 def run(given: argparse.Namespace) -> int:
-    preview = load(given.preview)
+    try:
+        preview = load(given.preview)
+    except OpsError as error:
+        # Only the preview itself knows whose it is.
+        if given.stack is None:
+            raise
+        print(render_failure(given.stack, str(error)), end="")
+        return 0
     print(render(preview, given.stack or preview.stack, given.allow), end="")
     return 0
