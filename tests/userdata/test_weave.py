@@ -14,12 +14,13 @@ from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
 import pytest
 
 from ops import pin_images
 from ops.__main__ import main
-from tests.userdata.support import USERDATA, host_module
+from tests.userdata.support import USERDATA, host_module, needs
 
 weave = host_module("weave_programs")
 TOKEN = "a-token-of-the-registry"
@@ -91,22 +92,28 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     real = weave.Registry
     monkeypatch.setattr(weave, "Registry", lambda image: real(image, "http"))
-    monkeypatch.setattr(weave, "TARGETS", {name: tmp_path / "bin" / name for name in weave.TARGETS})
-    monkeypatch.setattr(weave, "RECORD", tmp_path / "bin" / "source")
+    # The real places below another root: /usr/local/bin is on every host, /usr/local/lib/weave on none.
+    monkeypatch.setattr(weave, "TARGETS", {name: below(tmp_path, place) for name, place in weave.TARGETS.items()})
+    monkeypatch.setattr(weave, "RECORD", below(tmp_path, weave.RECORD))
+    (tmp_path / "usr/local/bin").mkdir(parents=True)
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def installed(tmp_path: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((tmp_path / "bin").glob("weave*"))}
+def below(root: Path, place: Path) -> Path:
+    return root / place.relative_to("/")
 
 
-def test_the_programs_come_out_of_an_images_layers_the_upper_ones_winning(registry: str, tmp_path: Path) -> None:
+def installed() -> dict[str, bytes]:
+    return {name: place.read_bytes() for name, place in weave.TARGETS.items() if place.exists()}
+
+
+def test_the_programs_come_out_of_an_images_layers_the_upper_ones_winning(registry: str) -> None:
     source = f"{registry}/some/weave:2.9.0"
     assert "pin it" in weave.install(source)
-    assert installed(tmp_path) == {"weave": b"script", "weaver": b"router", "weaveutil": b"util"}
-    assert all((tmp_path / "bin" / name).stat().st_mode & 0o777 == 0o755 for name in installed(tmp_path))
+    assert installed() == {"weave": b"script", "weaver": b"router", "weaveutil": b"util"}
+    assert all(place.stat().st_mode & 0o777 == 0o755 for place in weave.TARGETS.values())
     Store.contents = {}
     assert weave.install(source) == "here already"
 
@@ -117,7 +124,7 @@ def test_an_image_by_its_digest_is_that_image(registry: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["the tag's index", "the manifest", "a layer"])
-def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(registry: str, tmp_path: Path, what: str) -> None:
+def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(registry: str, what: str) -> None:
     index = Store.contents["2.9.0"]
     manifest = json.loads(index)["manifests"][0]["digest"]
     layer = json.loads(Store.contents[manifest])["layers"][1]["digest"]
@@ -125,26 +132,41 @@ def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(re
     Store.contents[changed] = Store.contents[changed] + b" "
     with pytest.raises(weave.Refused, match=f"not {changed}"):
         weave.install(f"{registry}/some/weave:2.9.0@{digest(index)}")
-    assert installed(tmp_path) == {}
+    assert installed() == {}
 
 
-def test_an_archive_by_url_needs_its_checksum_and_both_programs(registry: str, tmp_path: Path) -> None:
+def test_an_archive_by_url_needs_its_checksum_and_both_programs(registry: str) -> None:
     url = f"http://{registry}/weave.tar.gz"
     with pytest.raises(weave.Refused, match=f"not sha256:{'0' * 64}"):
         weave.install(f"{url}@sha256:{'0' * 64}")
     with pytest.raises(weave.Refused, match="has no weaveutil"):
         weave.install(f"{url}@{digest(Store.contents['archive'])}")
-    assert installed(tmp_path) == {}
+    assert installed() == {}
     Store.contents["archive"] = archive(weaver=b"router", weaveutil=b"util")
-    assert weave.install(f"{url}@{digest(Store.contents['archive'])}").startswith("installed weaver, weaveutil")
+    source = f"{url}@{digest(Store.contents['archive'])}"
+    # Without Weave's script nothing else made the folder of the record.
+    assert weave.install(source).startswith("installed weaver, weaveutil")
+    assert weave.install(source) == "here already"
 
 
-def test_programs_that_the_image_brought_stay(registry: str, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
+def test_an_installation_that_broke_off_is_not_taken_for_the_images_own(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"{registry}/some/weave:2.9.0"
+    with monkeypatch.context() as broken:
+        # weaver and weaveutil are written, the script is not: a file stands where its folder should.
+        broken.setitem(weave.TARGETS, "weave", tmp_path / "usr/local/bin/weaver/weave")
+        with pytest.raises(OSError, match="weaver"):
+            weave.install(source)
+    assert weave.TARGETS["weaver"].exists()
+    assert weave.install(source).startswith("installed weave, weaver, weaveutil")
+
+
+def test_programs_that_the_image_brought_stay(registry: str) -> None:
     for name in ("weaver", "weaveutil"):
-        (tmp_path / "bin" / name).write_bytes(b"own")
+        weave.TARGETS[name].write_bytes(b"own")
     assert weave.install(f"{registry}/some/weave:2.9.0") == "the image's own serve"
-    assert installed(tmp_path) == {"weaver": b"own", "weaveutil": b"own"}
+    assert installed() == {"weaver": b"own", "weaveutil": b"own"}
 
 
 def test_the_defaults_registry_is_dockers() -> None:
@@ -178,20 +200,54 @@ def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
         pin_images._digest(f"{registry}/some/weave:9", "http")  # pyright: ignore[reportPrivateUsage]
 
 
-def test_weave_asks_the_router_for_its_own_verbs(tmp_path: Path) -> None:
+class Router(BaseHTTPRequestHandler):
+    """Notes what it is asked, as Weave's router would read it, and refuses a host named `nobody`."""
+
+    asked: ClassVar[list[tuple[str, str, dict[str, list[str]]]]] = []
+
+    def do_GET(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+        self.asked.append((self.command, self.path, form))
+        self.send_response(400 if "nobody" in form.get("peer", []) else 200)
+        self.end_headers()
+        self.wfile.write(b"the router's words\n")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def router() -> Generator[str]:
+    Router.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Router)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_weave_asks_the_router_for_its_own_verbs_with_debians_curl(router: str) -> None:
+    needs("curl", "curl")
     script = (USERDATA / "boot/usr/local/bin/weave").read_text()
-    curl = tmp_path / "curl"
-    curl.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    curl.chmod(0o755)
+    assert "127.0.0.1:6784" in script
 
     def run(*verbs: str) -> subprocess.CompletedProcess[str]:
-        path = f"{tmp_path}:/usr/bin:/bin"
-        return subprocess.run(["bash", "-s", "--", *verbs], input=script, capture_output=True, text=True, env={"PATH": path})
+        own = script.replace("127.0.0.1:6784", router)
+        return subprocess.run(["bash", "-s", "--", *verbs], input=own, capture_output=True, text=True, check=False)
 
-    assert run("status", "connections").stdout.split()[-1] == "http://127.0.0.1:6784/status/connections"
-    assert run("status").stdout.split()[-1] == "http://127.0.0.1:6784/status"
-    asked = run("forget", "10.0.0.33", "10.0.0.35").stdout.split()
-    assert asked[-3:] == ["--data-urlencode=peer=10.0.0.33", "--data-urlencode=peer=10.0.0.35", "http://127.0.0.1:6784/forget"]
+    for verbs in (("status",), ("status", "connections"), ("report",), ("forget", "10.0.0.33", "b&peer=c"), ("connect", "h")):
+        done = run(*verbs)
+        assert (done.returncode, done.stdout) == (0, "the router's words\n"), done.stderr
+    assert Router.asked == [
+        ("GET", "/status", {}),
+        ("GET", "/status/connections", {}),
+        ("GET", "/report", {}),
+        ("POST", "/forget", {"peer": ["10.0.0.33", "b&peer=c"]}),
+        ("POST", "/connect", {"peer": ["h"]}),
+    ]
+    assert run("connect", "nobody").returncode == 22
     assert (run("forget").returncode, run("launch").returncode, run().returncode) == (2, 1, 1)
 
 

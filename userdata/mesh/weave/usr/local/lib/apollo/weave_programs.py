@@ -168,6 +168,9 @@ def install(source: str) -> str:
     if not RECORD.exists() and all(TARGETS[name].exists() for name in NEEDED):
         return "the image's own serve"
     programs = fetch(source)
+    # Empty until all is done: programs without a record count as the image's own, for ever.
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text("")
     for name, content in programs.items():
         target = TARGETS[name]
         target.parent.mkdir(parents=True, exist_ok=True)
