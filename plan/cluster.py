@@ -83,11 +83,6 @@ class Cluster:
         initial = _initial_zones(self.settings, self.zones)
         return tuple(self.vpc.control_address(_turn(initial, k).index, k) for k in range(1, MAX_CONTROL + 1))
 
-    @cached_property
-    def control_bridge_addresses(self) -> tuple[IPAddress, ...]:
-        """The overlay addresses of all five control nodes that may ever exist."""
-        return tuple(self.overlay.control_address(k).ip for k in range(1, MAX_CONTROL + 1))
-
 
 def plan_cluster(settings: Settings) -> Cluster:
     """The cluster that checked settings describe."""

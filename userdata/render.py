@@ -27,7 +27,7 @@ from pathlib import Path
 
 from plan.cluster import Cluster, PlannedHost, Role
 from plan.secrets import parameters
-from plan.settings import Mesos, Settings
+from plan.settings import Mesos
 
 # EC2's limit on user-data, in bytes before base64.
 MAX_BYTES = 16384
@@ -108,12 +108,10 @@ def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str
         **({"WEAVE_FROM": settings.overlay.weave_from} if cluster.mesh.name == "weave" else {}),
         # All five that may ever exist, so that growing control changes no other host.
         "CONTROL_ADDRESSES": " ".join(str(address) for address in cluster.control_addresses),
-        "CONTROL_BRIDGE_ADDRESSES": " ".join(str(address) for address in cluster.control_bridge_addresses),
         "CONSUL_DATACENTER": settings.consul.datacenter,
         "CONSUL_DOMAIN": settings.consul.domain,
         "CONSUL_TLS": "1" if settings.consul.tls else "0",
-        "EDGE_DOMAIN": settings.edge.domain,
-        **_edge_facts(host, settings),
+        **_edge_facts(cluster, host),
         "SSM_PREFIX": f"/apollo/{stack}",
         # Empty: AWS itself.
         "AWS_ENDPOINT": settings.aws_endpoint or "",
@@ -122,11 +120,15 @@ def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str
     }
 
 
-def _edge_facts(host: PlannedHost, settings: Settings) -> dict[str, str]:
+def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
+    """What edges alone are told, so that a change of it concerns no other host."""
     if host.role != "edge":
         return {}
-    edge = settings.edge
+    edge, overlay = cluster.settings.edge, cluster.overlay
     return {
+        "EDGE_DOMAIN": edge.domain,
+        # First and last address that a container can have, whichever slaves there are.
+        "EDGE_CONTAINERS": f"{overlay.docker_subnet(1)[0]} {overlay.docker_subnet(overlay.last_slot)[-1]}",
         "EDGE_PUBLISH": " ".join(edge.publish),
         "EDGE_DEFAULT_SERVICE": edge.default_service or "",
         "EDGE_TLS": "1" if edge.tls.enabled else "0",

@@ -23,6 +23,9 @@ ROLE = USERDATA / "roles/edge"
 CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib/apollo"
 # Seconds: longer than anything takes that works.
 PATIENCE = 30
+# Where containers are in these tests, and where clients and balancer are, who ask from 127.0.0.1.
+OVERLAY, CONTAINERS, CONTAINER, VPC = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7", "127.0.0.0/16"
+CONTROL = "127.0.0.11"
 
 
 def free_ports(count: int) -> list[int]:
@@ -41,9 +44,9 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
 
 
 class Instance:
-    """A small web server that says its name and what it was asked. address: one of 127.0.0.0/8, so that each is another."""
+    """A small web server that says its name and what it was asked, after so many seconds."""
 
-    def __init__(self, name: str, address: str = "127.0.0.1") -> None:
+    def __init__(self, name: str, address: str = CONTAINER, seconds: float = 0) -> None:
         seen = self.seen = list[dict[str, str]]()
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,6 +54,7 @@ class Instance:
 
             def do_GET(self) -> None:
                 seen.append({**{key.lower(): value for key, value in self.headers.items()}, ":path": self.path})
+                time.sleep(seconds)
                 body = f"{name} {self.path}".encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -92,7 +96,10 @@ class Edge:
         self.environment = {
             **os.environ,
             "NODE_NAME": "edge-1",
-            "OVERLAY_CIDR": "10.2.0.0/16",
+            "OVERLAY_CIDR": OVERLAY,
+            "VPC_CIDR": VPC,
+            "CONTROL_ADDRESSES": f"127.0.0.10 {CONTROL}",
+            "EDGE_CONTAINERS": CONTAINERS,
             "EDGE_DOMAIN": "apollo.test",
             "EDGE_PUBLISH": "",
             "EDGE_DEFAULT_SERVICE": "",
@@ -193,6 +200,21 @@ class Edge:
     def routes(self) -> dict[str, str]:
         return dict(line.split() for line in (self.folder / "live/routes.map").read_text().splitlines() if line[:1] != "#")
 
+    def as_balancer(self, source: str, port: str = "balancer") -> socket.socket:
+        """A connection from an address, which says that it is for the client 203.0.113.9. Raises OSError."""
+        connection = socket.create_connection(("127.0.0.1", self.port[port]), 5, (source, 0))
+        connection.sendall(b"PROXY TCP4 203.0.113.9 192.0.2.1 1234 80\r\n")
+        return connection
+
+    def ask_as_balancer(self, source: str, host: str) -> bytes:
+        """The whole answer to one request on such a connection; nothing where it is cut off."""
+        try:
+            with self.as_balancer(source) as connection:
+                connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                return connection.makefile("rb").read()
+        except ConnectionError:
+            return b""
+
     def ask(self, path: str, host: str = "nobody", port: str = "web", **headers: str) -> Answer:
         """One request. Status 0: no answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port[port], timeout=5)
@@ -226,7 +248,7 @@ class Edge:
         self, service: str, instance: Instance | None, tags: Sequence[str] = ("public",), *, id: str = "", passing: bool = True
     ) -> None:
         """Puts a service into the catalog, as another node's agent would. instance None: nothing listens there."""
-        address, port = (instance.address, instance.port) if instance else ("127.0.0.1", 9)
+        address, port = (instance.address, instance.port) if instance else (CONTAINER, 9)
         key = id or f"apollo:{service}:{port}"
         status = "passing" if passing else "critical"
         check = {"Node": "slave-1", "CheckID": f"check:{key}", "Name": "check", "Status": status, "ServiceID": key}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import socket
+import re
+import ssl
 import subprocess
 from collections.abc import Callable, Generator
-from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from localcloud.boot import edge_certificate
 from localcloud.errors import LocalCloudError
 from localcloud.programs import host_program
-from tests.userdata.edge import Edge, Instance, until
+from tests.userdata.edge import CONTAINER, CONTROL, Edge, Instance, until
 from tests.userdata.support import left_out, needs
 
 NOBODY = "No service is published under this name.\n"
@@ -51,11 +52,11 @@ def edge(make: Callable[..., Edge]) -> Edge:
 
 
 @pytest.fixture
-def instance() -> Generator[Callable[[str], Instance]]:
+def instance() -> Generator[Callable[..., Instance]]:
     made: list[Instance] = []
 
-    def make(name: str) -> Instance:
-        made.append(Instance(name))
+    def make(name: str, address: str = CONTAINER, seconds: float = 0) -> Instance:
+        made.append(Instance(name, address, seconds))
         return made[-1]
 
     yield make
@@ -67,7 +68,7 @@ def answers(edge: Edge, host: str, text: str, path: str = "/") -> None:
     until(lambda: edge.ask(path, host).text == text, f"{host}{path} answers {text!r}; services:\n{edge.services}")
 
 
-Make = Callable[[str], Instance]
+Make = Callable[..., Instance]
 
 
 def test_a_published_service_answers_at_its_name_and_an_unpublished_one_does_not(edge: Edge, instance: Make) -> None:
@@ -183,29 +184,82 @@ def test_nothing_but_plain_names_comes_out_of_a_tag(edge: Edge, instance: Make) 
     assert edge.ask("/", "stolen.example.com").status == 404
 
 
+NO_CONTAINER, STRANGE = "has an instance whose address is no container's", "has an instance with an odd id or port"
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A registration that no request may go to. warning: what the log has of it, where its name may stand there."""
+
+    name: str
+    address: str = CONTAINER
+    port: int = 80
+    key: str = "apollo:1:80"
+    warning: str = ""
+
+
 @pytest.mark.parametrize(
-    ("name", "address", "port", "key"),
+    "odd",
     [
-        ("bad\nbackend x", "127.0.0.1", 80, "apollo:1:80"),
-        ("Bad_Name", "127.0.0.1", 80, "apollo:1:80"),
-        ("odd-address", "127.0.0.1 backup", 80, "apollo:1:80"),
-        ("odd-octet", "999.0.0.1", 80, "apollo:1:80"),
-        ("odd-name", "web.example.com", 80, "apollo:1:80"),
-        ("odd-id", "127.0.0.1", 80, "apollo:1 80\n    server y"),
-        ("odd-port", "127.0.0.1", 99999, "apollo:1:80"),
+        Odd("bad\nbackend x"),
+        Odd("Bad_Name"),
+        Odd("odd-words", address=f"{CONTAINER} backup", warning=NO_CONTAINER),
+        Odd("odd-octet", address="999.2.1.7", warning=NO_CONTAINER),
+        Odd("odd-name", address="web.example.com", warning=NO_CONTAINER),
+        # HAProxy refuses a configuration with the first, and reads the second as 127.2.1.8.
+        Odd("odd-dot", address=f"{CONTAINER}.", warning=NO_CONTAINER),
+        Odd("odd-octal", address="127.2.1.010", warning=NO_CONTAINER),
+        Odd("odd-zero", address="127.2.01.7", warning=NO_CONTAINER),
+        Odd("odd-three", address="127.2.263", warning=NO_CONTAINER),
+        Odd("odd-six", address="::1", warning=NO_CONTAINER),
+        # Ways through the edge to itself, its metadata, hosts and the world.
+        Odd("odd-loopback", address="127.0.0.1", warning=NO_CONTAINER),
+        # Consul itself refuses 0.0.0.0 as it is usually written.
+        Odd("odd-any", address="00.0.0.0", warning=NO_CONTAINER),
+        Odd("odd-metadata", address="169.254.169.254", warning=NO_CONTAINER),
+        Odd("odd-bridge", address="127.2.0.240", warning=NO_CONTAINER),
+        Odd("odd-beyond", address="127.2.240.0", warning=NO_CONTAINER),
+        Odd("odd-overlay", address="127.3.1.7", warning=NO_CONTAINER),
+        Odd("odd-control", address=CONTROL, warning=NO_CONTAINER),
+        Odd("marathon", address="127.0.0.33", warning=NO_CONTAINER),
+        Odd("odd-id", key="apollo:1 80\n    server y", warning=STRANGE),
+        Odd("odd-port", port=99999, warning=STRANGE),
     ],
+    ids=lambda odd: odd.name.replace("\n", " "),
 )
-def test_an_odd_name_address_id_or_port_harms_nobody_else(
-    edge: Edge, instance: Make, name: str, address: str, port: int, key: str
-) -> None:
-    service = {"ID": key, "Service": name, "Tags": ["public"], "Address": address, "Port": port}
-    edge.consul("catalog/register", "PUT", {"Node": "odd", "Address": "127.0.0.1", "Service": service})
-    beside = f"beside-{name}".lower()[:10].rstrip("-") if name.startswith("odd") else "beside-name"
+def test_an_odd_name_address_id_or_port_harms_nobody_else_and_is_named(edge: Edge, instance: Make, odd: Odd) -> None:
+    service = {"ID": odd.key, "Service": odd.name, "Tags": ["public"], "Address": odd.address, "Port": odd.port}
+    edge.consul("catalog/register", "PUT", {"Node": "odd", "Address": CONTAINER, "Service": service})
+    beside = "beside-" + re.sub("[^a-z]", "-", odd.name.lower())
     edge.register(beside, instance(beside))
     answers(edge, f"{beside}.apollo.test", f"{beside} /")
-    assert address == "127.0.0.1" or address not in edge.services
     assert "server odd:" not in edge.services
+    if odd.warning:
+        assert f"warning {odd.name} {odd.warning}" in edge.log("template")
+        assert odd.warning in edge.ask("/", port="inside").text
     edge.consul("catalog/deregister", "PUT", {"Node": "odd"})
+
+
+def test_addresses_at_both_ends_of_what_containers_have_are_served(edge: Edge, instance: Make) -> None:
+    for name, address in (("lowest", "127.2.1.0"), ("highest", "127.2.239.255")):
+        edge.register(name, instance(name, address))
+        answers(edge, f"{name}.apollo.test", f"{name} /")
+
+
+def test_a_published_marathon_is_served_where_control_nodes_are(edge: Edge, instance: Make) -> None:
+    edge.register("marathon", instance("marathon", CONTROL))
+    answers(edge, "marathon.apollo.test", "marathon /")
+
+
+def test_two_instances_that_would_have_the_same_name_are_one(edge: Edge, instance: Make) -> None:
+    twin = instance("twin")
+    for node, key in (("x:y", "z"), ("x", "y:z")):
+        service = {"ID": key, "Service": "twin", "Tags": ["public"], "Address": twin.address, "Port": twin.port}
+        edge.consul("catalog/register", "PUT", {"Node": node, "Address": CONTAINER, "Service": service})
+    answers(edge, "twin.apollo.test", "twin /")
+    edge.register("after-twin", instance("after-twin"))
+    answers(edge, "after-twin.apollo.test", "after-twin /")
+    assert edge.services.count(" x:y:z ") == 1
 
 
 def test_what_a_client_says_about_itself_is_not_believed(edge: Edge, instance: Make) -> None:
@@ -224,19 +278,44 @@ def test_behind_a_load_balancer_the_client_is_whom_it_names(edge: Edge, instance
     seen = instance("balanced")
     edge.register("balanced", seen)
     answers(edge, "balanced.apollo.test", "balanced /")
-    with closing(socket.create_connection(("127.0.0.1", edge.port["balancer"]), 5)) as connection:
-        connection.sendall(b"PROXY TCP4 203.0.113.9 192.0.2.1 1234 80\r\n")
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: balanced.apollo.test\r\nConnection: close\r\n\r\n")
-        assert connection.makefile("rb").read().endswith(b"balanced /")
+    assert edge.ask_as_balancer("127.0.0.1", "balanced.apollo.test").endswith(b"balanced /")
     assert seen.seen[-1]["x-forwarded-for"] == "203.0.113.9"
     # Who does not say it is not served there.
     assert edge.ask("/", "balanced.apollo.test", port="balancer").status != 200
+
+
+def test_a_container_cannot_say_that_it_speaks_for_a_client(edge: Edge, instance: Make) -> None:
+    seen = instance("forged")
+    edge.register("forged", seen)
+    answers(edge, "forged.apollo.test", "forged /")
+    known = len(seen.seen)
+    # From a container, from a slave's own bridge, and from outside of overlay and VPC.
+    for source in (CONTAINER, "127.2.0.1", "127.9.9.9"):
+        assert edge.ask_as_balancer(source, "forged.apollo.test") == b"", source
+    assert len(seen.seen) == known
 
 
 def test_stats_and_metrics_are_on_the_inside_port_alone(edge: Edge) -> None:
     assert "haproxy_frontend_http_requests_total" in edge.ask("/metrics", port="inside").text
     assert "Apollo edge edge-1" in edge.ask("/", port="inside").text
     assert edge.ask("/metrics").status == 404
+
+
+def test_a_get_that_takes_too_long_is_asked_of_one_instance_alone(make: Callable[..., Edge], instance: Make) -> None:
+    edge = make()
+    config = edge.folder / "haproxy.cfg"
+    assert "timeout server 60s" in config.read_text()
+    config.write_text(config.read_text().replace("timeout server 60s", "timeout server 500ms"))
+    for name in ("consul", "haproxy", "template"):
+        edge.start(name)
+    slow = [instance(f"slow-{number}", seconds=2) for number in range(3)]
+    for number, one in enumerate(slow):
+        edge.register("slow", one, id=f"apollo:slow:{number}")
+    until(lambda: edge.services.count("server slave-1:apollo:slow:") == 3, "all three are known")
+    until(lambda: edge.ask("/", "slow.apollo.test").status == 504, "504")
+    known = sum(len(one.seen) for one in slow)
+    assert edge.ask("/", "slow.apollo.test").status == 504
+    assert sum(len(one.seen) for one in slow) == known + 1
 
 
 def test_an_instance_that_dies_costs_a_get_nothing(edge: Edge, instance: Make) -> None:
@@ -322,3 +401,9 @@ def test_tls_with_http_2_and_the_way_there_from_http(make: Callable[..., Edge], 
     assert curl("--http1.1") == "safe /x 1.1"
     assert seen.seen[-1]["x-forwarded-proto"] == "https"
     assert curl("--tls-max", "1.1").strip() == "0"
+    tls = ssl.create_default_context(cafile=tmp_path / "edge.pem")
+    balancer = edge.as_balancer("127.0.0.1", "balancer_tls")
+    with tls.wrap_socket(balancer, server_hostname="safe.apollo.test") as connection:
+        assert connection.version() == "TLSv1.3"
+    with pytest.raises(OSError), edge.as_balancer(CONTAINER, "balancer_tls") as refused:
+        tls.wrap_socket(refused, server_hostname="safe.apollo.test")

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
+from netaddr import IPAddress
 
 from localcloud.paths import cache_dir
 from ops.secrets import generate
@@ -28,7 +29,7 @@ from plan.secrets import SECRETS
 from tests.plan.support import cluster
 from tests.userdata.golden import golden_files
 from tests.userdata.support import EXAMPLES, LAYERS, PUBLIC_KEY, STACK, USERDATA, files_of, left_out, one_of_each
-from userdata import UserDataError, bundles, user_data, user_data_base64
+from userdata import UserDataError, bundles, node_facts, user_data, user_data_base64
 from userdata.render import MAX_BYTES
 
 HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
@@ -154,6 +155,26 @@ def test_appending_a_zone_changes_no_byte_of_any_host() -> None:
     before = bytes_by_name(cluster(zones=["a", "b"], slaves={"count": 5}))
     after = bytes_by_name(cluster(zones=["a", "b", {"name": "c", "fromSlot": 6}], slaves={"count": 9}, control={"count": 5}))
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"domain": "example.com"}, {"publish": ["web"]}, {"defaultService": "web"}, {"tls": {"enabled": True}}]
+)
+def test_what_is_set_for_the_edge_changes_no_byte_of_another_host(change: dict[str, Any]) -> None:
+    before, after = bytes_by_name(cluster()), bytes_by_name(cluster(edge=change))
+    assert {name for name in before if before[name] != after[name]} == {"edge-1"}
+
+
+@pytest.mark.parametrize("overlay", [{}, {"cidr": "172.20.0.0/14", "hostPrefix": 25}, {"hostPrefix": 20}])
+def test_edges_know_where_containers_are_and_where_no_slot_has_any(overlay: dict[str, Any]) -> None:
+    plan = cluster(overlay=overlay)
+    first, last = map(IPAddress, node_facts(plan, plan.edges[0], STACK)["EDGE_CONTAINERS"].split())
+    for slot in (1, plan.overlay.last_slot):
+        subnet = plan.overlay.docker_subnet(slot)
+        assert first <= subnet[0] and subnet[-1] <= last
+    for host in plan.hosts:
+        assert not first <= host.bridge_address.ip <= last
+    assert (str(first), str(last)) == ("10.2.1.0", "10.2.239.255") or overlay
 
 
 # -- what the seed asks for
