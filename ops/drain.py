@@ -25,6 +25,9 @@ SECONDS = 60.0
 _QUIET = 15.0
 # And for Mesos to start its tasks elsewhere.
 _MESOS = 30.0
+# Seconds until a load balancer knows of an edge that goes or has come: two of its checks and some (components/edge.py). Nothing
+# here can see what it knows.
+BALANCER = 25.0
 # Seconds beyond those, in which the others are told that the host is gone.
 _CLOSING = 20.0
 
@@ -47,6 +50,9 @@ def drain(
             say(f"nothing to drain: {instance} is gone, and {found['other']} is at its address by now")
             return
         say("in maintenance")
+        if host.startswith("edge-") and edges:
+            time.sleep(min(BALANCER, deadline.left))
+            say("out of the load balancer")
         _quiet(reach, edges, found["services"], deadline, say)
         waits = min(_MESOS, deadline.left / 2)
         tell_mesos(reach, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)

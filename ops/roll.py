@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from ops import gate
+from ops.drain import BALANCER
 from ops.errors import OpsError
 from ops.preview import VOLUME
 from ops.reach import Reach, Unreachable, opened
@@ -112,6 +113,9 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
                     continue
                 if pressed():
                     raise Stopped
+                if number > 1 and turn.host.startswith("edge-") and found.turns[number - 2].host.startswith("edge-"):
+                    say.line(f"  {BALANCER:.0f} s for the load balancer to send to {found.turns[number - 2].host} again")
+                    time.sleep(BALANCER)
                 say.line(f"{number} of {len(found.turns)}: {turn.host}, generation {turn.generation}")
                 begun = time.monotonic()
                 _turn(stack, found, turn, reach, patience, say, pressed)

@@ -4,6 +4,7 @@ Sent over SSH, so only Python's own and the host's own modules.
 
 begin: Consul's maintenance mode on, so that nobody is sent here any more; prints where its services are, as JSON. On another
 machine than INSTANCE it changes nothing and prints which one it is, as {"other": ID}.
+An edge also stops to follow the catalog, and tells a load balancer that it does not serve; it does serve on until the end.
 end: waits for connections to finish, stops the containers, takes the services and the node out of Consul.
 undo: the host stays after all: starts everything again, and ends the maintenance.
 Containers are stopped with Docker stopped, as a shutdown does: so their restart policies bring them back on the successor,
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,8 +37,21 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
+def haproxy(*commands: str) -> str:
+    """What HAProxy answers at its admin socket."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(5)
+        admin.connect("/run/haproxy/admin.sock")
+        admin.sendall(";".join(commands).encode() + b"\n")
+        return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+
+
 def begin(facts: dict[str, str], token: str) -> None:
     apollo.consul("agent/maintenance?enable=true&reason=draining", token, "PUT")
+    if facts["ROLE"] == "edge":
+        # A reload would bring the entry back.
+        run("systemctl", "stop", "apollo-edge")
+        haproxy("del map routes.map live/")
     services, _ = apollo.consul("agent/services", reader(facts))
     at = [f"{entry['Address']}:{entry['Port']}" for entry in services.values() if entry["Address"]]
     print(json.dumps({"node": facts["NODE_NAME"], "services": at}))
@@ -61,7 +76,23 @@ def connections(facts: dict[str, str], pids: list[int]) -> int:
     return found
 
 
+def requests_end(end: float) -> str:
+    """Takes no new connection at the edge, and waits for those there are."""
+    haproxy("disable frontend web")
+    quiet = min(end, time.monotonic() + CONNECTIONS)
+    while True:
+        rows = haproxy("show stat").splitlines()
+        names = rows[0].removeprefix("# ").split(",")
+        stats = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:]]
+        left = next(int(row["scur"]) for row in stats if (row["pxname"], row["svname"]) == ("web", "FRONTEND"))
+        if not left or time.monotonic() > quiet:
+            return f"takes no requests any more, {left} connections left"
+        time.sleep(0.2)
+
+
 def stop(facts: dict[str, str], end: float) -> str:
+    if facts["ROLE"] == "edge":
+        return requests_end(end)
     if not facts["DOCKER_SUBNET"]:
         return "no containers here"
     running = containers()
@@ -122,9 +153,12 @@ def leave(facts: dict[str, str], token: str) -> str:
     return "left Consul"
 
 
-def undo(token: str) -> None:
+def undo(facts: dict[str, str], token: str) -> None:
     run("systemctl", "start", "consul.service", "docker.service", "apollo-register.service")
     run("systemctl", "start", "mesos-agent.service")
+    if facts["ROLE"] == "edge":
+        run("systemctl", "reload", "haproxy.service")
+        run("systemctl", "start", "apollo-edge.service")
     end = time.monotonic() + 30
     while True:
         try:
@@ -148,7 +182,7 @@ def main(verb: str, seconds: str, instance: str = "") -> int:
     if verb == "begin":
         begin(facts, token)
     elif verb == "undo":
-        undo(token)
+        undo(facts, token)
     else:
         end(facts, token, float(seconds))
     return 0

@@ -25,14 +25,18 @@ def curl(stack: Stack, url: str, *options: str) -> str:
 
 
 class Running:
-    """A steady load on the edge while it runs. rate: requests a second. longest: seconds after which it ends by itself."""
+    """A steady load on the edge while it runs. rate: requests a second. longest: seconds after which it ends by itself.
 
-    def __init__(self, stack: Stack, host: str, rate: int, longest: int) -> None:
-        address = json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0]
-        argv = [sys.executable, "-m", "tests.booted.load", address, "80", host, str(rate), str(longest)]
-        self._process = subprocess.Popen(
-            on_the_internet(stack, *argv), cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    balanced: from this machine, by the port that leads to the load balancer before several edges.
+    """
+
+    def __init__(self, stack: Stack, host: str, rate: int, longest: int, *, balanced: bool = False) -> None:
+        place = ["127.0.0.1", str(stack.edge_port)]
+        if not balanced:
+            place = [json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0], "80"]
+        argv = [sys.executable, "-m", "tests.booted.load", *place, host, str(rate), str(longest)]
+        where = argv if balanced else on_the_internet(stack, *argv)
+        self._process = subprocess.Popen(where, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def end(self) -> dict[str, Any]:
         """What load.py saw. It must have gone on until now."""

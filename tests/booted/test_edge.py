@@ -155,6 +155,7 @@ def test_what_dies_gets_no_request_within_seconds_and_what_lives_serves_on(stack
         act()
         if dead:
             until(lambda: dead not in {stack.curl("load.apollo.test") for _ in range(9)}, f"{dead} is out")
+        until(lambda: time.time() > at + 10, "ten seconds are over")
         seen = load.end()
         begun = at - seen["begun"]
         failed = [when - begun for when, _ in seen["failures"] if when > begun]
@@ -230,6 +231,13 @@ def test_two_edges_stand_behind_a_load_balancer_which_leaves_out_a_dead_one(stac
             for port in ("80", "8081", "443", "8444"):
                 direct = on_the_internet(stack, "curl", "-s", "-m", "1", f"http://{address}:{port}/")
                 assert subprocess.run(direct, check=False).returncode in (7, 28), f"{address}:{port} is open"
+        drain = ("ops", "--set", "edge.count=2", "drain", "--host", "edge-2")
+        load = Running(stack, "web.apollo.test", 50, LONGEST, balanced=True)
+        drained = stack.cli(*drain)
+        assert (drained.returncode, load.end()["failures"]) == (0, []), drained.stdout
+        assert "takes no requests any more, 0 connections left" in drained.stdout
+        assert stack.cli(*drain, "--undo").returncode == 0
+        until(lambda: serving() == set(after["overlayAddresses"]), "edge 2 serves again")
         stack.order("kill", "edge-2")
         until(lambda: serving() == set(after["overlayAddresses"][:1]), "edge 1 alone serves", 90)
         stack.order("start", "edge-2")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ops.drain import BALANCER
 from tests.components.recording import Recording, run_program
 from tests.components.test_program import INSTANCE, merged
 
@@ -60,6 +61,14 @@ def test_the_key_is_in_the_commands_environment_and_secret() -> None:
     assert "the key" not in drain.inputs["delete"]
     # How the engine's protocol marks a secret.
     assert "4dabf18193072939515e22adb298388d" in str(drain.request.object.fields["environment"])
+
+
+def test_a_drain_waits_until_the_load_balancer_knows() -> None:
+    groups = run_program("dev", merged(edge={"count": 2})).of("aws:lb/targetGroup:TargetGroup").values()
+    checks = [group.inputs["healthCheck"] for group in groups]
+    assert checks
+    for check in checks:
+        assert check["interval"] * max(check["healthyThreshold"], check["unhealthyThreshold"]) < BALANCER
 
 
 def test_growing_control_changes_no_drain(dev: Recording) -> None:
