@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from netaddr import IPNetwork
 
+from localcloud.paths import cache_dir
 from plan.addresses import OverlayPlan, VpcPlan
 from plan.cluster import Cluster
 from tests.plan.support import cluster
@@ -24,6 +27,7 @@ from tests.userdata.support import LIBRARY, STACK, USERDATA, host_module, left_o
 from userdata import node_facts
 
 mesh, vxlan, wireguard = (host_module(name) for name in ("mesh", "vxlan", "wireguard"))
+check = host_module("check")
 LINKS = {"vxlan": vxlan.LINK, "wireguard": wireguard.LINK}
 PLANS = {
     name: cluster(overlay={"mesh": name}, slaves={"count": 12}, control={"count": 5}, edge={"count": 10}) for name in LINKS
@@ -147,7 +151,6 @@ def test_a_false_claim_is_ignored_and_reported(claim: Any, reason: str) -> None:
         (keyed("slave-2", key=key_of("slave-2") + " allowed-ips 0.0.0.0/0"), "has no public key"),
         (keyed("slave-2", key=key_of("slave-2") + "\n"), "has no public key"),
         (keyed("slave-2", key=key_of("slave-1")), "has another host's public key"),
-        (keyed("slave-4", key=key_of("slave-3")), "has another host's public key"),
         (keyed("slave-2", mesh="vxlan"), "its mesh is vxlan, here it is wireguard"),
     ],
 )
@@ -155,6 +158,150 @@ def test_a_false_key_is_ignored_and_reported(claim: Any, reason: str) -> None:
     peers, (ignored,) = mesh.accepted(KEYED_FACTS, [keyed("slave-3"), claim], True)
     assert peers.keys() == {"slave-3"}
     assert reason in ignored
+
+
+@pytest.mark.parametrize("thief", ["slave-2", "slave-4"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_key_stays_with_the_host_that_had_it_whoever_else_publishes_it(thief: str, backwards: bool) -> None:
+    """slave-2 stands before slave-3 in the catalog, slave-4 after it; and the other way round."""
+    before = mesh.accepted(KEYED_FACTS, [keyed(name) for name in ("slave-2", "slave-3", "slave-4")], True)[0]
+    entries = sorted([keyed("slave-3"), keyed(thief, key=key_of("slave-3"))], key=lambda e: e["Node"], reverse=backwards)
+    peers, (ignored,) = mesh.accepted(KEYED_FACTS, entries, True, before)
+    assert peers == {"slave-3": before["slave-3"]}
+    assert thief in ignored and "has another host's public key" in ignored
+    # Also while its owner is away from the catalog, for as long as the table keeps it.
+    peers, (ignored,) = mesh.accepted(KEYED_FACTS, [keyed(thief, key=key_of("slave-3"))], True, before)
+    assert peers == {} and thief in ignored
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_two_hosts_with_one_new_key_neither_is_believed(backwards: bool) -> None:
+    key = key_of("the next slave-3")
+    entries = sorted([keyed("slave-2", key=key), keyed("slave-3", key=key)], key=lambda e: e["Node"], reverse=backwards)
+    peers, ignored = mesh.accepted(KEYED_FACTS, [*entries, keyed("slave-4")], True)
+    assert peers.keys() == {"slave-4"}
+    assert len(ignored) == 2 and all("has another host's public key" in line for line in ignored)
+    # A host that was replaced, and has a key of its own again, is itself.
+    before = mesh.accepted(KEYED_FACTS, [keyed("slave-2"), keyed("slave-3")], True)[0]
+    peers, ignored = mesh.accepted(KEYED_FACTS, [keyed("slave-2"), keyed("slave-3", key=key)], True, before)
+    assert (peers["slave-3"].key, ignored) == (key, [])
+
+
+class Standing(mesh.Link):
+    """A link whose kernel has all that it should."""
+
+    device = "standing"
+
+    def wanted(self, _: Sequence[Any]) -> Mapping[str, dict[str, str]]:
+        return {"routes": {}}
+
+    def present(self) -> Mapping[str, dict[str, str]]:
+        return {"routes": {}}
+
+
+@dataclass
+class Neighbourhood:
+    """What the check sees: the catalog (None: Consul is away) and who does not answer. asked: whom it asked."""
+
+    catalog: list[Any] | None
+    silent: set[str] = field(default_factory=set[str])
+    asked: list[str] = field(default_factory=list[str])
+
+    def ping(self, address: str) -> list[str]:
+        self.asked.append(address)
+        return ["false" if address in self.silent else "true"]
+
+    def ask(self, _: Mapping[str, str]) -> tuple[Any, str]:
+        if self.catalog is None:
+            raise mesh.apollo.ConsulError("no answer")
+        return self.catalog, "1"
+
+
+@pytest.fixture
+def around(monkeypatch: pytest.MonkeyPatch) -> Neighbourhood:
+    around = Neighbourhood([entry("slave-1", "10.0.0.33", "10.2.0.1", "10.2.1.0/24")])
+    monkeypatch.setattr(mesh, "shown", lambda *_: [{"mtu": int(FACTS["BRIDGE_MTU"]), "flags": ["UP"]}])
+    monkeypatch.setattr(mesh, "catalog", around.ask)
+    monkeypatch.setattr(mesh, "ping", around.ping)
+    return around
+
+
+def of_another_mesh(name: str) -> Any:
+    (found,) = [one for one in entries_of(PLAN) if one["Node"] == name]
+    return {**found, "Meta": {**found["Meta"], "mesh": "wireguard"}}
+
+
+@pytest.mark.usefixtures("around")
+def test_a_host_that_is_alone_is_well() -> None:
+    assert mesh.check(Standing(), FACTS) == ("no other host in the catalog", [])
+
+
+def test_the_first_host_of_a_new_mesh_is_well_with_a_warning(around: Neighbourhood) -> None:
+    around.catalog = [of_another_mesh(name) for name in ("control-1", "slave-2")]
+    stands, (warning,) = mesh.check(Standing(), FACTS)
+    assert stands == "no peers"
+    assert warning.startswith("2 hosts of another mesh, such as: ") and "its mesh is wireguard, here it is vxlan" in warning
+
+
+def test_a_host_whose_neighbours_are_all_false_or_not_in_its_table_is_cut_off(around: Neighbourhood) -> None:
+    around.catalog = [of_another_mesh("slave-3"), entry("slave-2", "10.0.32.34", "10.2.0.3", "10.2.2.0/24")]
+    with pytest.raises(ValueError, match=r"no peers: 2 of the catalog's entries ignored, such as: .*in the plan"):
+        mesh.check(Standing(), FACTS)
+    around.catalog = [SLAVE_2, of_another_mesh("slave-3")]
+    with pytest.raises(ValueError, match="none of the catalog's 1 peers is on disk"):
+        mesh.check(Standing(), FACTS)
+    around.catalog = None
+    with pytest.raises(mesh.apollo.ConsulError):
+        mesh.check(Standing(), FACTS)
+
+
+def test_packets_are_sent_to_a_few_peers_of_which_one_must_answer(around: Neighbourhood) -> None:
+    around.catalog = entries_of(PLAN)
+    peers = mesh.accepted(FACTS, around.catalog)[0]
+    mesh.save(FACTS, peers)
+    assert mesh.check(Standing(), FACTS) == ("26 peers, 7 of 7 asked answer", [])
+    assert len(set(around.asked)) == 7
+    # Consul's absence takes nothing away.
+    around.catalog = None
+    around.silent = set(around.asked[1:])
+    stands, (warning,) = mesh.check(Standing(), FACTS)
+    assert stands == "26 peers, 1 of 7 asked answer" and warning.startswith("no answer from ")
+    around.silent = set(around.asked)
+    with pytest.raises(ValueError, match=r"no packet crosses standing: no answer from .*slave-10 \(10.2.0.10\)"):
+        mesh.check(Standing(), FACTS)
+    # Of two hosts the other may be the one that is away.
+    mesh.save(FACTS, {"slave-2": peers["slave-2"]})
+    around.silent = {"10.2.0.2"}
+    assert mesh.check(Standing(), FACTS) == ("1 peers, 0 of 1 asked answer", ["no answer from slave-2 (10.2.0.2)"])
+
+
+@pytest.mark.parametrize("missing", ["", "FORWARD -j DOCKER-USER", "DOCKER-USER -s 10.2.0.0/16 -d 10.2.0.0/16 -j ACCEPT"])
+def test_a_slave_that_would_drop_what_comes_from_another_is_not_well(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = {
+        "Options": {"com.docker.network.bridge.name": "weave"},
+        "IPAM": {"Config": [{"IPRange": FACTS["DOCKER_SUBNET"]}]},
+        "Containers": {},
+    }
+    monkeypatch.setattr(check, "run", lambda *_: json.dumps([network]))
+    # A stand-in for iptables, which knows every rule but one.
+    (tmp_path / "iptables").write_text(f'#!/bin/sh\n[ "$*" != "-w -C {missing}" ]\n')
+    (tmp_path / "iptables").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if not missing:
+        assert check.docker(FACTS) == "10.2.1.0/24 on weave, 0 containers"
+        return
+    with pytest.raises(check.Failed, match=f"no rule {missing}"):
+        check.docker(FACTS)
+
+
+@given(count=st.integers(0, 300), own=st.integers(0, 300))
+def test_whom_a_host_asks_is_spread_over_all_and_never_more_than_a_few(count: int, own: int) -> None:
+    names = [f"slave-{number}" for number in range(count)]
+    asked = mesh.some_of(names, f"slave-{own}")
+    assert len(set(asked)) == len(asked) <= mesh.ASKED
+    assert len(asked) == count or len(asked) > mesh.ASKED / 2
 
 
 def test_a_node_that_claims_no_bridge_is_nobodys_fault() -> None:
@@ -232,6 +379,8 @@ import json, sys, pathlib, mesh, wireguard, importlib
 folder, facts, entries = json.load(sys.stdin)
 mesh.PUBLIC_KEY = pathlib.Path(folder, "mesh.pub")
 wireguard.PRIVATE_KEY = pathlib.Path(folder, "wireguard.key")
+# In systemd's place, of which there is none here. It ends with its device.
+wireguard.in_userspace = lambda: mesh.run("wireguard-go", wireguard.LINK.device)
 link = importlib.import_module(facts["MESH"]).LINK
 link.make(facts)
 link.make(facts)
@@ -258,11 +407,16 @@ print(len(peers), "peers stand")
 
 
 def in_own_network(program: str, data: Any, env: Mapping[str, str] | None = None) -> str:
-    """Runs a program in a network namespace of its own, with a weave bridge like slave-1's."""
-    setup = "ip link set lo up; ip link add weave type bridge; ip addr add 10.2.0.1/16 dev weave; ip link set weave up"
+    """Runs a program in a network namespace of its own, with a weave bridge like slave-1's. Nothing outlives it."""
+    # The devices in /sys are those of the namespace that mounted it; sockets of wireguard-go are in /run.
+    setup = (
+        "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /run; ip link set lo up; "
+        "ip link add weave type bridge; ip addr add 10.2.0.1/16 dev weave; ip link set weave up"
+    )
     folders = ":".join(f"{USERDATA}/{layer}/{LIBRARY}" for layer in ("boot", "mesh/routed", "mesh/vxlan", "mesh/wireguard"))
+    own = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--")
     done = subprocess.run(
-        ["unshare", "--net", "--", "sh", "-euc", f'{setup}; exec "$@"', "sh", sys.executable, "-c", program],
+        [*own, "sh", "-euc", f'{setup}; exec "$@"', "sh", sys.executable, "-c", program],
         input=json.dumps(data),
         capture_output=True,
         text=True,
@@ -273,14 +427,39 @@ def in_own_network(program: str, data: Any, env: Mapping[str, str] | None = None
     return done.stdout
 
 
+def debian_programs(*packages: str) -> str:
+    """A PATH with the programs of Debian's packages, unpacked into the cache and not installed."""
+    kept = cache_dir() / "tools" / "-".join(packages)
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="packages-", dir=kept.parent) as folder:
+            for argv in (["apt-get", "-q", "download", *packages], ["sh", "-c", "for p in *.deb; do dpkg -x $p .; done"]):
+                done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    left_out(f"{argv[0]} could not get {', '.join(packages)}: {done.stderr[-300:]}")
+            Path(folder).rename(kept)
+            Path(folder).mkdir()
+    return f"{kept}/usr/bin:{kept}/bin:{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
 @pytest.mark.machines
-@pytest.mark.parametrize("name", ["vxlan"])
-def test_the_kernel_holds_the_table_and_gets_back_what_was_deleted_by_hand(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        # Adding all, repairing what was deleted, removing one, and all again on a new device.
+        ("vxlan", [89, 3, 4, 85]),
+        ("wireguard", [63, 3, 3, 60]),
+    ],
+)
+def test_the_kernel_holds_the_table_and_gets_back_what_a_hand_deleted(name: str, counts: list[int], tmp_path: Path) -> None:
     if os.geteuid() != 0:
         left_out("making a network namespace needs root")
+    if name == "wireguard" and not Path("/dev/net/tun").exists():
+        left_out("wireguard-go needs /dev/net/tun")
+    path = debian_programs("wireguard-go", "wireguard-tools") if name == "wireguard" else os.environ["PATH"]
     facts = node_facts(PLANS[name], PLANS[name].slaves[0], STACK)
-    out = in_own_network(KERNEL_TEST, [str(tmp_path), facts, entries_of(PLANS[name])])
+    out = in_own_network(KERNEL_TEST, [str(tmp_path), facts, entries_of(PLANS[name])], {"PATH": path})
     assert out.endswith("25 peers stand\n")
-    # Adding all, repairing what was deleted, removing one, and all again on a new device.
-    counts = [line.split(", ")[1] for line in out.splitlines() if "entries changed" in line]
-    assert counts == ["89 entries changed", "3 entries changed", "4 entries changed", "85 entries changed"]
+    assert [line.split(", ")[1] for line in out.splitlines() if "entries changed" in line] == [
+        f"{count} entries changed" for count in counts
+    ], out

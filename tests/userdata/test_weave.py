@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import threading
 from collections.abc import Generator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +21,11 @@ import pytest
 
 from ops import pin_images
 from ops.__main__ import main
-from tests.userdata.support import USERDATA, host_module, needs
+from tests.userdata.support import EXAMPLES, USERDATA, host_module, needs
+from userdata import node_facts
 
 weave = host_module("weave_programs")
+status = host_module("weave_status")
 TOKEN = "a-token-of-the-registry"
 
 
@@ -260,3 +263,84 @@ def test_the_router_does_not_start_without_a_password(tmp_path: Path) -> None:
             (tmp_path / "secrets/mesh/password").write_text(content)
         done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and said in done.stderr
+
+
+ESTABLISHED = "<- 10.0.0.11:41234      established encrypted   fastdp 02:77:0a:02:00:fa(control-1) mtu=8916"
+FAILED = "-> 10.0.0.11:6783       failed      dial tcp4 10.0.0.11:6783: connect: connection refused, retry: 12s"
+SLAVE_3 = ESTABLISHED.replace("10.0.0.11", "10.0.0.35")
+# Of every host: itself, and the seeds that are not there.
+ALWAYS = """-> 10.0.0.33:6783       failed      cannot connect to ourself, retry: never
+-> 10.0.0.15:6783       retrying    dial tcp4 10.0.0.15:6783: connect: no route to host"""
+
+
+@dataclass
+class Around:
+    """The router's words, and the other hosts of the catalog as name → (address, mesh), or None where Consul is away."""
+
+    connections: str = ""
+    hosts: dict[str, tuple[str, str]] | None = None
+    dead: tuple[str, ...] = ()
+
+    def consul(self, path: str, _: str = "") -> tuple[Any, Any]:
+        if self.hosts is None:
+            raise status.apollo.ConsulError("no answer")
+        if path.startswith("health/state/passing?"):
+            return [{"Node": name, "CheckID": "serfHealth"} for name in self.hosts if name not in self.dead], {}
+        own = {"slave-1": ("10.0.0.33", "weave")}
+        return [
+            {"Node": name, "Address": address, "Meta": {"bridge": "10.2.0.9", "mesh": mesh}}
+            for name, (address, mesh) in (self.hosts | own).items()
+        ], {}
+
+
+@pytest.fixture
+def around(monkeypatch: pytest.MonkeyPatch) -> Around:
+    around = Around()
+    monkeypatch.setattr(status.apollo, "consul", around.consul)
+    monkeypatch.setattr(status.apollo, "secret", lambda _: "a token")
+    monkeypatch.setattr(status.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(around.connections.encode()))
+    return around
+
+
+FACTS = node_facts(EXAMPLES["weave"], EXAMPLES["weave"].slaves[0], "dev")
+TWO = {"control-1": ("10.0.0.11", "weave"), "slave-3": ("10.0.0.35", "weave")}
+
+
+def test_a_router_connected_to_all_who_live_is_well_whatever_seeds_do_not_exist(around: Around) -> None:
+    around.hosts = {**TWO, "slave-4": ("10.0.32.36", "weave")}
+    around.dead = ("slave-4",)
+    around.connections = f"{ESTABLISHED}\n{SLAVE_3}\n{ALWAYS}\n"
+    assert status.check(FACTS) == ("2 connections", [])
+    # Consul's absence takes nothing away.
+    around.hosts = None
+    assert status.check(FACTS) == ("2 connections", [])
+
+
+@pytest.mark.parametrize("words", ["", ALWAYS, f"{FAILED}\n{ALWAYS}", FAILED.replace("failed  ", "pending ")])
+def test_a_host_without_a_single_connection_is_cut_off(around: Around, words: str) -> None:
+    around.hosts, around.connections = TWO, words
+    with pytest.raises(ValueError, match=r"no connection to any of 2 hosts, such as control-1 \(10.0.0.11\)") as raised:
+        status.check(FACTS)
+    assert ("connection refused" if "refused" in words else "the router tries none") in str(raised.value)
+    around.hosts = None
+    with pytest.raises(status.apollo.ConsulError):
+        status.check(FACTS)
+
+
+def test_a_host_that_is_alone_or_first_in_its_mesh_is_not_cut_off(around: Around) -> None:
+    around.hosts, around.connections = {}, ALWAYS
+    assert status.check(FACTS) == ("0 connections", [])
+    around.hosts = {name: (address, "vxlan") for name, (address, _) in TWO.items()}
+    assert status.check(FACTS) == ("0 connections", ["2 hosts of another mesh, such as control-1"])
+
+
+def test_what_is_slow_or_not_connected_is_a_warning(around: Around) -> None:
+    around.hosts = TWO
+    around.connections = f"{ESTABLISHED.replace('fastdp', 'sleeve')}\n{FAILED.replace('0.11', '0.35')}\n{ALWAYS}"
+    _, (slow, missing) = status.check(FACTS)
+    assert "1 of 1 connections are on the slow sleeve" in slow
+    assert missing.startswith("no connection to slave-3 (10.0.0.35): -> 10.0.0.35:6783 failed dial")
+    # And a line about an address that Consul does not have.
+    around.connections = f"{ESTABLISHED}\n{SLAVE_3}\n{FAILED.replace('0.11', '0.99')}"
+    _, (strange,) = status.check(FACTS)
+    assert strange.startswith("1 connections do not come about, such as: -> 10.0.0.99:6783 failed")

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,32 +90,33 @@ def docker(facts: Facts) -> str:
     expect("Docker's bridge", network["Options"].get("com.docker.network.bridge.name"), "weave")
     expect("Docker's subnet", network["IPAM"]["Config"][0].get("IPRange"), facts["DOCKER_SUBNET"])
     run("nft", "list", "table", "ip", "apollo")
+    overlay = facts["OVERLAY_CIDR"]
+    # Without either Docker drops what comes from another host: its FORWARD ends in DROP.
+    for rule in (("FORWARD", "-j", "DOCKER-USER"), ("DOCKER-USER", "-s", overlay, "-d", overlay, "-j", "ACCEPT")):
+        if subprocess.run(["iptables", "-w", "-C", *rule], capture_output=True, check=False, timeout=20).returncode:
+            raise Failed(f"no packet of the overlay reaches a container: there is no rule {' '.join(rule)}; restart docker")
     return f"{facts['DOCKER_SUBNET']} on weave, {len(network['Containers'])} containers"
+
+
+def judged(stands: str, warnings: Sequence[str]) -> str:
+    if warnings:
+        raise Warned("; ".join([stands, *warnings]))
+    return stands
 
 
 def routed(facts: Facts) -> str:
     import mesh
 
-    stands, ignored = mesh.check(importlib.import_module(facts["MESH"]).LINK, facts)
-    if ignored:
-        raise Warned(f"{stands}; {len(ignored)} of the catalog's entries ignored, such as: {ignored[0]}")
-    return stands
+    return judged(*mesh.check(importlib.import_module(facts["MESH"]).LINK, facts))
 
 
-def weave(_: Facts) -> str:
+def weave(facts: Facts) -> str:
     if not Path("/usr/local/bin/weaver").exists():
         why = "see journalctl -u apollo-weave-programs"
         raise Failed(f"Weave's router is not at /usr/local/bin/weaver: containers reach their own host only; {why}")
-    try:
-        with urllib.request.urlopen("http://127.0.0.1:6784/status/connections", timeout=5) as answer:
-            made = [line for line in answer.read().decode().splitlines() if " established " in line]
-    except OSError as error:
-        why = "see journalctl -u apollo-mesh"
-        raise Failed(f"Weave's router does not answer: containers reach their own host only; {why} ({error})") from None
-    slow = sum(" sleeve " in line for line in made)
-    if slow:
-        raise Warned(f"{slow} of {len(made)} connections are on the slow sleeve; see weave status connections")
-    return f"{len(made)} connections"
+    import weave_status
+
+    return judged(*weave_status.check(facts))
 
 
 def consul(facts: Facts) -> str:

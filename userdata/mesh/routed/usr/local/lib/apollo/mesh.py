@@ -10,10 +10,12 @@ remote addresses through their host, which answers ARP for what it has a route t
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -27,6 +29,8 @@ TABLE = Path("/var/lib/apollo/mesh.json")
 PUBLIC_KEY = Path("/var/lib/apollo/mesh.pub")
 # Seconds between looks at the kernel's tables, and for which a peer may be away from the catalog before it is dropped.
 REPAIR, GRACE = 5, 120
+# Peers that a check sends packets to at most: each waits for its own second, all at the same time.
+ASKED = 8
 # A Curve25519 key in base64: 32 bytes, so that the last character before the = has two bits of nothing.
 KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 
@@ -100,11 +104,17 @@ def stands(facts: Mapping[str, str], name: str, address: str) -> bool:
     return role != "edge" and offset == int(index) + (32 if role == "slave" else 10)
 
 
-def accepted(facts: Mapping[str, str], entries: Iterable[Any], keyed: bool = False) -> tuple[dict[str, Peer], list[str]]:
-    """(the catalog's entries that count, what is wrong with the others). A node's name alone says what it may claim."""
+class OtherMesh(str):
+    """A line about an entry with which nothing is wrong but that its host runs another mesh, as while a stack is switched."""
+
+
+def accepted(
+    facts: Mapping[str, str], entries: Iterable[Any], keyed: bool = False, known: Mapping[str, Peer] | None = None
+) -> tuple[dict[str, Peer], list[str]]:
+    """(the catalog's entries that count, what is wrong with the others). A node's name alone says what it may claim.
+    known: the table so far, which decides whose a key is."""
     peers: dict[str, Peer] = {}
     problems: list[str] = []
-    taken = {PUBLIC_KEY.read_text().strip()} if keyed and PUBLIC_KEY.exists() else set[str]()
     for entry in entries:
         try:
             meta = entry["Meta"] or {}
@@ -119,16 +129,33 @@ def accepted(facts: Mapping[str, str], entries: Iterable[Any], keyed: bool = Fal
             if not stands(facts, peer.name, peer.address):
                 raise ValueError(f"{peer.address} is no address of {peer.name} in {facts['VPC_CIDR']}")
             if meta.get("mesh") != facts["MESH"]:
-                raise ValueError(f"its mesh is {meta.get('mesh')}, here it is {facts['MESH']}")
+                problems.append(OtherMesh(ignored(entry, f"its mesh is {meta.get('mesh')}, here it is {facts['MESH']}")))
+                continue
             if keyed and not KEY.fullmatch(peer.key):
                 raise ValueError("has no public key")
-            if keyed and peer.key in taken:
-                raise ValueError("has another host's public key")
-            taken.add(peer.key)
             peers[peer.name] = peer
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"ignored {str(entry)[:300]!r}: {error}")
+            problems.append(ignored(entry, str(error)))
+    if keyed:
+        for peer in doubtful(peers.values(), known or {}):
+            problems.append(ignored(peer, "has another host's public key"))
+            del peers[peer.name]
     return peers, problems
+
+
+def ignored(entry: Any, why: str) -> str:
+    return f"ignored {str(entry)[:300]!r}: {why}"
+
+
+def doubtful(peers: Iterable[Peer], known: Mapping[str, Peer]) -> list[Peer]:
+    """Those with a key that is, or may be, another's. It is whose it was in the table so far; where it was nobody's, no
+    claimant has it: the catalog's order must not decide, or a host that publishes its neighbour's key cuts that off."""
+    peers = list(peers)
+    owners = {peer.key: peer.name for peer in known.values()}
+    if PUBLIC_KEY.exists():
+        owners[PUBLIC_KEY.read_text().strip()] = ""  # this host's own
+    claims = Counter(peer.key for peer in peers)
+    return [p for p in peers if (owners[p.key] != p.name if p.key in owners else claims[p.key] > 1)]
 
 
 def routes(peers: Iterable[Peer], through_bridge: bool) -> Table:
@@ -223,11 +250,11 @@ def sync(link: Link, facts: Mapping[str, str]) -> None:
     while True:
         try:
             entries, index = catalog(facts, f"&index={index}&wait={REPAIR}s")
-            found, ignored = accepted(facts, entries, link.keyed)
-            for line in ignored:
+            found, problems = accepted(facts, entries, link.keyed, peers)
+            for line in problems:
                 if line not in reported:
                     print(line, flush=True)
-            reported = ignored
+            reported = problems
             now = time.monotonic()
             missing = {name: missing.get(name, now) for name in peers.keys() - found.keys()}
             new = {name: peer for name, peer in peers.items() if now - missing.get(name, now) < GRACE} | found
@@ -246,19 +273,60 @@ def sync(link: Link, facts: Mapping[str, str]) -> None:
 
 
 def check(link: Link, facts: Mapping[str, str]) -> tuple[str, list[str]]:
-    """(what stands, entries of the catalog that are ignored), for apollo-check. Raises ValueError where something is amiss."""
+    """(what stands, what an operator should look at), for apollo-check. Raises ValueError where this host is cut off, and
+    ConsulError where only the catalog could tell."""
     link_now = shown("ip -j link", link.device)
     mtu = link_now[0]["mtu"] if link_now and "UP" in link_now[0]["flags"] else None
     if mtu != int(facts["BRIDGE_MTU"]):
         raise ValueError(f"the MTU of {link.device} is {mtu or 'unknown: it is not up'}, planned {facts['BRIDGE_MTU']}")
     peers = load(facts, link.keyed)
-    if not peers or link.present() != link.wanted(list(peers.values())):
+    if link.present() != link.wanted(list(peers.values())):
         raise ValueError(f"the kernel does not have the {len(peers)} peers on disk; see journalctl -u apollo-mesh-sync")
+    problems: list[str] = []
     try:
-        ignored = accepted(facts, catalog(facts)[0], link.keyed)[1]
+        found, problems = accepted(facts, catalog(facts)[0], link.keyed, peers)
     except apollo.ConsulError:
-        ignored = []  # the check of Consul says so
-    return f"{len(peers)} peers", ignored
+        if not peers:
+            raise
+        found = peers  # the check of Consul says so
+    others = [line for line in problems if isinstance(line, OtherMesh)]
+    false = [line for line in problems if not isinstance(line, OtherMesh)]
+    if not peers and found:
+        raise ValueError(f"none of the catalog's {len(found)} peers is on disk; see journalctl -u apollo-mesh-sync")
+    if not peers and false:
+        raise ValueError(f"no peers: {len(problems)} of the catalog's entries ignored, such as: {false[0]}")
+    warnings: list[str] = []
+    if others:
+        warnings.append(f"{len(others)} hosts of another mesh, such as: {others[0]}")
+    if false:
+        warnings.append(f"{len(false)} of the catalog's entries ignored, such as: {false[0]}")
+    asked = some_of(peers, facts["NODE_NAME"])
+    silent = unanswered(peers[name].bridge for name in asked)
+    told = ", ".join(f"{name} ({peers[name].bridge})" for name in asked if peers[name].bridge in silent)
+    # One that is silent may be away itself.
+    if len(silent) == len(asked) > 1:
+        raise ValueError(f"no packet crosses {link.device}: no answer from {told}")
+    if silent:
+        warnings.append(f"no answer from {told}")
+    stand = f"{len(peers)} peers" if peers else "no other host in the catalog" if not problems else "no peers"
+    return f"{stand}, {len(asked) - len(silent)} of {len(asked)} asked answer" if asked else stand, warnings
+
+
+def some_of(peers: Iterable[str], own: str) -> list[str]:
+    """At most ASKED names: all over the table, and others for each host, so that no host's absence is everybody's worry."""
+    names = sorted(peers)
+    start = bisect.bisect(names, own)
+    return [*names[start:], *names[:start]][:: -(-len(names) // ASKED) or 1]
+
+
+def unanswered(addresses: Iterable[str]) -> set[str]:
+    """Those that answer neither of two pings, all sent at the same time. Takes 1.2 seconds at most."""
+    pings = {address: subprocess.Popen(ping(address), stdout=subprocess.DEVNULL) for address in addresses}
+    return {address for address, process in pings.items() if process.wait()}
+
+
+def ping(address: str) -> list[str]:
+    return ["ping", "-n", "-q", "-c", "2", "-i", "0.2", "-W", "1", address]
 
 
 def main(link: Link, verb: str) -> int:
