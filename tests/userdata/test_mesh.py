@@ -463,3 +463,67 @@ def test_the_kernel_holds_the_table_and_gets_back_what_a_hand_deleted(name: str,
     assert [line.split(", ")[1] for line in out.splitlines() if "entries changed" in line] == [
         f"{count} entries changed" for count in counts
     ], out
+
+
+PACKETS_TEST = """
+import importlib, json, pathlib, subprocess, sys, mesh, wireguard
+folder, entries, facts, *others = json.load(sys.stdin)
+mesh.PUBLIC_KEY, mesh.TABLE = pathlib.Path(folder, "mesh.pub"), pathlib.Path(folder, "mesh.json")
+wireguard.PRIVATE_KEY = pathlib.Path(folder, "wireguard.key")
+wireguard.in_userspace = lambda: mesh.run("wireguard-go", wireguard.LINK.device)
+link = importlib.import_module(facts["MESH"]).LINK
+if link.keyed:
+    # Their sockets are named for their devices, which are called the same on every host.
+    mesh.run("mkdir", "-p", folder + "/run", "/var/run/wireguard")
+    mesh.run("mount", "--bind", folder + "/run", "/var/run/wireguard")
+link.make(facts)
+if link.keyed:
+    entries[facts["NODE_NAME"]]["Meta"]["key"] = mesh.PUBLIC_KEY.read_text().strip()
+def stand():
+    peers, ignored = mesh.accepted(facts, entries.values(), link.keyed)
+    assert not ignored, ignored
+    mesh.save(facts, peers)
+    mesh.apply(link, peers, facts["BRIDGE_ADDRESS"])
+stand()
+if not others:
+    print(json.dumps(entries))
+    sys.exit()
+# The other host: a namespace of its own at the other end of a wire.
+for line in (
+    "netns add other", "link add wire type veth peer eth0 netns other", "addr add 10.0.0.33/16 dev wire", "link set wire up",
+    "-n other addr add 10.0.0.35/16 dev eth0", "-n other link set eth0 up", "-n other link add weave type bridge",
+    "-n other addr add 10.2.0.3/16 dev weave", "-n other link set weave up",
+):
+    mesh.run("ip", *line.split())
+own = ["ip", "netns", "exec", "other", sys.executable, "-c", pathlib.Path(folder, "program").read_text()]
+done = subprocess.run(own, input=json.dumps([folder + "/other", entries, *others]), capture_output=True, text=True)
+assert done.returncode == 0, done.stdout + done.stderr
+entries = json.loads(done.stdout.splitlines()[-1])
+stand()
+mesh.catalog = lambda _: (list(entries.values()), "1")
+def check():
+    try:
+        print(json.dumps(mesh.check(link, facts)))
+    except ValueError as error:
+        print(json.dumps(str(error)))
+check()
+mesh.run("ip", "-n", "other", "link", "set", "eth0", "down")
+check()
+"""
+
+
+@pytest.mark.machines
+@pytest.mark.parametrize("name", list(LINKS))
+def test_the_check_sees_whether_packets_cross_and_not_only_what_the_kernel_was_told(name: str, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        left_out("making a network namespace needs root")
+    path = debian_programs("iputils-ping", "wireguard-go", "wireguard-tools")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "program").write_text(PACKETS_TEST)
+    # control-1 is a peer that is away, as one may be at any time.
+    entries = {one["Node"]: one for one in entries_of(PLANS[name]) if one["Node"] in ("slave-1", "slave-3", "control-1")}
+    facts = [node_facts(PLANS[name], PLANS[name].slaves[slot], STACK) for slot in (0, 2)]
+    out = in_own_network(PACKETS_TEST, [str(tmp_path), entries, *facts], {"PATH": path})
+    well, cut = (json.loads(line) for line in out.splitlines()[-2:])
+    assert well == ["2 peers, 1 of 2 asked answer", ["no answer from control-1 (10.2.0.250)"]]
+    assert cut.startswith(f"no packet crosses {LINKS[name].device}: no answer from ")
