@@ -21,8 +21,14 @@ from localcloud import cloud as clouds
 from tests.booted.conftest import Stack, until
 
 WEAVER = """#!/usr/bin/python3
-# Notes how it was started, makes the veth that the router makes without a datapath, and answers where it would.
+# Notes how it was started and what it is asked, makes the veth that the router makes without a datapath, and answers where it
+# would: connected to each other host, failing with itself and with a seed that does not exist.
 import http.server, json, os, pathlib, socket, subprocess, sys
+hosts = {"10.0.0.11": "control-1", "10.0.0.33": "slave-1", "10.0.224.11": "edge-1"}
+own = next(word for word in sys.argv if word.startswith("--host=")).partition("=")[2]
+lines = [f"-> {host}:6783 established encrypted   fastdp {name} mtu=8916" for host, name in hosts.items() if host != own]
+lines += [f"-> {own}:6783 failed      cannot connect to ourself, retry: never"]
+lines += ["-> 10.0.32.12:6783 retrying    dial tcp4 10.0.32.12:6783: connect: no route to host"]
 seen = {"arguments": sys.argv[1:], "password": os.environ["WEAVE_PASSWORD"], "folder": os.getcwd(), "files": os.listdir(".")}
 pathlib.Path("/run/weave-seen").write_text(json.dumps(seen))
 if "--no-fastdp" in sys.argv:
@@ -33,7 +39,12 @@ class Status(http.server.BaseHTTPRequestHandler):
         text = pathlib.Path("/run/weave-status")
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(text.read_bytes() if text.exists() else b"-> 10.0.0.11:6783 established fastdp control-1 mtu=8916\\n")
+        self.wfile.write(text.read_bytes() if text.exists() else "\\n".join(lines).encode())
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        pathlib.Path("/run/weave-asked").write_text(self.path + " " + body)
+        self.send_response(200)
+        self.end_headers()
 control = socket.create_server(("0.0.0.0", 6783))
 http.server.HTTPServer(("127.0.0.1", 6784), Status).serve_forever()
 """
@@ -134,13 +145,30 @@ def test_the_routers_port_is_open_between_nodes_and_its_api_is_not(weave: Stack)
 
 
 def test_a_connection_on_the_sleeve_is_a_warning_and_weave_status_shows_it(weave: Stack) -> None:
-    assert mesh_check(weave, "slave-1") == {"check": "mesh", "ok": True, "detail": "1 connections"}
-    line = "<- 10.0.32.34:6783 established sleeve slave-2"
+    assert mesh_check(weave, "slave-1") == {"check": "mesh", "ok": True, "detail": "2 connections"}
+    line = "<- 10.0.0.11:6783 established sleeve control-1"
     weave.out("slave-1", "sh", "-c", f"echo '{line}' > /run/weave-status")
     assert weave.out("slave-1", "weave", "status", "connections") == line
     slow = mesh_check(weave, "slave-1")
     assert slow["ok"] and slow["warning"] and "1 of 1 connections are on the slow sleeve" in slow["detail"]
+    assert "no connection to edge-1 (10.0.224.11)" in slow["detail"]
     weave.out("slave-1", "rm", "/run/weave-status")
+
+
+def test_a_host_that_no_other_lets_in_is_not_well(weave: Stack) -> None:
+    refused = "-> 10.0.0.11:6783 failed      read tcp4 10.0.0.11:6783: connection reset by peer, retry: 1m0s"
+    weave.out("slave-1", "sh", "-c", f"echo '{refused}' > /run/weave-status")
+    try:
+        cut = mesh_check(weave, "slave-1")
+        assert not cut["ok"] and "no connection to any of 2 hosts, such as control-1 (10.0.0.11): -> 10.0.0.11" in cut["detail"]
+    finally:
+        weave.out("slave-1", "rm", "/run/weave-status")
+    assert mesh_check(weave, "slave-1")["ok"]
+
+
+def test_weave_forget_asks_the_router_with_the_hosts_own_curl(weave: Stack) -> None:
+    weave.out("slave-1", "weave", "forget", "10.0.0.15", "10.0.32.14")
+    assert weave.out("slave-1", "cat", "/run/weave-asked") == "/forget peer=10.0.0.15&peer=10.0.32.14"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.booted.conftest import Stack, until
+from tests.booted.test_lifecycle import Pinger, address_of
 
-SMALL = ("--set", "overlay.mesh=wireguard", "--set", "slaves.count=2", "--set", "control.count=1")
+MESH = ("--set", "overlay.mesh=wireguard", "--set", "control.count=1")
+SMALL = (*MESH, "--set", "slaves.count=2")
 HOSTS = ("slave-1", "slave-2", "control-1", "edge-1")
 
 
@@ -18,7 +20,7 @@ HOSTS = ("slave-1", "slave-2", "control-1", "edge-1")
 def wireguard(unbooted: Callable[[], Stack]) -> Generator[Stack]:
     small = unbooted()
     try:
-        small.up("--no-demo", *SMALL)
+        small.up(*SMALL)
         yield small
     finally:
         down = small.cli("down", timeout=600)
@@ -28,10 +30,12 @@ def wireguard(unbooted: Callable[[], Stack]) -> Generator[Stack]:
 def assert_reachable(stack: Stack, flows: int = 1) -> None:
     results = stack.checked(flows)
     assert not [r for r in results if not r["passed"]]
-    # Between two slaves both ways and to themselves, from four nodes to two containers, between four nodes, the MTU.
+    # Between two slaves both ways and to themselves, from four nodes to two containers, between four nodes, the MTU, and from
+    # outside to the demo's two services, whose containers are on slaves and HAProxy on an edge.
     counts = {kind: sum(r["kind"] == kind for r in results) for kind in {r["kind"] for r in results}}
     assert counts["container → container"] == 4 and counts["node → container"] == 8 and counts["node → node"] == 12
-    assert counts["8941 bytes unfragmented"] == 2
+    assert counts["8941 bytes unfragmented"] == counts["web through the edge"] == 2
+    assert counts["unpublished is hidden"] == 1
 
 
 def well(stack: Stack, host: str) -> bool:
@@ -69,12 +73,66 @@ def test_a_slave_rebooted_without_consul_has_its_mesh_from_the_disk(wireguard: S
     try:
         wireguard.order("reboot", "slave-2")
         until(lambda: wireguard.run("slave-2", "docker", "info").returncode == 0, "Docker is back on slave-2")
-        packets = [r for r in wireguard.checked() if r["kind"] != "name from a container"]
+        # The restarted slave has forgotten its names and cannot register; its packets flow all the same.
+        kinds = ("container → container", "node → container", "node → node", "8941 bytes unfragmented")
+        packets = [r for r in wireguard.checked() if r["kind"] in kinds]
         assert packets and not [r for r in packets if not r["passed"]]
     finally:
         wireguard.out("control-1", "systemctl", "start", "consul")
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda host: until(lambda: well(wireguard, host), f"{host} is well again"), HOSTS))
+
+
+def public_key(stack: Stack, host: str) -> str:
+    return stack.out(host, "wg", "show", "wgweave", "public-key")
+
+
+def peers_of(stack: Stack, host: str) -> set[str]:
+    """Public keys that the device takes packets from."""
+    return set(stack.out(host, "wg", "show", "wgweave", "peers").split())
+
+
+def test_scaling_to_four_and_back_costs_old_containers_no_packet_and_no_host_its_key(wireguard: Stack) -> None:
+    before = {host: public_key(wireguard, host) for host in HOSTS}
+    pinger = Pinger(wireguard, "slave-1", "demo-web", address_of(wireguard, "slave-2", "demo-web"))
+    try:
+        wireguard.up("--no-demo", *MESH, "--set", "slaves.count=4")
+        every = before | {host: public_key(wireguard, host) for host in ("slave-3", "slave-4")}
+        for host in every:
+            others = set(every.values()) - {every[host]}
+            until(lambda host=host, others=others: peers_of(wireguard, host) == others, f"{host} knows all others")
+        results = wireguard.checked()
+        assert not [r for r in results if not r["passed"]]
+        assert sum(r["kind"] == "container → container" for r in results) == 16
+    finally:
+        wireguard.up("--no-demo", *SMALL)
+        lost, sent = pinger.lost()
+    assert (lost, sent > 20) == (0, True)
+    assert {host: public_key(wireguard, host) for host in HOSTS} == before
+    # A host that left is a peer for two minutes more, so that none is dropped for a moment's absence.
+    others = set(before.values()) - {before["slave-1"]}
+    until(lambda: peers_of(wireguard, "slave-1") == others, "slave-1 has dropped who left", 180)
+    assert_reachable(wireguard)
+
+
+def test_a_slave_that_is_replaced_has_another_key_and_is_reached_by_all(wireguard: Stack) -> None:
+    before = {host: public_key(wireguard, host) for host in HOSTS}
+    pinger = Pinger(wireguard, "slave-1", "demo-web", "10.2.0.250")
+    try:
+        replaced = wireguard.up(*SMALL, "--set", "slaves.generations.2=2")
+    finally:
+        lost, _ = pinger.lost()
+    assert {s["name"] for s in replaced["steps"] if s["op"] == "replace" and "Instance" in s["type"]} == {"slave-2-instance"}
+    after = {host: public_key(wireguard, host) for host in HOSTS}
+    assert {host for host in HOSTS if after[host] != before[host]} == {"slave-2"}
+    for host in ("slave-1", "control-1", "edge-1"):
+        until(lambda host=host: peers_of(wireguard, host) == set(after.values()) - {after[host]}, f"{host} has the new key")
+    assert lost == 0
+    assert_reachable(wireguard)
+    # Back to what every other test here boots with: once more another machine, with once more another key.
+    wireguard.up(*SMALL)
+    assert public_key(wireguard, "slave-2") not in (before["slave-2"], after["slave-2"])
+    assert_reachable(wireguard)
 
 
 @pytest.mark.parametrize(

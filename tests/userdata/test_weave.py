@@ -21,9 +21,11 @@ import pytest
 
 from ops import pin_images
 from ops.__main__ import main
+from tests.userdata.conftest import Agent
 from tests.userdata.support import EXAMPLES, USERDATA, host_module, needs
 from userdata import node_facts
 
+apollo = host_module("apollo")
 weave = host_module("weave_programs")
 status = host_module("weave_status")
 TOKEN = "a-token-of-the-registry"
@@ -332,6 +334,24 @@ def test_a_host_that_is_alone_or_first_in_its_mesh_is_not_cut_off(around: Around
     assert status.check(FACTS) == ("0 connections", [])
     around.hosts = {name: (address, "vxlan") for name, (address, _) in TWO.items()}
     assert status.check(FACTS) == ("0 connections", ["2 hosts of another mesh, such as control-1"])
+
+
+def test_a_host_that_consul_says_is_dead_is_not_missed(agent: Agent) -> None:
+    token = apollo.secret("consul/management-token")
+    apollo.write(apollo.SECRETS / "consul/control-token", token)
+    nodes = [
+        ("slave-2", "10.0.0.34", "weave", "passing"),
+        ("slave-3", "10.0.0.35", "weave", "critical"),
+        ("edge-1", "10.0.224.11", "vxlan", "passing"),
+    ]
+    for name, address, mesh, health in nodes:
+        node = {"Node": name, "Address": address, "NodeMeta": {"bridge": "10.2.0.2", "mesh": mesh}}
+        check = {"CheckID": "serfHealth", "Name": "Serf", "Status": health}
+        # A service's check may pass on a host that is dead.
+        other = {"CheckID": "other", "Name": "other", "Status": "passing"}
+        for one in (check, other):
+            apollo.consul("catalog/register", token, "PUT", {**node, "Check": one})
+    assert status.hosts(agent.facts | {"MESH": "weave"}) == ({"10.0.0.34": "slave-2"}, ["edge-1"])
 
 
 def test_what_is_slow_or_not_connected_is_a_warning(around: Around) -> None:
