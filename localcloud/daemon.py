@@ -66,12 +66,17 @@ class Daemon:
         self.desk = Desk(folder / "calls.jsonl")
         self.http = _serve_moto(port, self._control)
         self.endpoint = f"http://127.0.0.1:{self.http.server_port}"
-        self.runner = command.Runner(folder / "ssh", lambda: self.desk.machines.ssh_prefix if self.desk.machines else ())
+        self.runner = command.Runner(
+            folder / "ssh",
+            lambda: self.desk.machines.ssh_prefix if self.desk.machines else (),
+            lambda address: self.desk.machines.ended(address) if self.desk.machines else "",
+        )
         kinds = [kind() for module in _MODULES for kind in module.KINDS]
         self.aws = Servicer("aws", kinds, self.desk, self.endpoint)
         self.commands = Servicer("command", command.kinds(self.runner), self.desk, self.endpoint)
-        self.commands.cancel = self.runner.cancelled.set
+        self.commands.cancel = self.runner.cancel
         self.commands.begin = self.runner.cancelled.clear
+        self.commands.within = self.runner.within
         self.aws.cancel = self.desk.cancelled.set
         self.aws.begin = self.desk.cancelled.clear
         self.region = region
@@ -107,7 +112,7 @@ class Daemon:
         self.desk.ready.set()
 
     def close(self) -> None:
-        self.runner.close()
+        self.runner.cancel()
         for server in self._servers:
             server.stop(0)
         self.desk.close()
@@ -122,7 +127,7 @@ class Daemon:
         return port
 
     def _control(self, method: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        """What the command line and the tests ask: status, leftovers, fault, orphans, begin, stop."""
+        """What the command line and the tests ask: status, leftovers, fault, cancel, begin, orphans, stop."""
         self.desk.ready.wait()
         if name == "status":
             return self.desk.status()
@@ -134,12 +139,17 @@ class Daemon:
         if name == "fault":
             self.desk.inject(Fault(**body))
             return {}
+        if name == "cancel":
+            self.runner.cancel()
+            self.desk.cancelled.set()
+            return {}
         if name == "begin":
-            self.runner.cancelled.clear()
+            self._uncancel()
             self.runner.environment = body.get("environment") or {}
-            self.desk.cancelled.clear()
             return {}
         if name == "orphans":
+            # Removing one may run its command.
+            self._uncancel()
             known = {(item["type"], item["id"]) for item in body["known"]}
             orphans = self.desk.orphans(known)
             for made in orphans:
@@ -153,6 +163,10 @@ class Daemon:
             self.stopped.set()
             return {}
         return {"error": f"no such order: {name}"}
+
+    def _uncancel(self) -> None:
+        self.runner.cancelled.clear()
+        self.desk.cancelled.clear()
 
 
 def _serve_moto(port: int, control: Callable[[str, str, dict[str, Any]], dict[str, Any]]) -> BaseWSGIServer:

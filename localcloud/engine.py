@@ -121,6 +121,8 @@ class Engine:
             draft.write_text(json.dumps(state, indent=4))
             draft.replace(self._workspace.state_file)
             done.append(f"took {len(pending)} unfinished operations off the state")
+        # Nobody waits any more for what the killed run began; a command on a host would go on for many minutes.
+        self._cloud.ask("cancel", {})
         self._cloud.wait_idle()
         # Other programs of this cloud have states of their own.
         every = [r for path in self._workspace.state_file.parent.parent.glob("*/*.json") for r in resources(path)]

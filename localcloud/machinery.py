@@ -65,6 +65,9 @@ class Machinery:
     def close(self) -> None:
         self.driver.close()
 
+    def ended(self, address: str) -> str:
+        return self.driver.ended(address)
+
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """One order for one host: {"order": stop|start|reboot|kill|cut|heal|ready|look|denied, "host": …, "seconds": …}."""
         try:

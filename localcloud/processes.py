@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_SUPERVISOR = Path(__file__).with_name("supervise.py")
+# In front of a command, ends its whole family when the command does, when we do, and at SIGTERM; it then ends with STOPPED.
+FAMILY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py")))
+STOPPED = 128 + signal.SIGTERM
 
 
 def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> None:
@@ -48,7 +50,7 @@ def supervised(argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
     """
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_SUPERVISOR), *argv],
+            [*FAMILY, *argv],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(env), cwd=cwd, start_new_session=True,
         )  # fmt: skip
 

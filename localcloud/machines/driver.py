@@ -158,6 +158,15 @@ class MachineDriver:
                 f"{machine.instance.name} is not ready after {deadline:g} s; its console ends with:\n{machine.console_tail(25)}"
             )
 
+    def ended(self, address: str) -> str:
+        """Why the host at an address, private or public, runs no more though nobody stopped it, with its console's last lines;
+        "" where it runs or is on its way."""
+        for machine in list(self._machines.values()):
+            for nic in machine.instance.nics:
+                if address in (str(nic.address), str(nic.public_address)) and machine.failure and not machine.running:
+                    return f"{machine.instance.name} is not running: {machine.failure}"
+        return ""
+
     def close(self) -> None:
         """Shuts every machine down and removes all but the disks."""
         with self._turn, self._lock:

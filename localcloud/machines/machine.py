@@ -234,8 +234,8 @@ class Machine:
             if self.boot is not boot:
                 return
             self.boot = None
-            if status not in (0, REBOOT_STATUS):
-                how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            if status != REBOOT_STATUS:
+                how = f"signal {-status}" if status < 0 else f"exit status {status}" if status else "powered off from inside"
                 self.failure = f"the machine ended by itself ({how}); its console:\n{self.console_tail(20)}"
             self._clean(boot)
         self._ended(status)

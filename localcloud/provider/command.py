@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
-import signal
 import subprocess
 import tempfile
 import threading
@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from ..processes import FAMILY, STOPPED
 from .diff import Found
 from .kind import Aws, CloudError, Kind
 from .schema import Failure
@@ -25,39 +26,88 @@ from .values import Props
 # The text to run, and for ssh the environment too, comes in front of the command's own standard input: `head -c` takes
 # exactly its bytes, so that neither is ever visible in a list of processes.
 _RUNNER = 'script=$(head -c {size}; echo .); eval "${{script%.}}"'
+# ssh's own exit status where the connection fails or ends.
+SSH_FAILED = 255
 _TEXTS = ("create", "update", "delete", "environment", "stdin")
 
 
 class Runner:
-    """Starts commands and ends them with us. ssh_prefix: argv in front of ssh, such as one that enters a namespace."""
+    """Starts commands, and ends them with us, at a deadline, or when cancelled; each with all that it started.
 
-    def __init__(self, folder: Path, ssh_prefix: Callable[[], Sequence[str]] = tuple) -> None:
+    ssh_prefix: argv in front of ssh, such as one that enters a namespace. ended: why the host at an address will not answer,
+    as far as that is known; "" where it may.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ssh_prefix: Callable[[], Sequence[str]] = tuple,
+        ended: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self.folder = folder
         self.ssh_prefix = ssh_prefix
+        self.ended = ended
         self.cancelled = threading.Event()
         # What local commands find in their environment, besides ours.
         self.environment: dict[str, str] = {}
+        self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
+        self._limit = threading.local()
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Generator[None]:
+        """Gives what this thread runs a deadline; 0 seconds for none."""
+        self._limit.deadline = time.monotonic() + seconds if seconds else math.inf
+        self._limit.seconds = seconds
+        try:
+            yield
+        finally:
+            self._limit.deadline = math.inf
+
+    def check(self) -> None:
+        """Raises CloudError once what this thread runs is cancelled or over its deadline."""
+        if self.cancelled.is_set():
+            raise CloudError("stopped before its end, as the run was cancelled")
+        if time.monotonic() > getattr(self._limit, "deadline", math.inf):
+            raise CloudError(f"stopped: it took longer than the {self._limit.seconds:.0f} s of its custom timeout")
+
+    def start(self, argv: Sequence[str], **how: Any) -> subprocess.Popen[str]:
+        """Starts argv. stop() ends it with its family, and so does our own end, however that comes. how: Popen's own."""
+        with self._lock:
+            self.check()
+            process = subprocess.Popen([*FAMILY, *argv], text=True, start_new_session=True, **how)
+            self._running.add(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        """Ends what start() began, if it still runs; returns when it is gone."""
+        process.terminate()
+        process.wait()
+        self._running.discard(process)
 
     def run(self, argv: Sequence[str], script: str, stdin: str, env: dict[str, str], cwd: str | None) -> tuple[int, str, str]:
         """Runs argv with the script, then stdin, on its standard input. Returns status, stdout, stderr."""
-        process = subprocess.Popen(
-            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=env, cwd=cwd, start_new_session=True,
-        )  # fmt: skip
-        self._running.add(process)
+        pipe = subprocess.PIPE
+        process = self.start(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=cwd)
+        left = getattr(self._limit, "deadline", math.inf) - time.monotonic()
+        alarm = threading.Timer(min(left, threading.TIMEOUT_MAX), process.terminate)
+        alarm.daemon = True
+        alarm.start()
         try:
             out, err = process.communicate(script + stdin)
-            return process.returncode, out.removesuffix("\n"), err.removesuffix("\n")
         finally:
-            self._running.discard(process)
+            alarm.cancel()
+            self.stop(process)
+        if process.returncode == STOPPED:
+            self.check()
+        return process.returncode, out.removesuffix("\n"), err.removesuffix("\n")
 
-    def close(self) -> None:
-        """Ends what still runs, with its children."""
-        self.cancelled.set()
-        for process in list(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+    def cancel(self) -> None:
+        """Ends what runs, and lets nothing start until `cancelled` is cleared."""
+        with self._lock:
+            self.cancelled.set()
+            for process in list(self._running):
+                process.terminate()
 
 
 class Command(Kind):
@@ -153,8 +203,12 @@ class RemoteCommand(Command):
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
         script = exports + text
         remote = "exec /bin/sh -c " + shlex.quote(_RUNNER.format(size=len(script.encode())))
-        with ssh_session(self.runner, inputs["connection"]) as (argv, env):
-            return self.runner.run([*argv, remote], script, stdin, env, None)
+        connection = cast(Props, inputs["connection"])
+        with ssh_session(self.runner, connection) as (argv, env):
+            status, out, err = self.runner.run([*argv, remote], script, stdin, env, None)
+        if status == SSH_FAILED:
+            _look(self.runner, connection)
+        return status, out, err
 
 
 def _moved(old: Props, new: Props) -> bool:
@@ -182,44 +236,67 @@ def ssh_session(runner: Runner, connection: Props) -> Generator[tuple[list[str],
         text, env = _configuration(folder, connection)
         _private(config, text)
         base = [*runner.ssh_prefix(), "ssh", "-F", str(config)]
-        _dial(runner, connection, base, env, folder / "log")
+        master = _dial(runner, connection, base, env, folder)
         try:
             yield [*base, "target"], env
         finally:
-            subprocess.run([*base, "-O", "exit", "target"], capture_output=True, env=env, timeout=10, check=False)
+            runner.stop(master)
 
 
-def _dial(runner: Runner, connection: Props, base: list[str], env: dict[str, str], log: Path) -> None:
-    """Opens the master connection, trying as often as `dialErrorLimit` allows (-1: until cancelled). log: for ssh's words."""
+def _dial(runner: Runner, connection: Props, base: list[str], env: dict[str, str], folder: Path) -> subprocess.Popen[str]:
+    """Opens the master connection, trying as often as `dialErrorLimit` allows (-1: as long as the deadline does)."""
     limit = int(connection.get("dialErrorLimit") or 10)
     seconds = int(connection.get("perDialTimeout") or 15)
     attempt, pause = 0, 0.25
     while True:
         attempt += 1
-        # The master goes to the background by itself (-f) once it is in, and only then does this call end well. It may
-        # keep standard error open, hence a file: waiting for the end of a pipe would be waiting for the master.
-        with log.open("w+") as words:
+        # In the foreground (no -f): a master that left its family would outlive a cloud that is killed. Its words go to a
+        # file, as it holds standard error for as long as the connection lasts.
+        with (folder / "log").open("w+") as words:
+            master = runner.start(
+                [*base, "-M", "-N", "target"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, env=env
+            )
             try:
-                status = subprocess.run(
-                    [*base, "-M", "-N", "-f", "target"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    stderr=words, env=env, timeout=2 * seconds + 5, start_new_session=True, check=False,
-                ).returncode  # fmt: skip
-                words.seek(0)
-                problem = words.read().strip()
-            except subprocess.TimeoutExpired:
-                status, problem = 255, f"no answer within {seconds} s"
-        if status == 0:
-            return
-        fatal = "Host key verification failed" in problem
-        if fatal or runner.cancelled.is_set() or (limit >= 0 and attempt >= limit):
+                problem = _joined(runner, connection, master, folder / "c", 2 * seconds + 5)
+            except BaseException:
+                runner.stop(master)
+                raise
+            if problem is None:
+                return master
+            runner.stop(master)
+            words.seek(0)
+            problem = words.read().strip() or problem
+        if "Host key verification failed" in problem or (limit >= 0 and attempt >= limit):
             last = problem.splitlines()[-1] if problem else "no reason given"
             raise CloudError(
                 f"no connection to {connection['host']} as {connection.get('user', 'root')} after {attempt} attempts: {last}"
             )
-        deadline = time.monotonic() + pause
-        while time.monotonic() < deadline and not runner.cancelled.is_set():
+        again = time.monotonic() + pause
+        while time.monotonic() < again:
+            _look(runner, connection)
             time.sleep(0.05)
         pause = min(pause * 2, 5.0)
+
+
+def _joined(runner: Runner, connection: Props, master: subprocess.Popen[str], control: Path, seconds: float) -> str | None:
+    """Waits for the master to be in, which is when it takes others at its control socket; else the reason why it is not."""
+    deadline = time.monotonic() + seconds
+    while not control.exists():
+        if master.poll() is not None:
+            return ""
+        if time.monotonic() > deadline:
+            return f"no answer within {seconds:.0f} s"
+        _look(runner, connection)
+        time.sleep(0.05)
+    return None
+
+
+def _look(runner: Runner, connection: Props) -> None:
+    """Raises CloudError where waiting is of no use: cancelled, too late, or a host of the connection ended by itself."""
+    runner.check()
+    for place in (connection, cast(Props, connection.get("proxy") or {})):
+        if place and (words := runner.ended(str(place["host"]))):
+            raise CloudError(words)
 
 
 def _configuration(folder: Path, connection: Props) -> tuple[str, dict[str, str]]:

@@ -19,7 +19,8 @@ class Machines(Protocol):
     """What boots the instances for real. Optional: without it they exist in moto only.
 
     reconcile: brings the machines to what moto says, called after each change of EC2 or ELB; an exception fails the call.
-    close: stops everything. ssh_prefix: argv in front of ssh, so that it reaches the machines' network.
+    close: stops everything. ssh_prefix: argv in front of ssh, so that it reaches the machines' network. ended: why the machine
+    at an address, private or public, runs no more although it should; "" where it runs or is on its way.
     """
 
     ssh_prefix: tuple[str, ...]
@@ -27,6 +28,8 @@ class Machines(Protocol):
     def reconcile(self) -> None: ...
 
     def close(self) -> None: ...
+
+    def ended(self, address: str) -> str: ...
 
 
 @dataclass

@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
@@ -95,6 +96,8 @@ class Servicer(ResourceProviderServicer):
         self.endpoint = endpoint
         self.cancel: Callable[[], None] = lambda: None
         self.begin: Callable[[], None] = lambda: None
+        # Around a call: the seconds that its resource's custom timeouts give it, 0 for none given.
+        self.within: Callable[[float], AbstractContextManager[None]] = lambda _: nullcontext()
         self._settings: dict[str, Settings] = {}
         self._latest = Settings()
         self._regions: dict[str, Aws] = {}
@@ -117,7 +120,7 @@ class Servicer(ResourceProviderServicer):
 
     @answers
     def Cancel(self, request: Any, context: grpc.ServicerContext) -> Any:
-        # What is under way finishes, so that the state has it; only a command that waits for a connection gives up.
+        # What changes the cloud finishes, so that the state has it; commands are ended, as they may take any time.
         self.cancel()
         return empty_pb2.Empty()
 
@@ -220,7 +223,7 @@ class Servicer(ResourceProviderServicer):
             return provider_pb2.CreateResponse(id="", properties=encode({**unknown, **self._hidden(kind, inputs, working)}))
         region = working.get("region", "")
         with self.desk.call("create", request.type, request.name, request.urn) as record:
-            with self._turn(kind):
+            with self._turn(kind), self.within(request.timeout):
                 id, live = kind.make(self._aws(region), working)
                 record["id"] = id
                 known = after_change(working, live)
@@ -279,7 +282,7 @@ class Servicer(ResourceProviderServicer):
         region = old.get("region") or working.get("region", "")
         with self.desk.call("update", request.type, request.name, request.urn) as record:
             record |= {"id": request.id, "changed": sorted(changed)}
-            with self._turn(kind):
+            with self._turn(kind), self.within(request.timeout):
                 live = kind.change(self._aws(region), request.id, old, working, changed)
             known = after_change(working, live)
             self.desk.changed(request.type, request.id, known)
@@ -293,7 +296,7 @@ class Servicer(ResourceProviderServicer):
         known = plain(decode(request.properties))
         with self.desk.call("delete", request.type, request.name, request.urn) as record:
             record["id"] = request.id
-            with self._turn(kind):
+            with self._turn(kind), self.within(request.timeout):
                 kind.delete(self._aws(known.get("region") or self._of(context).region), request.id, known)
                 self.desk.gone(request.type, request.id)
             if kind.changes_cloud:

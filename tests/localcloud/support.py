@@ -54,10 +54,15 @@ class Client:
         answer = self.stub.Check(request)
         return decode(answer.inputs), [failure.reason for failure in answer.failures]
 
-    def create(self, type: str, inputs: Props, name: str = "thing", preview: bool = False) -> tuple[str, Props]:
+    def create(
+        self, type: str, inputs: Props, name: str = "thing", preview: bool = False, timeout: float = 0
+    ) -> tuple[str, Props]:
+        """timeout: the resource's custom one, in seconds; 0 for none."""
         checked, failures = self.check(type, inputs, name=name)
         assert not failures, failures
-        request = pb.CreateRequest(urn=urn(type, name), type=type, name=name, properties=encode(checked), preview=preview)
+        request = pb.CreateRequest(
+            urn=urn(type, name), type=type, name=name, properties=encode(checked), preview=preview, timeout=timeout
+        )
         answer = self.stub.Create(request)
         return answer.id, decode(answer.properties)
 
@@ -247,6 +252,19 @@ def family(run_dir: Path) -> list[str]:
         except OSError:
             continue
         if line and "localcloud.daemon" not in line:
+            found.append(line)
+    return found
+
+
+def naming(folder: Path) -> list[str]:
+    """Command lines of living processes that name something in the folder."""
+    found: list[str] = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = place.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:  # gone meanwhile
+            continue
+        if f"{folder}/" in line:
             found.append(line)
     return found
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from localcloud import cloud as clouds
+from localcloud.provider.command import Runner, ssh_session
+from localcloud.provider.kind import CloudError
 from localcloud.provider.values import Props, Secret, plain
 
-from .support import World, refusal, until
+from .support import REGION, Client, World, naming, refusal, until
 
 LOCAL = "command:local:Command"
 REMOTE = "command:remote:Command"
@@ -155,3 +161,64 @@ def test_a_host_that_does_not_answer_is_given_up_after_the_given_attempts(world:
         connection = sshd.connection(port=closed.getsockname()[1])
         words = refusal(lambda: world.command.create(REMOTE, {"connection": connection, "create": "true"}))
     assert "no connection to 127.0.0.1 as root after 2 attempts" in words
+
+
+def test_a_custom_timeout_ends_a_command_that_takes_longer(world: World, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    inputs = {"create": f"sleep 600 & echo $! > {tmp_path}/pid; wait"}
+    assert "longer than the 1 s of its custom timeout" in refusal(lambda: world.command.create(LOCAL, inputs, timeout=1))
+    assert time.monotonic() - begun < 10
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat").exists()
+
+
+def test_a_custom_timeout_ends_dials_without_a_limit(world: World, sshd: Server) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        connection = sshd.connection(port=closed.getsockname()[1], dialErrorLimit=-1)
+        inputs = {"connection": connection, "create": "true"}
+        assert "its custom timeout" in refusal(lambda: world.command.create(REMOTE, inputs, timeout=2))
+
+
+@pytest.mark.parametrize("place", ["host", "proxy"])
+def test_dialing_a_host_that_ended_by_itself_stops_at_once_with_its_last_words(
+    sshd: Server, tmp_path: Path, place: str
+) -> None:
+    said: list[str] = []
+    runner = Runner(tmp_path / "ssh", ended=lambda address: "".join(said) if address == "192.0.2.9" else "")
+    with socket.socket() as silent:
+        # Takes connections and says nothing, as a host does that died with one open.
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        proxy = {"host": "192.0.2.9", "user": "root"} if place == "proxy" else None
+        host = "127.0.0.1" if proxy else "192.0.2.9"
+        connection = sshd.connection(
+            host=host, port=silent.getsockname()[1], dialErrorLimit=-1, perDialTimeout=60, **({"proxy": proxy} if proxy else {})
+        )
+        threading.Timer(0.5, lambda: said.append("it is not running: oh dear")).start()
+        begun = time.monotonic()
+        with pytest.raises(CloudError, match="oh dear"), ssh_session(runner, connection):
+            raise AssertionError("there is nobody to connect to")
+        assert time.monotonic() - begun < 10
+    assert list((tmp_path / "ssh").iterdir()) == []
+
+
+def test_a_killed_cloud_leaves_no_connection_to_a_host(sshd: Server, tmp_path: Path) -> None:
+    cloud = clouds.start(tmp_path / "cloud", REGION)
+    connections = tmp_path / "cloud" / "ssh"
+    inputs = {"connection": sshd.connection(), "create": f"touch {tmp_path}/there; sleep 600"}
+    create = Client(cloud.command, {}).create
+    waiting = threading.Thread(target=lambda: refusal(lambda: create(REMOTE, inputs)))
+    waiting.start()
+    try:
+        until("the command", (tmp_path / "there").exists)
+        assert len(naming(connections)) >= 2, "the connection, and the command in it"
+    finally:
+        os.kill(cloud.pid, signal.SIGKILL)
+        waiting.join(30)
+    until("the end of both", lambda: naming(connections) == [], 10)
+
+
+def test_standard_input_longer_than_a_pipe_holds_arrives_whole(world: World) -> None:
+    stdin = "x" * 300_000
+    _, outputs = world.command.create(LOCAL, {"create": "sleep 0.5; wc -c", "stdin": stdin})
+    assert outputs["stdout"].strip() == f"{len(stdin)}"

@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from localcloud import cloud as clouds
-from localcloud.processes import alive
+from localcloud.processes import alive, start_ticks
 
 from .support import PROGRAMS, CommandLine, end, family, names, until
 
@@ -160,6 +161,41 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: C
     assert process.returncode == 1
     assert "ended while the engine was running" in err, (out, err)
     assert family(line.run_dir) == []
+
+
+def test_a_running_command_ends_with_ctrl_c_with_the_run_after_a_killed_one_and_with_the_cloud(
+    line: CommandLine, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    # A child of its own, so that ending the shell alone would not do.
+    lasting = f"hosts.command=sh -c 'echo $$ >> {pids}; sleep 600; true'; true"
+
+    def begun(count: int) -> list[tuple[int, int | None]]:
+        until("the command", lambda: pids.exists() and pids.read_text().count("\n") == count)
+        return [(int(pid), start_ticks(int(pid))) for pid in pids.read_text().split()]
+
+    def gone(pid: int, ticks: int | None, seconds: float = 10) -> None:
+        assert ticks is not None
+        until("the end of the command", lambda: not alive(pid, ticks), seconds)
+
+    process = line.start("up", "--json", "--set", lasting)
+    first = begun(1)[0]
+    stopped = end(process, signal.SIGINT)
+    assert stopped.status == 130, stopped.err
+    gone(*first, 0.1)
+    assert "command" not in line.resources()
+
+    process = line.start("up", "--set", lasting)
+    second = begun(2)[1]
+    end(process, signal.SIGKILL)
+    after = line.up()
+    assert after.status == 0, after.err
+    gone(*second, 0.1)
+
+    line.start("up", "--set", lasting)
+    third = begun(3)[2]
+    os.kill(line.cloud().pid, signal.SIGKILL)
+    gone(*third)
 
 
 def test_a_preview_needs_no_cloud_and_leaves_nothing(line: CommandLine) -> None:

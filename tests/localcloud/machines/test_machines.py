@@ -252,7 +252,11 @@ def test_a_host_killed_from_outside_says_so_and_boots_again(lab: Lab) -> None:
         return str(caught.value)
 
     assert until(lambda: "two is not running: the machine ended by itself" in complaint(), 5)
+    # What whoever dials it is told; nobody is told of hosts that are well.
+    assert lab.driver.ended("10.0.0.34") == f"two is not running: {complaint().partition(': ')[2]}"
+    assert lab.driver.ended("10.0.0.33") == lab.driver.ended("203.0.113.10") == ""
     lab.driver.reconcile()
+    assert lab.driver.ended("10.0.0.34") == ""
     lab.driver.wait_ready("two", BOOT)
 
 

@@ -12,6 +12,7 @@ import pulumi
 from pulumi import ResourceOptions
 from pulumi_aws import ebs, ec2, get_availability_zones_output, iam, ssm
 from pulumi_aws import vpc as security
+from pulumi_command import local
 
 config = pulumi.Config()
 hosts = config.get_object("hosts") or {}
@@ -86,6 +87,9 @@ for number in range(1, count + 1):
 
 if hosts.get("break"):
     ec2.KeyPair("broken", public_key=str(hosts["break"]), opts=ResourceOptions(depends_on=[network]))
+
+if hosts.get("command"):
+    local.Command("command", create=str(hosts["command"]))
 
 pulumi.export("hosts", ids)
 pulumi.export("vpcId", network.id)
