@@ -135,6 +135,20 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _port(text: str) -> int:
+    return _within(text, 0, 65535)
+
+
+def _count(text: str) -> int:
+    return _within(text, 1, 1000)
+
+
+def _within(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m localcloud",
@@ -168,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
                 help="a setting for this run only, such as slaves.count=5; values in YAML; may be given several times",
             )  # fmt: skip
         if name in ("up", "preview"):
-            command.add_argument("--port", type=int, default=0, help="port of the AWS endpoint on 127.0.0.1 (default: any)")
+            command.add_argument("--port", type=_port, default=0, help="port of the AWS endpoint on 127.0.0.1 (default: any)")
         if name == "up":
             command.add_argument(
                 "--no-machines", action="store_true", help="instances exist in the AWS API only; needs no root"
@@ -178,14 +192,17 @@ def _parser() -> argparse.ArgumentParser:
                 "--mesos-root", type=Path, metavar="DIR",
                 help="a build of Mesos for hosts that boot from now on: sbin/mesos-master, sbin/mesos-agent, bin/marathon",
             )  # fmt: skip
-            command.add_argument("--edge-port", type=int, default=8080, help="port of 127.0.0.1 that leads to the edge's 80")
+            command.add_argument(
+                "--edge-port", type=_port, metavar="PORT",
+                help=f"port of 127.0.0.1 that leads to the edge's 80 (default: {operations.EDGE_PORT}; 0: any)",
+            )  # fmt: skip
             command.add_argument(
                 "--rotate", action="append", default=[], choices=[s.key for s in SECRETS], metavar="KEY",
                 help="make this secret of the stack anew, such as templateToken; may be given several times",
             )  # fmt: skip
         if name == "open":
             command.add_argument("what", choices=sorted(operate.INSIDE))
-            command.add_argument("--port", type=int, help="of 127.0.0.1 (default: the port it has inside; 0: any)")
+            command.add_argument("--port", type=_port, help="of 127.0.0.1 (default: the port it has inside; 0: any)")
         if name in ("exec", "shell", "logs", *operate.ORDERS):
             command.add_argument("host", metavar="HOST", help="a name that `status` shows, such as slave-1")
         if name == "pulumi":
@@ -197,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "logs":
             command.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
         if name == "check":
-            command.add_argument("--flows", type=int, default=1, help="requests of each kind at the same time (default: 1)")
+            command.add_argument("--flows", type=_count, default=1, help="requests of each kind at the same time (default: 1)")
         if name == "down":
             command.add_argument("--force", action="store_true", help="give the cloud up without destroying its resources")
     return parser

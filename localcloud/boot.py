@@ -26,6 +26,7 @@ from .machines.errors import MachineError
 from .machines.image import ensure_image, image_key
 from .machines.network import ADMIN_ADDRESS
 from .machines.processes import Children, wait_until
+from .machines.relay import listen_on_loopback
 from .paths import cache_dir
 from .tools import say
 
@@ -34,17 +35,21 @@ READY_SECONDS = 600.0
 SWEEP_SECONDS = 20.0
 
 
-def prepare_machine(folder: Path) -> None:
-    """Installs what booting needs, checks that this machine can, and makes the hosts' image where the cache lacks it.
+def prepare_machine(folder: Path, edge_port: int | None) -> None:
+    """Checks that this machine can boot hosts, installs what that needs, and makes their image where the cache lacks it.
 
+    edge_port: of 127.0.0.1, still to be taken; None where a cloud has it already. What takes long comes last, and where
+    something stands against it, nothing is installed.
     LocalCloudError: with every reason at once, and what runs without machines.
     """
+    prepare.check(folder)
+    if edge_port is not None:
+        listen_on_loopback(edge_port, "the edge", "--edge-port").close()
     missing = prepare.missing_packages()
     if missing:
         say(f"installing {' '.join(missing)}, once …")
         prepare.install()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    prepare.check(folder)
     demo.busybox()
     programs = binaries()
     if not (cache_dir() / "images" / image_key(programs)).is_dir():

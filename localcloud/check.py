@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from . import demo
 from .fleet import Fleet, FleetError, overlay_ip
@@ -59,6 +59,27 @@ class Expectations:
     consul_domain: str
     edge: tuple[str, int]
     demo: tuple[demo.DemoContainer, ...]
+
+
+def standing(fleet: Fleet, planned: Sequence[str], patience: float = PATIENCE) -> tuple[Fleet, list[Result]]:
+    """The fleet without the hosts that are not up, and a failed result for each of these. planned: every host's name."""
+    states = {row.name: row.state for row in fleet.rows}
+
+    def look(name: str) -> str:
+        done = fleet.run(name, ["true"], timeout=10)
+        return "" if done.returncode == 0 else f"no command runs on it: {done.stderr.decode(errors='replace').strip()}"
+
+    def result(name: str) -> Result:
+        if states.get(name) == "running":
+            return _settle(_Try("host is up", "this machine", name, lambda: look(name)), patience)
+        seen = f"its instance is {states[name]}" if name in states else "it has no instance"
+        return Result("host is up", "this machine", name, passed=False, detail=seen, seconds=0)
+
+    names = sorted({*planned, *states})
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        results = list(pool.map(result, names))
+    up = {result.target for result in results if result.passed}
+    return replace(fleet, rows=tuple(row for row in fleet.rows if row.name in up)), [r for r in results if not r.passed]
 
 
 def run(

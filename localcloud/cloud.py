@@ -86,7 +86,7 @@ def start(folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, 
     """Starts a cloud and waits until it serves.
 
     port: of the AWS endpoint, 0 for any free one. ephemeral: it ends with this process, and removes the folder then.
-    edge_port: boots the instances, and offers the edge there; None boots none.
+    edge_port: boots the instances, and offers the edge there (0: at any free port); None boots none.
     LocalCloudError: the port is taken, or the process did not come up; ends with its own last words.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,9 +94,10 @@ def start(folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, 
     argv = [sys.executable, "-m", "localcloud.daemon", "--folder", str(folder), "--region", region, "--port", str(port)]
     # Our own packages only: a PYTHONPATH of the caller's might hold others. The cloud holds no real credentials either.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("AWS_")}
+    edge = [] if edge_port is None else ["--edge-port", str(edge_port)]
     with (folder / "cloud.log").open("ab") as log:
         process = subprocess.Popen(
-            [*argv, *(["--ephemeral"] if ephemeral else []), *(["--edge-port", str(edge_port)] if edge_port else [])],
+            [*argv, *(["--ephemeral"] if ephemeral else []), *edge],
             cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + _START_SECONDS

@@ -88,6 +88,7 @@ class Daemon:
             from .machinery import Machinery
 
             self.machinery = self.desk.machines = Machinery(self.endpoint, folder, region, edge_port)
+            self.edge_port = self.machinery.driver.edge_port
         self.stopped = threading.Event()
 
     def start(self) -> None:

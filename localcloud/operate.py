@@ -23,7 +23,7 @@ from .machinery import console, fleet, network_of
 from .machines.errors import MachineError
 from .machines.namespaces import socket_inside
 from .machines.relay import Relay, listen_on_loopback
-from .operations import Request, running_cloud, stack_outputs
+from .operations import Request, host_names, running_cloud, stack_outputs
 from .tools import say
 
 # What each order does to a host, for the help text.
@@ -98,7 +98,7 @@ def open_inside(request: Request, what: str, port: int) -> int:
         return found
 
     try:
-        listener = listen_on_loopback(port, f"{what} (--port gives another)")
+        listener = listen_on_loopback(port, what, "--port")
     except MachineError as error:
         raise LocalCloudError(str(error)) from None
     relay = Relay()
@@ -120,7 +120,8 @@ def run_check(request: Request, *, flows: int, as_json: bool) -> int:
     """Tries every way through the network and shows what came of it; 1 where anything failed."""
     cloud = _with_machines(request)
     rows = live_hosts(cloud.endpoint, cloud.region)
-    hosts = fleet(cloud.folder, rows)
+    # A host that is not there has no row of its own in the matrix, and must not make it shorter in silence.
+    hosts, absent = check.standing(fleet(cloud.folder, rows), host_names(request))
     exported = stack_outputs(request)
     expected = check.Expectations(
         mtu=int(exported["overlay"]["mtu"]),
@@ -139,7 +140,7 @@ def run_check(request: Request, *, flows: int, as_json: bool) -> int:
 
     begun = time.monotonic()
     say(f"checking the network of {len(rows)} hosts …")
-    results = check.run(hosts, expected, flows=flows, progress=progress)
+    results = absent + check.run(hosts, expected, flows=flows, progress=progress)
     failed = [result for result in results if not result.passed]
     if as_json:
         show.document([asdict(result) for result in results])

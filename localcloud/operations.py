@@ -27,13 +27,17 @@ from .show import Progress
 from .tools import say
 from .workspace import Workspace, prepare, read_config, read_project
 
+# Of 127.0.0.1, where the edge's port 80 is offered unless another is asked for.
+EDGE_PORT = 8080
+
 
 @dataclass(frozen=True)
 class Request:
     """What the user asked for. sets: the --set options. port: of the AWS endpoint, 0 for any.
 
     rotate: keys of secrets to make anew.
-    machines: whether hosts boot; a running cloud stays with what it began with. edge_port: where the edge is offered.
+    machines: whether hosts boot; a running cloud stays with what it began with. edge_port: where the edge is offered,
+    0 for any port; None for the usual one, or where a running cloud offers it.
     mesos_root: a build of Mesos that hosts boot with from now on; None leaves it as it is.
     """
 
@@ -41,7 +45,7 @@ class Request:
     sets: Sequence[str] = ()
     port: int = 0
     machines: bool = False
-    edge_port: int = 8080
+    edge_port: int | None = None
     demo: bool = False
     rotate: Sequence[str] = ()
     mesos_root: Path | None = None
@@ -100,9 +104,16 @@ def up(request: Request) -> Outcome:
     """Brings the stack's cloud to what the program says; starts it where there is none."""
     with alone(request.stack, "up") as folder:
         found = clouds.find(folder)
-        machines = found.edge_port is not None if found and found.alive() else request.machines
+        running = found if found and found.alive() else None
+        machines = running.edge_port is not None if running else request.machines
+        edge_port = EDGE_PORT if request.edge_port is None else request.edge_port
+        if running and machines and request.edge_port not in (None, 0, running.edge_port):
+            raise LocalCloudError(
+                f"the cloud offers its edge at port {running.edge_port} already; "
+                f"`down` ends it, then --edge-port {edge_port} holds"
+            )
         if machines:
-            boot.prepare_machine(folder)
+            boot.prepare_machine(folder, None if running else edge_port)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
         if request.mesos_root is not None:
@@ -111,7 +122,7 @@ def up(request: Request) -> Outcome:
             mesos.adopt(folder, request.mesos_root)
         binary = tools.pulumi()
         workspace = workspace_of(folder, request, machines)
-        cloud = _cloud(workspace, request.port, request.edge_port if machines else None)
+        cloud = _cloud(workspace, request.port, edge_port if machines else None)
         outcome = _run("up", binary, workspace, cloud)
         if machines:
             _finish_boot(request, cloud, outcome)
@@ -199,6 +210,13 @@ def stack_outputs(request: Request) -> dict[str, Any]:
     folder = cloud_dir(request.stack)
     _running(folder, request.stack)
     return outputs(_state_file(folder, request.stack))
+
+
+def host_names(request: Request) -> list[str]:
+    """The hosts that the last run left, whatever became of them since."""
+    state = resources(_state_file(cloud_dir(request.stack), request.stack))
+    tags = [r.get("inputs", {}).get("tags") or {} for r in state if r["type"] == "aws:ec2/instance:Instance"]
+    return sorted(str(tag["apollo:host"]) for tag in tags if "apollo:host" in tag)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -57,8 +57,8 @@ class MachineDriver:
 
     moto_endpoint: http://HOST:PORT of the API. run_dir: this cloud's folder; one driver at a time. cache: where the image is
     kept. binaries: finds or makes what the image gets beside its packages, consul and consul-template. edge_port: the port
-    of 127.0.0.1 that leads to port 80 of the edge, or of the load balancer before several; None for none. Raises MachineError
-    if another driver holds run_dir or the port is taken.
+    of 127.0.0.1 that leads to port 80 of the edge, or of the load balancer before several; 0 for any, None for none. Raises
+    MachineError if another driver holds run_dir or the port is taken.
     """
 
     def __init__(
@@ -81,10 +81,12 @@ class MachineDriver:
         try:
             raise_limits()
             _sweep(run_dir)
-            listener = listen_on_loopback(edge_port, "the edge") if edge_port is not None else None
+            listener = listen_on_loopback(edge_port, "the edge", "--edge-port") if edge_port is not None else None
         except MachineError:
             os.close(self._held)
             raise
+        # Where 0 was given, the one that was free.
+        self.edge_port: int | None = None if listener is None else listener.getsockname()[1]
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._lock = threading.Lock()

@@ -51,7 +51,8 @@ def missing_packages(checks: bool = False) -> list[str]:
 
 
 def check(folder: Path, *, system: Path = Path("/")) -> None:
-    """Raises MachineError with every reason why machines cannot run here. folder: where their disks go."""
+    """Raises MachineError with every reason why machines cannot run here, packages that install() could get aside. folder:
+    where their disks go."""
     problems: list[str] = []
     if os.geteuid() != 0:
         problems.append("not root: namespaces and mounts need it; run as root")
@@ -65,6 +66,9 @@ def check(folder: Path, *, system: Path = Path("/")) -> None:
     free = shutil.disk_usage(_existing(folder)).free / GIB
     if free < DISK_GIB:
         problems.append(f"{free:.1f} GiB free for {folder}; image and disks need at least {DISK_GIB}")
+    missing = missing_packages()
+    if missing and (os.geteuid() != 0 or shutil.which("apt-get", path=SEARCH) is None):
+        problems.append(f"these packages are missing: {' '.join(missing)}; root installs them with Debian's apt-get")
     if problems:
         raise MachineError(
             "the hosts cannot boot on this machine:\n"
@@ -126,8 +130,8 @@ def _existing(folder: Path) -> Path:
 
 def main() -> int:
     try:
-        installed = install(checks=sys.argv[1:] == ["--checks"])
         check(paths.run_dir())
+        installed = install(checks=sys.argv[1:] == ["--checks"])
     except MachineError as error:
         print(error, file=sys.stderr)
         return 1

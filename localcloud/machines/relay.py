@@ -106,8 +106,8 @@ def dial_from(namespace: Namespace, addresses: Callable[[], list[IPv4Address]], 
     return dial
 
 
-def listen_on_loopback(port: int, purpose: str) -> socket.socket:
-    """Raises MachineError if the port is taken, naming it and what it was wanted for."""
+def listen_on_loopback(port: int, purpose: str, option: str) -> socket.socket:
+    """port: 0 for any. Raises MachineError if it is taken, naming it, what it was wanted for and the option for another."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -116,7 +116,7 @@ def listen_on_loopback(port: int, purpose: str) -> socket.socket:
         listener.close()
         raise MachineError(
             f"port {port} of 127.0.0.1 cannot be taken for {purpose} ({error.strerror}); "
-            "stop what uses it, or give another port"
+            f"stop what uses it, or name another with {option}"
         ) from None
     listener.listen(128)
     return listener
