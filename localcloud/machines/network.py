@@ -30,6 +30,12 @@ INTERNET_MTU = 1500
 # TEST-NET-2, so that nothing here is ever somebody's real address.
 INTERNET_ADDRESS = IPv4Address("198.51.100.1")
 ADMIN_ADDRESS = IPv4Address("198.51.100.10")
+# What a router begins with: nothing passes it, and nothing reaches it. Every ruleset replaces this.
+CLOSED = """table inet vpc {
+chain forward { type filter hook forward priority filter; policy drop; }
+chain input { type filter hook input priority filter; policy drop; }
+}
+"""
 # The rules' priorities and the tables' numbers are free for use in a namespace of our own.
 FIRST_TABLE = 1000
 
@@ -94,6 +100,8 @@ class VpcNetwork:
         self._wanted = Wanted(region)
         self._leases: dict[str, Lease] = {}
         self._nics: dict[str, Nic] = {}
+        # Those that the filter has chains for.
+        self._filtered: dict[str, Nic] = {}
         self._applied: dict[str, str] = {}
         self._tables: dict[str, int] = {}
         self._rules: set[str] = set()
@@ -103,6 +111,8 @@ class VpcNetwork:
         self._resolver: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.namespace = Namespace(f"{prefix}-{vpc.id}")
+        # Before it routes anything, and for as long as no ruleset could be applied.
+        self.namespace.run(["nft", "-f", "-"], stdin=CLOSED)
         self.namespace.sysctl(
             {
                 "net.ipv4.ip_forward": 1,
@@ -168,7 +178,7 @@ class VpcNetwork:
         more than AWS does: there a tracked connection outlives the rule that admitted it."""
         before, self._wanted = self._wanted, wanted
         nics = {nic.id: nic for nic in wanted.nics(self.vpc.id)}
-        gone = [nic for key, nic in self._nics.items() if key not in nics]
+        gone = [nic for key, nic in self._filtered.items() if key not in nics]
         self._nics = nics
         gateways = {subnet.gateway for subnet in wanted.subnets.values() if subnet.vpc_id == self.vpc.id}
         self.namespace.ip(
@@ -179,8 +189,10 @@ class VpcNetwork:
         )
         self._gateways = gateways
         rules = ruleset(wanted, self.vpc.id, cut)
-        if self._changed("rules", rules):
+        if self._applied.get("rules") != rules:
             self.namespace.run(["nft", "-f", "-"], stdin=ruleset(wanted, self.vpc.id, cut, gone))
+            # Only now, or a ruleset that nft refused would pass for applied ever after.
+            self._applied["rules"], self._filtered = rules, nics
             if before.rules:
                 self._forget_refused(wanted)
         self._apply_routes(wanted)
@@ -190,15 +202,11 @@ class VpcNetwork:
             for nic in sorted(nics.values(), key=lambda nic: nic.address)
             for name in [f"ip-{str(nic.address).replace('.', '-')}"]
         )
-        if self._changed("hosts", hosts):
+        if self._applied.get("hosts") != hosts:
             (self._folder / "hosts").write_text(hosts)
+            self._applied["hosts"] = hosts
             if self._resolver:
                 self._resolver.send_signal(signal.SIGHUP)
-
-    def _changed(self, what: str, text: str) -> bool:
-        changed = self._applied.get(what) != text
-        self._applied[what] = text
-        return changed
 
     def _apply_routes(self, wanted: Wanted) -> None:
         # By difference: a table emptied for a moment would lose the packets of hosts that nothing happens to.

@@ -7,13 +7,14 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import boto3
 import pytest
 from moto import mock_aws
 
-from localcloud.machines import image, prepare, wanted
+from localcloud.machines import image, network, prepare, wanted
 from localcloud.machines.balancer import Health, proxy_header
 from localcloud.machines.dhcp import ACK, DISCOVER, INFORM, MAGIC, NAK, OFFER, REQUEST, Lease, answer
 from localcloud.machines.errors import MachineError
@@ -200,6 +201,66 @@ def test_dhcp_ignores_what_a_server_would_send() -> None:
     assert answer(request(OFFER), LEASE) is None
     with pytest.raises(ValueError, match="not a DHCP request"):
         answer(b"\x02" + bytes(300), LEASE)
+
+
+class Router:
+    """A namespace that only remembers what nft was told, and refuses it on demand."""
+
+    told: ClassVar[list[str]] = []
+    refuses = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.told.clear()
+
+    def run(self, argv: list[str], stdin: str = "", **_: Any) -> str:
+        if argv[0] == "nft":
+            if type(self).refuses:
+                raise MachineError("nft: no such luck")
+            self.told.append(stdin)
+        return ""
+
+    def ip(self, _: Any) -> None: ...
+
+    def sysctl(self, values: Any) -> None:
+        assert self.told, f"{values} before anything is filtered"
+
+
+@pytest.fixture
+def vpc_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> network.VpcNetwork:
+    """A VPC's network on such a namespace."""
+    monkeypatch.setattr(network, "Namespace", Router)
+    monkeypatch.setattr(network, "DhcpServer", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(network.VpcNetwork, "_start_resolver", lambda _: None)
+    monkeypatch.setattr(network.VpcNetwork, "_forget_refused", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    outside: Any = SimpleNamespace(plug=lambda _: (0, "vpc0"), namespace=Router("internet"))
+    return network.VpcNetwork(Vpc("vpc-1", VPC), "test", outside, cast(Any, None), tmp_path, "eu-west-1")
+
+
+@pytest.mark.usefixtures("vpc_network")
+def test_a_router_passes_nothing_until_its_rules_are_there() -> None:
+    (first,) = Router.told
+    assert "hook forward priority filter; policy drop" in first and "accept" not in first
+
+
+def test_rules_that_nft_refused_are_applied_by_the_next_look(
+    vpc_network: network.VpcNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state([nic(1, "a"), nic(2, "a")], {"a": (EGRESS_ALL,)})
+    after = state([nic(1, "a")], {"a": (EGRESS_ALL,)})
+    vpc_network.apply(before, [])
+    monkeypatch.setattr(Router, "refuses", True)
+    for _ in range(2):
+        with pytest.raises(MachineError, match="no such luck"):
+            vpc_network.apply(after, [])
+    monkeypatch.setattr(Router, "refuses", False)
+    told = len(Router.told)
+    vpc_network.apply(after, [])
+    assert len(Router.told) == told + 1
+    # The chains of the interface that went while nothing could be applied go too.
+    assert f"delete chain inet vpc ingress-{nic(2, 'a').link}" in Router.told[-1]
+    vpc_network.apply(after, [])
+    assert len(Router.told) == told + 1, "the same rules twice"
 
 
 @pytest.fixture
