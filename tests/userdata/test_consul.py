@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -12,6 +14,7 @@ import time
 import uuid
 from collections.abc import Generator
 from contextlib import closing
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,13 @@ from plan.cluster import PlannedHost
 from tests.plan.support import cluster
 from tests.userdata.conftest import PLAN, Agent
 from tests.userdata.support import STACK, files_of, host_module, one_of_each
+from tests.userdata.test_parameters import Cloud
 from userdata import node_facts
 
 apollo = host_module("apollo")
 consul_config = host_module("consul_config")
 consul_acl = host_module("consul_acl")
+parameters = host_module("parameters")
 TOKEN = "6b0e2f7e-5c5b-4b57-9d3c-0a4b7c1de000"
 
 
@@ -194,6 +199,76 @@ def test_a_rotated_token_stays_valid_beside_its_successor_until_its_time_is_over
     assert allowed("acl/token/self", token_of("edge")) and allowed("acl/token/self", untouched)
 
 
+def test_a_server_with_an_older_copy_makes_the_new_token_and_takes_neither_away(agent: Agent, host: Path) -> None:
+    management, old, new = stand(agent), token_of("edge"), str(uuid.uuid4())
+    rotated = in_ssm() | {"consul/edge-token": new}
+    for ssm in (rotated, rotated, {}):
+        # Every token that it knows was made long enough ago.
+        consul_acl.stand(agent.facts, management, 0, ssm)
+        assert allowed("acl/token/self", old) and allowed("acl/token/self", new)
+    apollo.write(host / "secrets/consul/edge-token", new, 0o600)
+    consul_acl.stand(agent.facts, management, 0, rotated)
+    assert not allowed("acl/token/self", old) and allowed("acl/token/self", new)
+
+
+def test_the_old_tokens_time_begins_when_the_new_one_is_read_and_not_when_it_is_made(agent: Agent, host: Path) -> None:
+    management, old, new, file = stand(agent), token_of("edge"), str(uuid.uuid4()), host / "secrets/consul/edge-token"
+    rotated = in_ssm() | {"consul/edge-token": new}
+    consul_acl.stand(agent.facts, management, 0, rotated)
+    time.sleep(2)
+    apollo.write(file, new, 0o600)
+    consul_acl.stand(agent.facts, management, 2, rotated)
+    assert allowed("acl/token/self", old)
+    os.utime(file, (time.time() - 2, time.time() - 2))
+    consul_acl.stand(agent.facts, management, 2, rotated)
+    assert not allowed("acl/token/self", old)
+
+
+@pytest.mark.usefixtures("host")
+def test_what_ssm_has_is_asked_in_one_question_and_its_silence_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Cloud.values, Cloud.seen = in_ssm() | {"consul/edge-token": "new"}, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Cloud) as cloud:
+        thread = threading.Thread(target=cloud.serve_forever, args=(0.05,))
+        thread.start()
+        url = f"http://127.0.0.1:{cloud.server_port}"
+        monkeypatch.setattr(parameters, "METADATA", f"{url}/latest")
+        monkeypatch.setattr(
+            parameters, "facts", lambda: {"AWS_ENDPOINT": url, "REGION": "eu-west-1", "SSM_PREFIX": "/apollo/dev"}
+        )
+        ssm = consul_acl.from_ssm()
+        cloud.shutdown()
+        thread.join()
+    assert ssm == Cloud.values and len(Cloud.seen) == 1
+    assert consul_acl.unread(ssm) == ["consul/edge-token"]
+    # Nobody listens any more.
+    assert consul_acl.from_ssm() == {}
+    assert set(consul_acl.unread({})) == set(consul_acl.SECRETS) - {consul_acl.GOSSIP}
+    said = capsys.readouterr().out
+    assert "the gossip key stay" in said and not any(value in said for value in ssm.values())
+
+
+def test_a_node_that_is_forgotten_takes_its_own_tokens_along_and_no_other(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    management, former = stand(agent), str(uuid.uuid4())
+    tokens = {name: consul_acl.create_node(agent.facts, management, name) for name in ("slave-7", "slave-70", "edge-7")}
+    # One of before the management token was rotated.
+    value = consul_acl.node_token(former, "slave-7")
+    consul_acl.create(management, "node slave-7", value, NodeIdentities=[{"NodeName": "slave-7", "Datacenter": "dc1"}])
+    monkeypatch.setattr(apollo, "facts", lambda: agent.facts)
+    forget = importlib.import_module("ops.remote.forget")
+    assert allowed("acl/token/self", value)
+    for name in ("slave-7", "control-4"):
+        assert forget.main(name, "10.0.0.40") == 0
+    assert [allowed("acl/token/self", token) for token in (*tokens.values(), value)] == [False, True, True, False]
+    assert allowed("acl/token/self", consul_acl.node_token(management, "control-4"))
+    # It comes back after all: in its place another machine asks.
+    assert consul_acl.create_node(agent.facts, management, "slave-7") == tokens["slave-7"]
+    assert allowed("acl/token/self", tokens["slave-7"])
+
+
 def test_a_rotated_management_token_takes_those_of_the_nodes_with_it_once_they_asked_again(agent: Agent, host: Path) -> None:
     old = stand(agent)
     old_nodes = [consul_acl.create_node(agent.facts, old, name) for name in ("slave-1", "slave-2")]
@@ -208,27 +283,140 @@ def test_a_rotated_management_token_takes_those_of_the_nodes_with_it_once_they_a
     assert [allowed("acl/token/self", token) for token in old_nodes] == [False, True]
 
 
+NEW_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+def in_ssm() -> dict[str, str]:
+    """What SSM holds as long as nothing is rotated."""
+    return {name: apollo.secret(name) for name in consul_acl.SECRETS}
+
+
+def keys_of_all() -> tuple[list[str], list[str]]:
+    """The gossip keys that agents have, and those that they send with."""
+    ring = next(ring for ring in apollo.consul("operator/keyring", token_of("management"))[0] if not ring["WAN"])
+    return sorted(ring["Keys"]), sorted(ring["PrimaryKeys"])
+
+
+def alive() -> set[str]:
+    """The nodes that the agent is in touch with."""
+    try:
+        return {member["Name"] for member in apollo.consul("agent/members", token_of("slave"))[0] if member["Status"] == 1}
+    except apollo.ConsulError:
+        return set()
+
+
 def test_a_new_gossip_key_is_given_to_all_then_used_by_all_then_alone(agent: Agent, host: Path) -> None:
     management, old = stand(agent), apollo.secret("consul/gossip-key")
-    new = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-    apollo.write(host / "secrets/consul/gossip-key", new, 0o600)
-    seen: list[tuple[set[str], set[str]]] = []
+    apollo.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
+    seen: list[tuple[list[str], list[str]]] = []
     for _ in range(4):
-        consul_acl.ring(management, new)
-        ring = next(ring for ring in apollo.consul("operator/keyring", management)[0] if not ring["WAN"])
-        seen.append((set(ring["Keys"]), set(ring["PrimaryKeys"])))
-    assert seen == [({old, new}, {old}), ({old, new}, {new}), ({new}, {new}), ({new}, {new})]
+        consul_acl.ring(management, NEW_KEY)
+        seen.append(keys_of_all())
+    both = sorted((old, NEW_KEY))
+    assert seen == [(both, [old]), (both, [NEW_KEY]), ([NEW_KEY], [NEW_KEY]), ([NEW_KEY], [NEW_KEY])]
 
 
-def test_a_host_that_was_away_meanwhile_puts_the_new_gossip_key_first(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_leads_follows_ssm_and_not_its_own_copy_of_the_gossip_key(agent: Agent, host: Path) -> None:
+    management, old = stand(agent), apollo.secret("consul/gossip-key")
+    # Its copy is older than SSM, as another server's may be that led before.
+    for _ in range(4):
+        consul_acl.stand(agent.facts, management, ssm=in_ssm() | {consul_acl.GOSSIP: NEW_KEY})
+    assert keys_of_all() == ([NEW_KEY], [NEW_KEY])
+    # Its copy is newer than what it knows of SSM.
+    apollo.write(host / "secrets/consul/gossip-key", old, 0o600)
+    consul_acl.stand(agent.facts, management, ssm={})
+    assert keys_of_all() == ([NEW_KEY], [NEW_KEY])
+
+
+def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
+    agent: Agent, host: Path, consul: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)  # there is no user of that name here
+    management = stand(agent)
+    for planned in PLAN.slaves:
+        consul_acl.create_node(agent.facts, management, planned.name)
+    join = [f"127.0.0.1:{agent.ports['serf_lan']}"]
+    hosts = [Agent(consul, host / planned.name, monkeypatch, planned, join=join) for planned in PLAN.slaves[:2]]
+    there, away = hosts
+
+    def at(who: Agent) -> None:
+        monkeypatch.setattr(apollo, "CONSUL", f"http://127.0.0.1:{who.ports['http']}")
+
+    def joined(who: Agent, seconds: float = 20) -> bool:
+        """Whether it sees the server, and the server it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            at(who)
+            if "control-1" in alive():
+                at(agent)
+                if who.facts["NODE_NAME"] in alive():
+                    return True
+            time.sleep(0.1)
+        return False
+
+    def stop(who: Agent) -> None:
+        who.process.terminate()
+        who.process.wait(30)
+
+    def start(who: Agent) -> None:
+        """With the new key in its secrets, as consul_config.main does it."""
+        primary = consul_config.digest(consul_config.ring()[0])
+        with monkeypatch.context() as own:
+            own.setattr(consul_config, "DATA", Path(who.log.name).parent / "data")
+            consul_config.mend_ring(NEW_KEY, primary)
+        who.process = subprocess.Popen(who.process.args, stdout=who.log, stderr=who.log)
+
+    try:
+        assert joined(there) and joined(away)
+        stop(away)
+        deadline = time.monotonic() + 30
+        while away.facts["NODE_NAME"] in alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        apollo.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
+        # One that never knew another key. It is let in as soon as the others send with it.
+        hosts.append(Agent(consul, host / "fresh", monkeypatch, PLAN.slaves[2], join=join))
+        assert not joined(hosts[2], 4)
+        for step in ("not begun", "all have it", "all send with it", "the old one is gone"):
+            stop(there)
+            start(there)
+            assert joined(there), step
+            consul_acl.ring(management, NEW_KEY)
+        assert joined(hosts[2])
+        start(away)
+        assert joined(away)
+        # It brought the old key along.
+        consul_acl.ring(management, NEW_KEY)
+        assert keys_of_all() == ([NEW_KEY], [NEW_KEY])
+    finally:
+        for one in hosts:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "primary", "mended"),
+    [
+        ([], "new", []),
+        # Not begun, and nobody to ask: it must be able to hear and must not run ahead.
+        (["old"], "old", ["old", "new"]),
+        (["old"], "", ["old", "new"]),
+        (["new", "old"], "old", ["old", "new"]),
+        # It was away while the others went on, to a key that its secrets have or that it had been given before.
+        (["old"], "new", ["new", "old"]),
+        (["old", "newer"], "newer", ["newer", "old", "new"]),
+        (["new"], "new", ["new"]),
+    ],
+)
+def test_a_host_sends_with_the_gossip_key_that_servers_send_with(
+    host: Path, monkeypatch: pytest.MonkeyPatch, kept: list[str], primary: str, mended: list[str]
+) -> None:
+    monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)
     ring = host / "data/serf/local.keyring"
-    consul_config.renew_ring("new")
-    assert not ring.exists()
-    for before, after in ((["old"], ["new", "old"]), (["old", "new"], ["new", "old"]), (["new"], ["new"])):
-        apollo.write(ring, json.dumps(before))
-        consul_config.renew_ring("new")
-        assert json.loads(ring.read_text()) == after
+    if kept:
+        apollo.write(ring, json.dumps(kept), 0o600)
+    consul_config.mend_ring("new", consul_config.digest(primary) if primary else "")
+    assert consul_config.ring() == mended
+    assert not kept or ring.stat().st_mode & 0o777 == 0o600
 
 
 # -- a token for each node
@@ -290,6 +478,13 @@ def test_the_desk_gives_a_host_the_token_of_its_own_address_and_role(desk: Agent
     assert not allowed("catalog/register", token, "PUT", node("slave-2"))
     assert asked("127.0.0.33", token_of("slave")) == (200, token)
     assert asked("127.0.224.11", token_of("edge"))[0] == 200
+    # A rotated one goes beside its predecessor, once Consul knows it. Whoever used it sooner would be nobody.
+    old, new = token_of("slave"), str(uuid.uuid4())
+    assert asked("127.0.0.33", new) == (503, "")
+    apollo.write(apollo.SECRETS / "consul/slave-token", new, 0o600)
+    assert [asked("127.0.0.33", shown)[0] for shown in (new, old)] == [503, 200]
+    stand(desk)
+    assert [asked("127.0.0.33", shown) for shown in (new, old)] == 2 * [(200, token)]
     # Another role's token, none, an address without a host.
     refused = [("127.0.0.33", token_of("edge")), ("127.0.0.33", ""), ("127.0.0.1", token_of("slave"))]
     assert [asked(*pair) for pair in refused] == 3 * [(403, "")]
@@ -308,10 +503,41 @@ def test_a_host_keeps_a_copy_of_its_token_for_boots_without_servers(
     monkeypatch.setattr(consul_config, "answering", lambda servers: list(servers))
     monkeypatch.setattr(consul_config, "WAIT", 0.1)
     slave = {**desk.facts, "ROLE": "slave", "NODE_NAME": "slave-1"}
-    token, found = consul_config.obtain(slave, ["127.0.0.11"])
-    assert allowed("catalog/register", token, "PUT", node("slave-1")) and found == ["127.0.0.11"]
+    answer, found = consul_config.obtain(slave, ["127.0.0.11"])
+    assert allowed("catalog/register", answer.token, "PUT", node("slave-1")) and found == ["127.0.0.11"]
+    assert answer.primary == consul_config.digest(apollo.secret("consul/gossip-key"))
     assert (apollo.SECRETS / consul_config.OWN_TOKEN).stat().st_mode & 0o777 == 0o600
-    assert consul_config.obtain(slave, []) == (token, [])
+    assert consul_config.obtain(slave, []) == ((answer.token, ""), [])
+
+
+@pytest.mark.parametrize("name", ["slave-1", "control-1"])
+def test_a_reload_leaves_the_old_configuration_until_consul_knows_the_new_token(
+    desk: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stand(desk)
+    role, target = name.partition("-")[0], tmp_path / "consul.d/node.json"
+    certificates(role, tmp_path / "tls", monkeypatch)
+    monkeypatch.setattr(consul_acl, "host_at", lambda *_: name)
+    monkeypatch.setattr(consul_config, "answering", lambda servers: list(servers))
+    monkeypatch.setattr(consul_config, "TARGET", target)
+    monkeypatch.setattr(consul_config, "RELOAD_WAIT", 0.5)
+    own = {"control-1": "127.0.0.11"}.get(name, "127.0.0.33")
+    facts = {**desk.facts, "ROLE": role, "NODE_NAME": name, "PRIVATE_IP": own, "CONTROL_ADDRESSES": "127.0.0.11 127.0.0.12"}
+    monkeypatch.setattr(apollo, "facts", lambda: facts)
+    assert consul_config.main() == ""
+    before, new = target.read_text(), str(uuid.uuid4())
+    apollo.write(apollo.SECRETS / f"consul/{role}-token", new, 0o600)
+    monkeypatch.setenv("MAINPID", "1")
+    assert "Consul does not know the role's token" in consul_config.main()
+    assert target.read_text() == before
+    stand(desk)
+    assert consul_config.main() == ""
+    assert json.loads(target.read_text())["acl"]["tokens"]["dns"] == new
+    assert own not in json.loads(target.read_text())["retry_join"]
+    # With nothing to confirm a reload needs nobody.
+    monkeypatch.setattr(consul_config, "WAIT", 0.1)
+    monkeypatch.setattr(consul_config, "answering", lambda _: list[str]())
+    assert consul_config.main() == ""
 
 
 def test_hosts_and_security_groups_mean_the_same_port_of_the_desk() -> None:

@@ -103,6 +103,7 @@ def test_a_named_check_starts_critical_with_its_own_timing() -> None:
     (entry,) = services(env, ["80/tcp"])[0].values()
     check = entry["Check"]
     assert (check["HTTP"], check["Interval"], check["Timeout"]) == ("http://10.2.1.7:80/health?deep=1", "1s", "2s")
+    assert check["FailuresBeforeCritical"] == 1
     assert check["Status"] == "critical"
     (entry,) = services(["SERVICE_NAME=hello", "SERVICE_80_CHECK_TCP=true"], ["80/tcp"])[0].values()
     assert entry["Check"]["TCP"] == "10.2.1.7:80"
