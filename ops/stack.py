@@ -21,10 +21,9 @@ from ops.errors import OpsError
 from ops.reach import Way
 from plan.cluster import Cluster, plan_cluster
 from plan.problems import PlanError
-from plan.settings import parse
+from plan.settings import SECRET_KEYS, parse
 
 SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
-_HIDDEN = ("secrets", "adminPrivateKey", "edgeCertificate")
 # How the engine says that it read the state in a file backend just while another engine wrote it. It has done nothing then, and
 # the next look finds the file whole; what is damaged for good is told after as many looks, seconds between them.
 _TORN, _LOOKS, _BETWEEN = "failed to load checkpoint", 10, 0.3
@@ -160,7 +159,7 @@ class Stack:
     @property
     def plan(self) -> Cluster:
         """The cluster that the stack file describes now. OpsError with all its problems."""
-        raw = {key: value for key, value in self.config().items() if key not in _HIDDEN}
+        raw = {key: value for key, value in self.config().items() if key not in SECRET_KEYS}
         try:
             return plan_cluster(parse(raw, self.file))
         except PlanError as error:
