@@ -108,7 +108,8 @@ class Metadata:
         if instance.profile_arn:
             data["iam"] = self._iam(instance)
         # A key that cannot be part of a path is one that EC2 refuses to offer here.
-        if tags := {key: value for key, value in instance.tags if "/" not in key and " " not in key}:
+        tags = {key: value for key, value in instance.tags if "/" not in key and " " not in key}
+        if tags and instance.tags_in_metadata:
             data["tags"] = {"instance": dict(tags)}
         document = {
             "accountId": (instance.profile_arn or "::::123456789012").split(":")[4],

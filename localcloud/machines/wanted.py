@@ -101,6 +101,7 @@ class Instance:
     hop_limit: int
     tokens_required: bool
     metadata_enabled: bool
+    tags_in_metadata: bool
     nics: tuple[Nic, ...]
     disks: tuple[Disk, ...]
     tags: tuple[tuple[str, str], ...]
@@ -369,6 +370,7 @@ def _instance(
         hop_limit=int(options.get("HttpPutResponseHopLimit") or 1),
         tokens_required=options.get("HttpTokens") == "required",
         metadata_enabled=options.get("HttpEndpoint", "enabled") == "enabled",
+        tags_in_metadata=options.get("InstanceMetadataTags") == "enabled",
         nics=tuple(sorted(nics, key=lambda nic: nic.device_index)),
         disks=disks,
         tags=tuple(sorted(tags.items())),

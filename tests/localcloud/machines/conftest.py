@@ -89,7 +89,7 @@ class Lab:
             UserData=user_data,
             NetworkInterfaces=[interface],
             IamInstanceProfile={"Name": self.profile},
-            MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+            MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 1, "InstanceMetadataTags": "enabled"},
             TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}],
         )["Instances"][0]["InstanceId"]
 

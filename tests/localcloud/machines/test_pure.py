@@ -19,6 +19,7 @@ from localcloud.machines.balancer import Health, proxy_header
 from localcloud.machines.dhcp import ACK, DISCOVER, INFORM, MAGIC, NAK, OFFER, REQUEST, Lease, answer
 from localcloud.machines.errors import MachineError
 from localcloud.machines.machine import tail
+from localcloud.machines.metadata import Metadata
 from localcloud.machines.network import tracked
 from localcloud.machines.security_groups import Flow, allowed, ruleset
 from localcloud.machines.wanted import Nic, Route, Rule, Subnet, Target, TargetGroup, Vpc, Wanted
@@ -59,6 +60,7 @@ def instance(interface: Nic) -> wanted.Instance:
         hop_limit=1,
         tokens_required=True,
         metadata_enabled=True,
+        tags_in_metadata=False,
         nics=(interface,),
         disks=(),
         tags=(),
@@ -351,6 +353,23 @@ def test_an_elastic_address_that_cannot_be_routed_is_refused_by_name(ec2: Any) -
     ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=reply["Instances"][0]["InstanceId"])
     with pytest.raises(MachineError, match=rf"{address['PublicIp']} is a loopback address.*203\.0\.113\.0/24"):
         wanted.read(ec2, elb(), "eu-west-1")
+
+
+@pytest.mark.parametrize("option", ["enabled", "disabled", None])
+def test_metadata_has_tags_only_where_the_instance_says_so(ec2: Any, option: str | None) -> None:
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    ami = ec2.describe_images()["Images"][0]["ImageId"]
+    ec2.run_instances(
+        MinCount=1, MaxCount=1, ImageId=ami, SubnetId=subnet,
+        MetadataOptions={"HttpTokens": "required", **({"InstanceMetadataTags": option} if option else {})},
+        TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "one"}]}],
+    )  # fmt: skip
+    found = wanted.read(ec2, elb(), "eu-west-1")
+    (host,) = found.instances.values()
+    metadata = Metadata(lambda _: ec2)
+    metadata.update(found)
+    assert metadata.get(host, "latest/meta-data/tags/instance/Name") == ("one" if option == "enabled" else None)
+    assert metadata.get(host, "latest/meta-data/instance-id") == host.id
 
 
 def test_an_unsuitable_machine_is_told_all_reasons_at_once(tmp_path: Path) -> None:
