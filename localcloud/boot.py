@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from . import demo
+from . import check, demo
 from .cloud import Cloud
 from .errors import LocalCloudError
 from .hosts import HostRow
@@ -33,6 +33,8 @@ from .tools import say
 # Seconds. A host of a baked image needs about twenty; a first-boot installation needs its packages.
 READY_SECONDS = 600.0
 SWEEP_SECONDS = 20.0
+# For an instance to be registered, checked and published by every edge, with a balancer's own checks before several.
+PUBLISHED_SECONDS = 90.0
 
 
 def prepare_machine(folder: Path, edge_port: int | None) -> None:
@@ -143,11 +145,26 @@ def wait_ready(cloud: Cloud, rows: Sequence[HostRow], *, patient: bool = True) -
         raise LocalCloudError("\n".join(failures))
 
 
-def start_demo(cloud: Cloud, rows: Sequence[HostRow]) -> list[demo.DemoContainer]:
-    """Starts the demo's services on the slaves that run."""
+def start_demo(cloud: Cloud, rows: Sequence[HostRow], domain: str) -> list[demo.DemoContainer]:
+    """Starts the demo's services on the slaves that run, and waits until each instance answers at the edge. domain: its own.
+
+    LocalCloudError: Docker's words, or the service and what the edge says of it.
+    """
     hosts = fleet(cloud.folder, rows)
     wanted = demo.containers([row.name for row in hosts.of("slave")])
     if wanted:
         say(f"starting the demo: {', '.join(f'{c.service} on {c.host}' for c in wanted)}")
         demo.start(hosts, wanted)
+        # A container that runs is not yet registered, checked and in the edge's configuration.
+        await_demo(("127.0.0.1", cloud.edge_port or 0), domain, wanted, PUBLISHED_SECONDS)
     return wanted
+
+
+def await_demo(edge: tuple[str, int], domain: str, containers: Sequence[demo.DemoContainer], seconds: float) -> None:
+    """Returns when each instance has answered at the edge. LocalCloudError: which service has not, and what the edge says."""
+    failed = [result for result in check.published(edge, domain, containers, seconds) if not result.passed]
+    if failed:
+        lines = "".join(f"\n  {result.target}: {result.detail}" for result in failed)
+        raise LocalCloudError(
+            f"the demo runs, but after {seconds:.0f} s the edge at {edge[0]}:{edge[1]} does not serve all of it:{lines}"
+        )

@@ -105,6 +105,21 @@ def run(
         return results
 
 
+def published(
+    edge: tuple[str, int], domain: str, containers: Sequence[demo.DemoContainer], patience: float
+) -> Iterator[Result]:
+    """Whether every instance of each service answers at the edge, as results. Arguments: those of Expectations."""
+    for service, answers in _by_service(containers).items():
+        name = f"{service}.{domain}"
+        yield _settle(_Try("web through the edge", edge[0], name, _edge(edge, name, answers)), patience)
+
+
+def _by_service(containers: Sequence[demo.DemoContainer]) -> dict[str, set[str]]:
+    """How the answers of each service's instances begin."""
+    services = sorted({container.service for container in containers})
+    return {service: {f"{service} on {c.host}" for c in containers if c.service == service} for service in services}
+
+
 def as_json(results: Sequence[Result]) -> str:
     return json.dumps([asdict(result) for result in results], indent=2)
 
@@ -173,12 +188,10 @@ def _matrix(fleet: Fleet, expected: Expectations, addresses: dict[str, str], flo
 
 
 def _demo(fleet: Fleet, expected: Expectations) -> Iterator[_Try]:
-    for service in sorted({container.service for container in expected.demo}):
-        members = [container for container in expected.demo if container.service == service]
+    for service, answers in _by_service(expected.demo).items():
         for slave in fleet.of("slave"):
             name = f"{service}.service.{expected.consul_domain}"
-            yield _Try("name from a container", slave.name, name, _name(fleet, slave, name, len(members)))
-        answers = {f"{service} on {container.host}" for container in members}
+            yield _Try("name from a container", slave.name, name, _name(fleet, slave, name, len(answers)))
         host = f"{service}.{expected.domain}"
         yield _Try("web through the edge", "127.0.0.1", host, _edge(expected.edge, host, answers))
     yield _Try("unpublished is hidden", "127.0.0.1", f"nothing.{expected.domain}", _hidden(expected))

@@ -251,10 +251,9 @@ def _finish_boot(request: Request, cloud: Cloud, outcome: Outcome) -> None:
     try:
         boot.wait_ready(cloud, outcome.hosts, patient=outcome.result == "succeeded")
         if outcome.result == "succeeded" and request.demo:
-            started = boot.start_demo(cloud, outcome.hosts)
-            outcome.urls = {
-                c.service: f"{c.service}.{outcome.outputs['edge']['domain']}" for c in sorted(started, key=lambda c: c.service)
-            }
+            domain = outcome.outputs["edge"]["domain"]
+            started = boot.start_demo(cloud, outcome.hosts, domain)
+            outcome.urls = {c.service: f"{c.service}.{domain}" for c in sorted(started, key=lambda c: c.service)}
             outcome.edge_port = cloud.edge_port or 0
     except LocalCloudError as error:
         outcome.errors.append(str(error))
