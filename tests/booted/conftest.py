@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from localcloud.machines import namespaces
+from localcloud.machines.cgroups import hierarchies
+from localcloud.machines.driver import prefix
 from localcloud.paths import REPOSITORY
 from tests.labs import needs_machines
 
@@ -39,6 +42,15 @@ class Stack:
         done = self.cli("up", "--json", "--edge-port", str(self.edge_port), *arguments, timeout=1500)
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return json.loads(done.stdout)
+
+    def down(self) -> None:
+        """Takes the stack away, by force where it must, and fails unless that was in order and left nothing."""
+        down = self.cli("down", timeout=600)
+        if down.returncode:
+            self.cli("down", "--force", timeout=600)
+        assert down.returncode == 0, down.stderr
+        # What was killed may still be on its way out of the kernel.
+        until(lambda: not traces(self.run_dir), "nothing is left", 5, lambda: "\n".join(traces(self.run_dir)))
 
     def run(self, host: str, *argv: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         return self.cli("exec", host, "--", *argv, timeout=timeout)
@@ -71,12 +83,54 @@ class Stack:
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Waits for a condition, and fails the test by its name where it does not come."""
+@dataclass(frozen=True)
+class FirstUp:
+    """What the stack's first `up` took. seconds: all of it; memory: bytes that the machines hold after it."""
+
+    seconds: float
+    memory: int
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60, why: Callable[[], str] = lambda: "") -> None:
+    """Waits for a condition, and fails the test by its name where it does not come. why: what stands against it then."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}\n{why()}"
         time.sleep(0.2)
+
+
+def traces(run_dir: Path) -> list[str]:
+    """Everything on this machine that tells of the stack `local` in the run directory, as text."""
+    folder, name = str(run_dir), prefix(run_dir / "local")
+    found = [f"namespace {namespace}" for namespace in namespaces.existing(name)]
+    found += [f"control group {root / name}" for root in hierarchies() if (root / name).exists()]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [f"mount {line}" for line in mounts if folder in line]
+    loops = subprocess.run(["losetup", "-n", "-O", "NAME,BACK-FILE"], capture_output=True, text=True, check=True).stdout
+    found += [f"loop device {line}" for line in loops.splitlines() if folder in line]
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = place.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:  # gone meanwhile
+            continue
+        if folder in line or f"{name}-" in line:
+            found.append(f"process {place.parent.name}: {line}")
+    return found + ([f"folder {folder}"] if run_dir.exists() else [])
+
+
+def machines_memory(run_dir: Path) -> int:
+    """Bytes that the machines of the stack `local` hold, without the kernel's cache of files, which it gives up when asked."""
+    for root in hierarchies():
+        group = root / prefix(run_dir / "local")
+        for usage, cache, shared in (
+            ("memory.usage_in_bytes", "total_cache", "total_shmem"),
+            ("memory.current", "file", "shmem"),
+        ):
+            if (group / usage).exists():
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                # Files in memory alone count as cache, and cannot be given up.
+                return int((group / usage).read_text()) - int(stat[cache]) + int(stat.get(shared, 0))
+    raise AssertionError("no hierarchy of control groups here counts memory")
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -100,13 +154,21 @@ def unbooted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Stack]:
 
 
 @pytest.fixture(scope="session")
-def stack(unbooted: Callable[[], Stack]) -> Generator[Stack]:
-    booted = unbooted()
+def booted(unbooted: Callable[[], Stack]) -> Generator[tuple[Stack, FirstUp]]:
+    made = unbooted()
     try:
-        booted.up()
-        yield booted
+        begun = time.monotonic()
+        made.up()
+        yield made, FirstUp(time.monotonic() - begun, machines_memory(made.run_dir))
     finally:
-        down = booted.cli("down", timeout=600)
-        if down.returncode:
-            booted.cli("down", "--force", timeout=600)
-    assert down.returncode == 0, down.stderr
+        made.down()
+
+
+@pytest.fixture(scope="session")
+def stack(booted: tuple[Stack, FirstUp]) -> Stack:
+    return booted[0]
+
+
+@pytest.fixture(scope="session")
+def first_up(booted: tuple[Stack, FirstUp]) -> FirstUp:
+    return booted[1]
