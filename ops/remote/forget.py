@@ -1,4 +1,7 @@
-"""Runs on a control node: `forget.py NODE ADDRESS`. Takes a node that is gone out of Consul and, under weave, the mesh."""
+"""Runs on a control node: `forget.py NODE ADDRESS`. Takes a node that is gone out of Consul and, under weave, the mesh.
+
+Its own token goes with it, and would else stay valid for ever. For a successor of the same name it is made again.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,14 @@ def main(node: str, address: str) -> int:
     if found:
         apollo.consul(f"agent/force-leave/{node}?prune", token, "PUT")
         print(f"{node} taken out of Consul")
+    # Those of the control nodes stand whether there are five or not (consul_acl.py), and whoever had one had every other.
+    if not node.startswith("control-"):
+        entries, _ = apollo.consul("acl/tokens", token)
+        own = [entry["AccessorID"] for entry in entries if entry["Description"] == f"node {node}"]
+        for accessor in own:
+            apollo.consul(f"acl/token/{accessor}", token, "DELETE")
+        if own:
+            print(f"{node}'s own token deleted")
     if facts["MESH"] == "weave":
         body = urllib.parse.urlencode({"peer": address}).encode()
         try:

@@ -9,20 +9,26 @@ How servers find together. No host may know how many servers there are, or growi
 - Should every server lose its data, somebody must say so: touch /etc/apollo/new-cluster on one of them.
 
 A node's token is its own. A server can tell its own; any other host asks a server for it, and keeps a copy for boots without.
+The server's answer also says that Consul knows the role's token, so a reload with one that it does not know changes nothing,
+and which gossip key the ring sends with. A secret says which key the ring is to have, not which it has: the leading server
+sees to that when it finds the time, and a host that ran ahead of it, or was away meanwhile, would be alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apollo
 
@@ -37,6 +43,15 @@ RPC_PORT = 8300
 OWN_TOKEN = "consul/node-token"
 # Seconds that an agent waits for a server before it starts without: a join over silent addresses takes ten for each.
 WAIT = 30
+# Seconds that a reload waits: the leader makes a new token within one of its rounds, each of a minute.
+RELOAD_WAIT = 120
+
+
+class Answer(NamedTuple):
+    """What a server tells a host. token: of the host's own node. primary: digest of the gossip key that servers send with."""
+
+    token: str
+    primary: str
 
 
 def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstrap: bool) -> dict[str, Any]:
@@ -118,9 +133,9 @@ def starts_cluster(facts: Mapping[str, str], others: Sequence[str]) -> bool:
     return marker.exists()
 
 
-def own_token(facts: Mapping[str, str], servers: Sequence[str]) -> str:
-    """This node's token, from whichever of the servers gives it first. Raises OSError, and says why, where none does."""
-    refusal = "no server answers"
+def ask_servers(facts: Mapping[str, str], servers: Sequence[str]) -> Answer:
+    """The answer of whichever server gives one first. Raises OSError, and says why, where none does."""
+    silence, refusal = "no server answers", ""
     for server in servers:
         connection = http.client.HTTPConnection(server, apollo.TOKEN_PORT, timeout=5)
         try:
@@ -132,36 +147,57 @@ def own_token(facts: Mapping[str, str], servers: Sequence[str]) -> str:
             connection.request("GET", "/", headers={"X-Consul-Token": apollo.secret(f"consul/{facts['ROLE']}-token")})
             answer = json.load(connection.getresponse())
             if "token" in answer:
-                return str(answer["token"])
+                return Answer(str(answer["token"]), str(answer["primary"]))
             refusal = str(answer["error"])
         except (OSError, ValueError, http.client.HTTPException) as error:
-            refusal = f"{server}: {error}"
+            silence = f"{server}: {error}"
         finally:
             connection.close()
-    raise OSError(refusal)
+    raise OSError(refusal or silence)
 
 
-def obtain(facts: Mapping[str, str], servers: Sequence[str]) -> tuple[str, list[str]]:
-    """(this node's token, servers that answer). Without a copy of the token it waits for a server, else for WAIT seconds."""
+def obtain(facts: Mapping[str, str], servers: Sequence[str], sure: bool = False) -> tuple[Answer, list[str]]:
+    """(what the first of the servers says, servers that take connections).
+
+    Where none says anything, a control node goes on at once and without knowing the ring, as its peers may be waiting for it in
+    the same way; another host after WAIT seconds with its copy of the token, or never without. sure: nobody goes on without a
+    server's word, and after RELOAD_WAIT seconds that is an OSError.
+    """
+    kept, own, said = apollo.SECRETS / OWN_TOKEN, "", ""
     if facts["ROLE"] == "control":
         import consul_acl
 
-        return consul_acl.node_token(apollo.secret("consul/management-token"), facts["NODE_NAME"]), answering(servers)
-    kept, end, said = apollo.SECRETS / OWN_TOKEN, time.monotonic() + WAIT, ""
+        own = consul_acl.node_token(apollo.secret("consul/management-token"), facts["NODE_NAME"])
+    end = time.monotonic() + (RELOAD_WAIT if sure else WAIT)
     while True:
         found = answering(servers)
         try:
-            token = own_token(facts, found)
-            apollo.write(kept, token + "\n", 0o600)
-            return token, found
+            answer = ask_servers(facts, found)
+            if own:
+                return answer._replace(token=own), found
+            apollo.write(kept, answer.token + "\n", 0o600)
+            return answer, found
         except OSError as error:
-            if kept.exists() and time.monotonic() > end:
+            late = time.monotonic() > end
+            if sure and late:
+                raise
+            if own and not sure:
+                return Answer(own, ""), found
+            if late and kept.exists():
                 print(f"the token of the last boot serves: {error}", flush=True)
-                return apollo.secret(OWN_TOKEN), found
+                return Answer(apollo.secret(OWN_TOKEN), ""), found
             if str(error) != said:
                 said = str(error)
                 print(f"waiting for this node's token: {error}", flush=True)
         time.sleep(0.5)
+
+
+def in_use() -> str:
+    """The role's token that the agent was last given, "" if it never was."""
+    try:
+        return json.loads(TARGET.read_text())["acl"]["tokens"]["dns"]
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def put_certificates(role: str) -> None:
@@ -173,30 +209,59 @@ def put_certificates(role: str) -> None:
         shutil.chown(CERTIFICATES / name, "consul", "consul")
 
 
-def renew_ring(key: str) -> None:
-    """Puts the gossip key first where the agent keeps another: a host that was away while it changed could not come back."""
-    ring = DATA / "serf/local.keyring"
-    if ring.exists() and (keys := json.loads(ring.read_text()))[:1] != [key]:
-        apollo.write(ring, json.dumps([key, *(old for old in keys if old != key)]), 0o600)
-        shutil.chown(ring, "consul", "consul")
+def digest(key: str) -> str:
+    """What may be told of a gossip key: it is 32 random bytes, which nobody finds by trying."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
-def main() -> None:
+def ring() -> list[str]:
+    """The gossip keys of this host's agent, which it keeps in step with the others while it runs. It sends with the first."""
+    file = DATA / "serf/local.keyring"
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def mend_ring(key: str, primary: str) -> None:
+    """Makes the agent hear those who send with the key of the secrets, and itself send with the one that servers send with.
+
+    primary: that one's digest, "" where nobody told it: then the agent sends with what it sent with last. On a host without a
+    ring the key of the secrets is the first and only one, and the agent asks until the servers hear it.
+    """
+    if keys := ring():
+        wanted = sorted(dict.fromkeys((*keys, key)), key=lambda known: digest(known) != primary)
+        if wanted != keys:
+            apollo.write(DATA / "serf/local.keyring", json.dumps(wanted), 0o600)
+            shutil.chown(DATA / "serf/local.keyring", "consul", "consul")
+
+
+def main() -> str:
+    """An empty string, or why the agent goes on with the configuration that it has."""
     facts = apollo.facts()
-    others = [address for address in facts["CONTROL_ADDRESSES"].split() if address != facts["PRIVATE_IP"]]
+    # The process to signal, which systemd names to a unit's ExecReload and to nothing that runs before the agent.
+    reloading = "MAINPID" in os.environ
+    control = facts["CONTROL_ADDRESSES"].split()
+    others = [address for address in control if address != facts["PRIVATE_IP"]]
     server = facts["ROLE"] == "control"
     DATA.mkdir(parents=True, exist_ok=True)
     shutil.chown(DATA, "consul", "consul")
     bootstrap = server and starts_cluster(facts, others)
     SEEN_DATA.parent.mkdir(exist_ok=True)
     SEEN_DATA.touch()
-    # A server with data starts at once: its peers may be waiting for it in the same way.
     put_certificates(facts["ROLE"])
-    token, found = obtain(facts, others)
-    renew_ring(apollo.secret("consul/gossip-key"))
-    apollo.write(TARGET, json.dumps(config(facts, token, found or others, bootstrap), indent=1) + "\n", 0o600)
+    # Before a reload all is well, and with a token that Consul does not know no name would be answered.
+    sure = reloading and in_use() != apollo.secret(f"consul/{facts['ROLE']}-token")
+    try:
+        # A server that runs can tell itself.
+        answer, found = obtain(facts, control if reloading else others, sure)
+    except OSError as error:
+        return f"the agent goes on with its old token: {error}"
+    # A running agent writes its ring itself.
+    if not reloading:
+        mend_ring(apollo.secret("consul/gossip-key"), answer.primary)
+    join = [address for address in found if address in others] or others
+    apollo.write(TARGET, json.dumps(config(facts, answer.token, join, bootstrap), indent=1) + "\n", 0o600)
     shutil.chown(TARGET, "consul", "consul")
+    return ""
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main() or None)

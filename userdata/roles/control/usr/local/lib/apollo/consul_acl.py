@@ -8,6 +8,10 @@ consul_acl.py serve    gives each host a token that may write that host's own no
 The roles' tokens have ids chosen beforehand (they are in SSM), so hosts hold theirs before Consul knows them. A node's token
 follows from the management token and its name. Its host asks a server for it, and is known by two things together: the
 role's token, which only root can read there, and the address it comes from, which the address plan gives to one host alone.
+
+A secret is new in SSM first, and hosts read it when they boot or are told to. So whoever leads asks SSM itself each time: it
+makes new tokens before a host shows one, and brings a new gossip key to all agents. What follows from its own copies, which may
+be older than another server's, takes nothing away.
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ import socket
 import ssl
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import apollo
+import consul_config
+import parameters
 
 TRY_AGAIN = 75
 # Seconds for which the token of a rotated secret stays valid beside its successor.
@@ -33,6 +39,7 @@ GRACE = 3600
 # Whose token is made last.
 LAST = "control-5"
 INITIAL = "Initial Management Token"
+MANAGEMENT, GOSSIP = "consul/management-token", "consul/gossip-key"
 READ = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read" }\n'
 # Services of the control nodes themselves, which nobody else may claim to be.
 OWN = "".join(f'service "{name}" {{ policy = "write" }}\n' for name in ("zookeeper", "mesos-master", "marathon"))
@@ -47,6 +54,10 @@ TOKENS: Mapping[str, tuple[str, str]] = {
     ),
     "apollo-template": ("consul/template-token", READ),
 }
+
+
+# Those that this program is about.
+SECRETS = (MANAGEMENT, GOSSIP, *(secret for secret, _ in TOKENS.values()))
 
 
 def node_token(management: str, name: str) -> str:
@@ -94,38 +105,71 @@ def create_node(facts: Mapping[str, str], management: str, name: str) -> str:
     return value
 
 
-def stand(facts: Mapping[str, str], management: str, grace: float = GRACE) -> None:
-    """Creates what is missing and mends what differs. Raises ConsulError."""
+def from_ssm() -> dict[str, str]:
+    """The secrets that this program is about, as SSM has them now; nothing where it does not answer."""
+    try:
+        return parameters.get_parameters(list(SECRETS))
+    except parameters.Unavailable as error:
+        print(f"old tokens and the gossip key stay: {error}", flush=True)
+        return {}
+
+
+def unread(ssm: Mapping[str, str]) -> list[str]:
+    """The tokens of which this host's copy is not, or may not be, what SSM has."""
+    return [name for name in SECRETS if name != GOSSIP and ssm.get(name) != apollo.secret(name)]
+
+
+def stand(facts: Mapping[str, str], management: str, grace: float = GRACE, ssm: Mapping[str, str] | None = None) -> None:
+    """Creates what is missing, mends what differs and takes rotations further. Raises ConsulError.
+
+    ssm: what from_ssm() gives; None for this host's copies.
+    """
+    if ssm is None:
+        ssm = {name: apollo.secret(name) for name in SECRETS}
     policies = {policy["Name"]: policy["ID"] for policy in ask("acl/policies", management)}
     for name, (_, text) in TOKENS.items():
         path = f"acl/policy/{policies[name]}" if name in policies else "acl/policy"
         if name not in policies or ask(path, management)["Rules"] != text:
             ask(path, management, "PUT", {"Name": name, "Rules": text})
-    current = {INITIAL: ask("acl/token/self", management)["AccessorID"]}
+    current = {INITIAL: (ask("acl/token/self", management)["AccessorID"], MANAGEMENT)}
     for name, (secret, _) in TOKENS.items():
-        current[name] = create(management, name, apollo.secret(secret), Policies=[{"Name": name}])
+        own, rights = apollo.secret(secret), {"Policies": [{"Name": name}]}
+        current[name] = create(management, name, own, **rights), secret
+        create(management, name, ssm.get(secret, own), **rights)
     for index in range(1, 6):
         create_node(facts, management, f"control-{index}")
-    retire(management, current, grace)
-    ring(management, apollo.secret("consul/gossip-key"))
+    retire(management, current, unread(ssm), grace)
+    if GOSSIP in ssm:
+        ring(management, ssm[GOSSIP])
 
 
-def retire(management: str, current: dict[str, str], grace: float) -> None:
-    """Deletes tokens whose successor has been there for so many seconds. A node's successor is there once its host asked."""
+def retire(management: str, current: dict[str, tuple[str, str]], doubtful: Sequence[str], grace: float) -> None:
+    """Deletes tokens whose successor has been there, and in this host's secrets, for so many seconds.
+
+    current: accessor and secret by the token's description. doubtful: secrets of which this host's copy may be an old one, so
+    that what seems old may be new. A node's successor is there once its host asked.
+    """
     tokens = {entry["AccessorID"]: entry for entry in ask("acl/tokens", management)}
     for entry in tokens.values():
         match = re.fullmatch(r"node (\S+)", entry["Description"])
         if match:
             title, value = match[0], node_token(management, match[1])
-            current[title] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"apollo:{title}:{value}"))
+            current[title] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"apollo:{title}:{value}")), MANAGEMENT
     for accessor, entry in tokens.items():
-        successor = tokens.get(current.get(entry["Description"], ""))
-        if successor is None or successor is entry:
+        own, secret = current.get(entry["Description"], ("", ""))
+        successor = tokens.get(own)
+        if successor is None or successor is entry or secret in doubtful:
             continue
-        made = datetime.fromisoformat(successor["CreateTime"])
+        # It is made before any host has it, perhaps long before: hosts have their time from when control nodes read it.
+        made = max(datetime.fromisoformat(successor["CreateTime"]), read_at(secret))
         if (datetime.now(UTC) - made).total_seconds() >= grace:
             ask(f"acl/token/{accessor}", management, "DELETE")
             print(f"deleted the old token of {entry['Description']}", flush=True)
+
+
+def read_at(secret: str) -> datetime:
+    """When this host last read a secret from SSM."""
+    return datetime.fromtimestamp((apollo.SECRETS / secret).stat().st_mtime, UTC)
 
 
 def ring(management: str, key: str) -> None:
@@ -144,8 +188,23 @@ def ring(management: str, key: str) -> None:
             print("removed the old gossip key", flush=True)
 
 
+def role_of(token: str) -> str:
+    """The role whose token it is, old or new, "" for any other. Raises ConsulError where Consul does not know it."""
+    try:
+        title: str = ask("acl/token/self", token)["Description"]
+    except apollo.ConsulError as error:
+        if error.status == 403:
+            raise apollo.ConsulError("Consul does not know the role's token, or not yet") from None
+        raise
+    return title.removeprefix("apollo-") if title in TOKENS else ""
+
+
 class Desk(BaseHTTPRequestHandler):
-    """GET / with the role's token, from a host's own address → {"token": …}; 403 for anybody else, 503 while Consul is away."""
+    """GET / with the role's token, from a host's own address → {"token": …, "primary": …}, as consul_config.Answer has it.
+
+    403 for anybody else. 503 while Consul is away, or does not know the token that is shown: it may be newer than Consul, and
+    whoever put it into use would be nobody to its own agent.
+    """
 
     facts: Mapping[str, str]
     # Seconds that a caller may be silent.
@@ -156,14 +215,17 @@ class Desk(BaseHTTPRequestHandler):
         try:
             name = host_at(self.facts, caller)
             role = name.partition("-")[0]
-            given = self.headers.get("X-Consul-Token", "")
-            if not hmac.compare_digest(given.encode(), apollo.secret(f"consul/{role}-token").encode()):
+            if not ask("status/leader", ""):
+                # Every other question would wait seconds for one.
+                raise OSError("no server leads")
+            given = self.headers.get("X-Consul-Token")
+            if not given or role_of(given) != role:
                 raise ValueError(f"{caller} does not know the token of role {role}")
-            management = apollo.secret("consul/management-token")
+            management = apollo.secret(MANAGEMENT)
             # The last that stand() makes. An agent that asked for a token too early would remember for long that there is none.
             ask("acl/token/self", node_token(management, LAST))
-            answer = {"token": create_node(self.facts, management, name)}
-            status = 200
+            primary = next(map(consul_config.digest, consul_config.ring()), "")
+            status, answer = 200, {"token": create_node(self.facts, management, name), "primary": primary}
         except ValueError as error:
             print(f"refused: {error}", flush=True)
             status, answer = 403, {"error": str(error)}
@@ -196,11 +258,15 @@ def main(verb: str = "") -> int:
     if verb == "serve":
         serve(facts)
     try:
-        management = apollo.secret("consul/management-token")
+        management = apollo.secret(MANAGEMENT)
         own = node_token(management, facts["NODE_NAME"])
         leader, _ = apollo.consul("status/leader")
         if leader == f"{facts['PRIVATE_IP']}:8300" or verb == "revoke":
-            stand(facts, management, 0 if verb == "revoke" else GRACE)
+            ssm = from_ssm()
+            stand(facts, management, 0 if verb == "revoke" else GRACE, ssm)
+            if verb == "revoke" and (names := unread(ssm)):
+                print(f"nothing deleted of {', '.join(names)}: SSM has others, or does not answer; restart apollo-secrets here")
+                return 1
         else:
             # Another one creates them, and is done when the last of them is known.
             ask("acl/token/self", node_token(management, LAST))
