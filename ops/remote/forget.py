@@ -6,6 +6,7 @@ Its own token goes with it, and would else stay valid for ever. For a successor 
 from __future__ import annotations
 
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,11 +14,30 @@ import urllib.request
 sys.path.insert(0, "/usr/local/lib/apollo")
 import apollo
 
+# Seconds until a dead agent is noticed by the others.
+NOTICED = 8.0
+
+
+def alive(node: str, token: str) -> bool:
+    """Whether the others still hear its agent, some seconds after it may have gone."""
+    end = time.monotonic() + NOTICED
+    while True:
+        checks, _ = apollo.consul(f"health/node/{node}", token)
+        if not any(check["CheckID"] == "serfHealth" and check["Status"] == "passing" for check in checks):
+            return False
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.5)
+
 
 def main(node: str, address: str) -> int:
     facts = apollo.facts()
     token = apollo.secret("consul/management-token")
     found, _ = apollo.consul(f"catalog/node/{node}", token)
+    if found and alive(node, token):
+        # Its successor by now, or the drain did not get through and it was never gone.
+        print(f"{node} is alive in Consul: nothing to forget")
+        return 0
     if found:
         apollo.consul(f"agent/force-leave/{node}?prune", token, "PUT")
         print(f"{node} taken out of Consul")
