@@ -109,8 +109,8 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
                 timing[what.title()] = given if DURATION.fullmatch(given) else default
                 if given != timing[what.title()] and given:
                     problems.append(f"{title}: SERVICE_CHECK_{what} {given!r} is no duration such as 2s; it is {default}")
-            # Once is no failure yet: the last instance of a busy service would go for a single answer that came late. One that is
-            # dead is taken out by its end, or by HAProxy's own checks, sooner than this.
+            # Once is no failure yet: the last instance of a busy service would go for a single answer that came late. One that
+            # is dead is taken out by its end, or by HAProxy's own checks, sooner than this.
             again = {"FailuresBeforeCritical": 1}
             entry["Check"] = {"Name": f"{name} in {title}", "Status": "critical", **target, **timing, **again}
         found[key] = entry
