@@ -20,6 +20,7 @@ settings.load_profile("steady")
 _LABS = "labs"
 _TOGETHER = {
     "tests/booted/test_first_boot.py": _LABS,
+    "tests/booted/test_killed.py": _LABS,
     "tests/booted/test_weave.py": _LABS,
     "tests/booted/test_wireguard.py": _LABS,
     "tests/localcloud/machines/test_machines.py": _LABS,
