@@ -18,6 +18,9 @@ import boto3
 import pytest
 
 from localcloud import cloud as clouds
+from localcloud import demo
+from localcloud.hosts import live_hosts
+from localcloud.machinery import fleet
 from tests.booted.conftest import Stack, until
 
 WEAVER = """#!/usr/bin/python3
@@ -86,7 +89,11 @@ def weave(unbooted: Callable[[], Stack]) -> Generator[Stack]:
     server = threading.Thread(target=serve)
     server.start()
     try:
-        small.up(*SMALL, "--set", f"overlay.weaveFrom={source}")
+        # The stand-in carries no packet between hosts, so no edge serves the demo: it is started past `up`, which would wait.
+        small.up("--no-demo", *SMALL, "--set", f"overlay.weaveFrom={source}")
+        cloud = clouds.find(small.run_dir / "local")
+        assert cloud is not None
+        demo.start(fleet(cloud.folder, live_hosts(cloud.endpoint, cloud.region)), demo.containers(["slave-1"]))
         yield small
     finally:
         server.join()
