@@ -19,6 +19,7 @@ import grpc
 from pulumi.automation._server import LanguageServer  # pyright: ignore[reportPrivateImportUsage]
 from pulumi.runtime.proto import language_pb2_grpc
 
+_LOOK_SECONDS = 2.0
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -50,7 +51,7 @@ class Host(LanguageServer):
 def main() -> None:
     # As a script we have our own folder first on the path, where the program must not find its modules.
     sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
-    engine = sys.argv[-1]
+    engine, parent = sys.argv[-1], os.getppid()
     sys.argv[1:] = []
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=_UNLIMITED)
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(Host(engine), server)
@@ -60,7 +61,10 @@ def main() -> None:
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    done.wait()
+    # An engine that was killed tells nobody. (The kernel's signal for that counts threads, of which Go ends some in between.)
+    while not done.wait(_LOOK_SECONDS):
+        if os.getppid() != parent:
+            os._exit(1)
     server.stop(0)
 
 

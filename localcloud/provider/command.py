@@ -230,10 +230,12 @@ def ssh_session(runner: Runner, connection: Props) -> Generator[tuple[list[str],
     Keys and the configuration live in a folder of mode 0700 for as long as the connection does.
     """
     runner.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ssh-", dir=runner.folder) as name:
+    with tempfile.TemporaryDirectory(prefix="ssh-", dir=runner.folder) as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         config = folder / "config"
-        text, env = _configuration(folder, connection)
+        # A socket's path has 108 characters at most, and a run directory may have more: so it is named by way of this process.
+        stack.callback(os.close, handle := os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+        text, env = _configuration(folder, connection, f"/proc/{os.getpid()}/fd/{handle}/c")
         _private(config, text)
         base = [*runner.ssh_prefix(), "ssh", "-F", str(config)]
         master = _dial(runner, connection, base, env, folder)
@@ -299,7 +301,7 @@ def _look(runner: Runner, connection: Props) -> None:
             raise CloudError(words)
 
 
-def _configuration(folder: Path, connection: Props) -> tuple[str, dict[str, str]]:
+def _configuration(folder: Path, connection: Props, control: str) -> tuple[str, dict[str, str]]:
     """The ssh configuration with a section for the target and one for its proxy, and the environment that ssh needs."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("SSH_ASKPASS")}
     sections = [_section(folder, "target", connection, env)]
@@ -307,7 +309,7 @@ def _configuration(folder: Path, connection: Props) -> tuple[str, dict[str, str]
     if proxy:
         sections[0] += ["ProxyJump jump"]
         sections.append(_section(folder, "jump", proxy, env))
-    sections[0] += [f"ControlPath {folder}/c", "ControlPersist no"]
+    sections[0] += [f"ControlPath {control}", "ControlPersist no"]
     if any(name.startswith("APOLLO_ASK_") for name in env):
         ask = folder / "ask"
         # ssh names the key or the user@host in its question, which tells whose answer is wanted.

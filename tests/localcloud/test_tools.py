@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from localcloud import tools
 from localcloud.errors import LocalCloudError
 from localcloud.tools import GO_TOOLS, GoTool, go_binary
+from tests.localcloud.support import until
 
 MAIN = 'package main\n\nimport "fmt"\n\nvar said = "nothing"\n\nfunc main() { fmt.Println(said) }\n'
 
@@ -143,3 +145,15 @@ def test_the_language_host_runs_this_very_python() -> None:
     text = (tools.language_host() / "pulumi-language-python").read_text()
     assert sys.executable in text
     assert tools.language_host() == tools.language_host()
+
+
+def test_the_language_host_ends_with_its_engine_however_that_ended() -> None:
+    host = tools.language_host() / "pulumi-language-python"
+    # The shell stands for an engine: it is killed once its host serves.
+    script = f"'{host}' 127.0.0.1:1 & echo $!; wait"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True) as engine:
+        assert engine.stdout
+        pid, port = int(engine.stdout.readline()), int(engine.stdout.readline())
+        assert port > 0
+        engine.kill()
+    until("the end of the language host", lambda: not Path(f"/proc/{pid}").exists())
