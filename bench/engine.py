@@ -65,9 +65,9 @@ class _Program:
         self._sets = sets
 
     def preview(self) -> tuple[float, int]:
-        """(seconds, custom resources to create)."""
+        """(seconds, resources of any provider to create; components are none)."""
         taken, result = self._run("preview", *self._sets)
-        return taken, sum(1 for step in result["steps"] if step["type"].startswith("aws:"))
+        return taken, sum(1 for step in result["steps"] if not step["type"].startswith(("apollo:", "pulumi:")))
 
     def up(self) -> float:
         return self._run("up", "--no-machines", *self._sets)[0]
