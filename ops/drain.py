@@ -90,19 +90,10 @@ def tell_mesos(reach: Reach, host: str, address: str, control: Sequence[str], *o
 
     seconds: for all of them.
     """
-    if not host.startswith("slave-"):
-        return
-    deadline = Deadline(seconds)
-    for node in control:
-        if not deadline.left:
-            return
-        try:
-            said = reach.run(node, "mesos", order[0], address, *order[1:], seconds=deadline.left).strip()
-            if said:
-                print(f"{host}: Mesos: {said}", flush=True)
-            return
-        except Unreachable as error:
-            print(f"{host}: control node {node} does not answer: {error}", flush=True)
+    if host.startswith("slave-"):
+        said = _first_answer(reach, host, control, seconds, "mesos", order[0], address, *order[1:]).strip()
+        if said:
+            print(f"{host}: Mesos: {said}", flush=True)
 
 
 def forget(reach: Reach, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> None:
@@ -110,16 +101,22 @@ def forget(reach: Reach, host: str, address: str, control: Sequence[str], second
 
     seconds: for all of them.
     """
+    others = [node for node in control if node != address]
+    for line in _first_answer(reach, host, others, seconds, "forget", host, address).splitlines():
+        print(f"{host}: {line}", flush=True)
+
+
+def _first_answer(reach: Reach, host: str, control: Sequence[str], seconds: float, program: str, *arguments: str) -> str:
+    """What a program says on the first control node that answers; nothing, and why is told, where none does in that time."""
     deadline = Deadline(seconds)
     for node in control:
-        if node == address or not deadline.left:
-            continue
+        if not deadline.left:
+            break
         try:
-            for line in reach.run(node, "forget", host, address, seconds=deadline.left).splitlines():
-                print(f"{host}: {line}", flush=True)
-            return
+            return reach.run(node, program, *arguments, seconds=deadline.left)
         except Unreachable as error:
             print(f"{host}: control node {node} does not answer: {error}", flush=True)
+    return ""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
