@@ -66,7 +66,7 @@ class Edge(ComponentResource):
         return machine, address
 
     def _balancer(self, name: str, edges: tuple[PlannedHost, ...]) -> Output[str]:
-        site, child = self._site, ResourceOptions(parent=self)
+        site = self._site
         assert site.security.balancer is not None
         balancer = lb.LoadBalancer(
             f"{name}-balancer",
@@ -77,7 +77,8 @@ class Edge(ComponentResource):
             # Edges are few and every zone has a node of the balancer, which else had no edge to send to.
             enable_cross_zone_load_balancing=True,
             tags=site.tags.named("balancer"),
-            opts=child,
+            # AWS refuses it (InvalidSubnet) before the VPC has its gateway, and nothing above names that.
+            opts=ResourceOptions(parent=self, depends_on=[way for ways in site.vpc.public_ready.values() for way in ways]),
         )
         self._web(f"{name}-web", balancer, HTTP, EDGE_BEHIND_BALANCER, edges)
         if site.cluster.settings.edge.tls.enabled:

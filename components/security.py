@@ -108,7 +108,7 @@ class Security(ComponentResource):
         self._allow("control", "tcp", ZOOKEEPER_PEER, "ZooKeeper followers to leader", source="control")
         self._allow("control", "tcp", ZOOKEEPER_ELECTION, "ZooKeeper leader election", source="control")
         self._allow("control", "tcp", MARATHON, "Marathon behind its leader", source="control")
-        self._allow("control", "tcp", MARATHON, "Marathon's API, with its password, for clients in the VPC", source="client")
+        self._allow("control", "tcp", MARATHON, "Marathon API, with its password, for clients in the VPC", source="client")
         self._allow("control", "tcp", MARATHON_SCHEDULER, "Mesos masters to Marathon", source="control")
         ports = {"marathon": MARATHON, "mesos-master": MESOS_MASTER}
         for published in sorted(set(self._args.cluster.settings.mesos.published)):

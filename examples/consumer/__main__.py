@@ -44,7 +44,7 @@ subnet = ec2.get_subnet_output(id=apollo.output("privateSubnetIds", 0))
 address = subnet.cidr_block.apply(lambda block: str(ipaddress.ip_network(block)[-10]))
 
 group = ec2.SecurityGroup(
-    NAME, vpc_id=apollo.output("vpcId"), description="The database, for containers on Apollo's slaves", tags=TAGS
+    NAME, vpc_id=apollo.output("vpcId"), description="The database, for containers on Apollo slaves", tags=TAGS
 )
 rule = rules.SecurityGroupIngressRule(
     f"{NAME}-from-slaves",
@@ -53,7 +53,7 @@ rule = rules.SecurityGroupIngressRule(
     from_port=PORT,
     to_port=PORT,
     referenced_security_group_id=apollo.output("securityGroupIds", "slaves"),
-    description="Containers come with their slave's address",
+    description="Containers come with the address of their slave",
 )
 image = ec2.get_ami_output(
     owners=["136693071363"], filters=[ec2.GetAmiFilterArgs(name="name", values=["debian-12-amd64-*"])], most_recent=True

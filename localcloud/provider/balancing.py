@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from .diff import Found
 from .kind import Aws, CloudError, Kind, absent, arguments, first, from_aws, pascal, tag_changes, tag_list, tag_map, wait
+from .network import require_gateway, vpc_of_subnet
 from .schema import Failure
 from .values import Props
 
@@ -88,6 +89,10 @@ class LoadBalancer(_Balancing):
         return [Found(f.path, f.change, replaces(f)) for f in found]
 
     def create(self, aws: Aws, inputs: Props) -> str:
+        if not inputs["internal"]:
+            subnets = inputs.get("subnets") or [mapping["subnetId"] for mapping in inputs["subnetMappings"]]
+            vpc = vpc_of_subnet(aws, subnets[0])
+            require_gateway(aws, vpc, f"InvalidSubnet: VPC {vpc} has no internet gateway")
         elb = aws.client("elbv2")
         names = ("name", "loadBalancerType", "subnets", "securityGroups", "ipAddressType")
         args = arguments(elb, "create_load_balancer", inputs, names, loadBalancerType="Type")

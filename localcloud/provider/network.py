@@ -89,6 +89,29 @@ class InternetGateway(Ec2):
             aws.client("ec2").detach_internet_gateway(InternetGatewayId=id, VpcId=attachment["VpcId"])
 
 
+def require_gateway(aws: Aws, vpc: str, refusal: str) -> None:
+    """CloudError with the refusal (AWS's code and words) unless the VPC has an internet gateway; moto does not ask."""
+    filters = [{"Name": "attachment.vpc-id", "Values": [vpc]}]
+    if not aws.client("ec2").describe_internet_gateways(Filters=filters)["InternetGateways"]:
+        raise CloudError(f"{refusal}; make it wait for the gateway, and for its route")
+
+
+def vpc_of_subnet(aws: Aws, subnet: str) -> str:
+    return str(aws.client("ec2").describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"])
+
+
+def _check_binding(aws: Aws, interface: str | None, instance: str | None) -> None:
+    """Refuses to bind an elastic address in a VPC that has no internet gateway."""
+    ec2 = aws.client("ec2")
+    if interface:
+        vpc = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"][0]["VpcId"]
+    elif instance:
+        vpc = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]["VpcId"]
+    else:
+        return
+    require_gateway(aws, vpc, f"Gateway.NotAttached: Network {vpc} is not attached to any internet gateway")
+
+
 # Set aside for documentation (RFC 5737), so nobody's. moto's own choice lies in the loopback range, which no router forwards.
 PUBLIC_ADDRESSES = tuple(ip_network("203.0.113.0/24").hosts())
 
@@ -119,6 +142,7 @@ class Eip(Ec2):
         names["associateWithPrivateIp"] = "PrivateIpAddress"
         target = arguments(aws.client("ec2"), "associate_address", inputs, bound, **names)
         if target:
+            _check_binding(aws, inputs.get("networkInterface"), inputs.get("instance"))
             aws.client("ec2").associate_address(AllocationId=id, AllowReassociation=True, **target)
         elif changed is not None:
             self._release_binding(aws, id)
@@ -159,6 +183,7 @@ class EipAssociation(Kind):
 
     def create(self, aws: Aws, inputs: Props) -> str:
         ec2 = aws.client("ec2")
+        _check_binding(aws, inputs.get("networkInterfaceId"), inputs.get("instanceId"))
         args = arguments(ec2, "associate_address", inputs, self.inputs)
         return str(ec2.associate_address(**args)["AssociationId"])
 
@@ -193,6 +218,12 @@ class NatGateway(Ec2):
     def validate(self, inputs: Props) -> Iterable[Failure]:
         if inputs.get("connectivityType") != "private" and not inputs.get("allocationId"):
             yield Failure("allocationId", "missing: a public NAT gateway needs an elastic address")
+
+    def create(self, aws: Aws, inputs: Props) -> str:
+        if inputs.get("connectivityType") != "private":
+            vpc = vpc_of_subnet(aws, inputs["subnetId"])
+            require_gateway(aws, vpc, f"Gateway.NotAttached: Network {vpc} has no Internet gateway attached")
+        return super().create(aws, inputs)
 
     def tag_specification(self, inputs: Props) -> list[Props]:
         tags = tag_list(inputs.get("tagsAll"))

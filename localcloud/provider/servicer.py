@@ -18,7 +18,7 @@ from google.protobuf import any_pb2, empty_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, status_pb2
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderServicer
 
-from . import diff, schema
+from . import diff, schema, texts
 from .desk import Desk, Made
 from .kind import Aws, CloudError, Kind, error_code
 from .lookups import LOOKUPS, SECRET_RESULTS
@@ -192,6 +192,8 @@ class Servicer(ResourceProviderServicer):
         ]
         if not failures:
             failures += kind.validate(wanted)
+            tags = self._tags_all(kind, context, wanted)
+            failures += texts.refused(kind.token, wanted if tags is None else {**wanted, "tags": tags})
         return provider_pb2.CheckResponse(inputs=encode(news), failures=[_failure(f) for f in failures])
 
     @answers

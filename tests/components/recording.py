@@ -10,9 +10,11 @@ import asyncio
 import base64
 import json
 import runpy
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -77,7 +79,14 @@ class Recording:
 
 
 class _Cloud(mocks.Mocks):
+    """exports: what a stack reference finds."""
+
+    def __init__(self, exports: Mapping[str, Any]) -> None:
+        self._exports = exports
+
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        if args.typ == "pulumi:pulumi:StackReference":
+            return args.name, {"name": args.name, "outputs": dict(self._exports), "secretOutputNames": []}
         state: dict[str, Any] = {"arn": f"arn:aws:test:eu-west-1:{ACCOUNT}:{args.name}", **args.inputs}
         if args.typ == "aws:ec2/eip:Eip":
             state |= {"publicIp": "203.0.113.10", "publicDns": "ec2-203-0-113-10.example.com"}
@@ -90,12 +99,14 @@ class _Cloud(mocks.Mocks):
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         if args.token == "aws:ec2/getAmi:getAmi":
             return {**args.args, "id": "ami-0123456789abcdef0"}, []
+        if args.token == "aws:ec2/getSubnet:getSubnet":
+            return {**args.args, "cidrBlock": "10.0.0.0/19"}, []
         raise AssertionError(f"the program looked up {args.token}, which these mocks do not know")
 
 
 class _RecordingMonitor(mocks.MockMonitor):
-    def __init__(self, recording: Recording, preview: bool) -> None:
-        super().__init__(_Cloud())
+    def __init__(self, recording: Recording, preview: bool, exports: Mapping[str, Any]) -> None:
+        super().__init__(_Cloud(exports))
         self._recording, self._preview = recording, preview
 
     def RegisterResource(self, request: Any) -> Any:
@@ -117,9 +128,9 @@ class _RecordingMonitor(mocks.MockMonitor):
         return empty_pb2.Empty()
 
 
-def stack_config(stack: str) -> dict[str, Any]:
+def stack_config(stack: str, folder: Path = REPOSITORY) -> dict[str, Any]:
     """The configuration in Pulumi.<stack>.yaml, as keys and values."""
-    return yaml.safe_load((REPOSITORY / f"Pulumi.{stack}.yaml").read_text()).get("config") or {}
+    return yaml.safe_load((folder / f"Pulumi.{stack}.yaml").read_text()).get("config") or {}
 
 
 def run_program(
@@ -130,28 +141,41 @@ def run_program(
     preview: bool = False,
 ) -> Recording:
     """Runs __main__.py with `config` (default: the stack's file) and `apollo:secrets`; raises what the program raises."""
-    recording = Recording()
     given: dict[str, Any] = dict(stack_config(stack) if config is None else config)
     given.setdefault("apollo:edgeCertificate", TEST_CERTIFICATE)
     given["apollo:secrets"] = secrets if isinstance(secrets, str) else dict(secrets)
-    encoded = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    return _run(REPOSITORY, "apollo", stack, given, preview, {})
+
+
+def run_consumer(exports: Mapping[str, Any]) -> Recording:
+    """Runs examples/consumer beside a stack with these exports."""
+    folder = REPOSITORY / "examples" / "consumer"
+    given = {**stack_config("local", folder), "apollo-consumer:adminPrivateKey": "value-of-adminPrivateKey"}
+    return _run(folder, "apollo-consumer", "local", given, False, exports)
+
+
+def _run(
+    folder: Path, project: str, stack: str, config: Mapping[str, Any], preview: bool, exports: Mapping[str, Any]
+) -> Recording:
+    recording = Recording()
+    encoded = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     failures: list[BaseException] = []
 
     def run() -> None:
         settings.configure(
             mocks.MockSettings(
-                monitor=_RecordingMonitor(recording, preview),
+                monitor=_RecordingMonitor(recording, preview, exports),
                 engine=mocks.MockEngine(None),
-                project="apollo",
+                project=project,
                 stack=stack,
                 dry_run=preview,
                 organization="organization",
             )
         )
         settings.set_root_resource(None)  # pyright: ignore[reportArgumentType]
-        set_all_config(encoded, ["apollo:secrets", "apollo:edgeCertificate"])
+        set_all_config(encoded, ["apollo:secrets", "apollo:edgeCertificate", "apollo-consumer:adminPrivateKey"])
         try:
-            asyncio.run(run_in_stack(lambda: _program()))
+            asyncio.run(run_in_stack(lambda: _program(folder)))
         except BaseException as error:  # handed to the caller's thread
             failures.append(error)
 
@@ -171,8 +195,13 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-def _program() -> None:
-    runpy.run_path(str(REPOSITORY / "__main__.py"), run_name="__main__")
+def _program(folder: Path) -> None:
+    # A program finds what lies beside it, as under the language host.
+    sys.path.insert(0, str(folder))
+    try:
+        runpy.run_path(str(folder / "__main__.py"), run_name="__main__")
+    finally:
+        sys.path.remove(str(folder))
 
 
-__all__ = ["Recording", "Registration", "pulumi", "run_program", "stack_config"]
+__all__ = ["Recording", "Registration", "pulumi", "run_consumer", "run_program", "stack_config"]

@@ -130,6 +130,12 @@ class World:
     def vpc(self) -> str:
         return self.aws.create("aws:ec2/vpc:Vpc", {"cidrBlock": f"10.{self.number() + 100}.0.0/16"})[0]
 
+    def open_vpc(self) -> str:
+        """A VPC with an internet gateway."""
+        vpc = self.vpc()
+        self.aws.create("aws:ec2/internetGateway:InternetGateway", {"vpcId": vpc})
+        return vpc
+
     def cidr(self, vpc: str) -> str:
         """The first two numbers of a VPC's addresses."""
         found = self.boto("ec2").describe_vpcs(VpcIds=[vpc])["Vpcs"][0]["CidrBlock"]

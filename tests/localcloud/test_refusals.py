@@ -17,6 +17,7 @@ VPC = "aws:ec2/vpc:Vpc"
 INSTANCE = "aws:ec2/instance:Instance"
 GROUP = "aws:ec2/securityGroup:SecurityGroup"
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+ROLE = "aws:iam/role:Role"
 INTERFACE = "aws:ec2/networkInterface:NetworkInterface"
 
 
@@ -47,6 +48,8 @@ CHECKS: list[tuple[str, Props, str]] = [
     ("aws:iam/rolePolicy:RolePolicy", {"role": "r", "policy": "{"}, "policy: is not JSON"),
     ("aws:ssm/parameter:Parameter", {"type": "SecretString", "value": "v"}, "one of String, StringList, SecureString"),
     ("aws:ec2/vpc:Vpcs", {}, "the aws provider has no type aws:ec2/vpc:Vpcs; did you mean Vpc?"),
+    (INGRESS, rule(description="Marathon's API"), "description: InvalidParameterValue: has \"'\"; AWS takes 0 to 255 characters here"),
+    (ROLE, {"assumeRolePolicy": "{}", "tags": {"team": "R&D (core)"}}, "tags.team: ValidationError: has '&()'"),
     ("aws:sqs/queue:Queue", {}, "the embedded cloud does not implement aws:sqs/queue:Queue"),
 ]  # fmt: skip
 
@@ -106,6 +109,26 @@ def test_a_security_group_of_another_vpc_is_refused(world: World) -> None:
     id, outputs = world.aws.create(INSTANCE, inputs := world.host(vpc, subnet, 9))
     new = {**inputs, "vpcSecurityGroupIds": [foreign]}
     assert foreign in refusal(lambda: world.aws.update(INSTANCE, id, outputs, inputs, new))
+
+
+def test_what_faces_the_internet_is_refused_until_the_vpc_has_its_gateway(world: World) -> None:
+    vpc = world.vpc()
+    subnet, address = world.subnet(vpc), world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc"})[0]
+    interface = world.aws.create(INTERFACE, {"subnetId": subnet})[0]
+    balancer = {"loadBalancerType": "network", "subnets": [subnet], "name": f"lb-{world.number()}"}
+    bound = {"allocationId": address, "networkInterfaceId": interface}
+    cases: list[tuple[str, Props, str]] = [
+        ("aws:lb/loadBalancer:LoadBalancer", balancer, f"InvalidSubnet: VPC {vpc} has no internet gateway"),
+        ("aws:ec2/natGateway:NatGateway", {"allocationId": address, "subnetId": subnet}, f"Gateway.NotAttached: Network {vpc}"),
+        ("aws:ec2/eipAssociation:EipAssociation", bound, f"Gateway.NotAttached: Network {vpc}"),
+        ("aws:ec2/eip:Eip", {"domain": "vpc", "networkInterface": interface}, f"Gateway.NotAttached: Network {vpc}"),
+    ]
+    for type, inputs, words in cases:
+        assert words in refusal(lambda type=type, inputs=inputs: world.aws.create(type, inputs))
+    world.aws.create("aws:lb/loadBalancer:LoadBalancer", {**balancer, "internal": True})
+    world.aws.create("aws:ec2/internetGateway:InternetGateway", {"vpcId": vpc})
+    for type, inputs, _ in cases[:1] + cases[2:3]:
+        world.aws.create(type, {**inputs, **({"name": f"lb-{world.number()}"} if "name" in inputs else {})})
 
 
 def test_a_subnet_in_two_route_tables_is_refused(world: World) -> None:

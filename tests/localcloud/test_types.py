@@ -55,13 +55,13 @@ def _address(w: World) -> str:
 
 
 def _interface(w: World) -> Props:
-    vpc = w.vpc()
+    vpc = w.open_vpc()
     address = f"{w.cidr(vpc)}.1.20"
     return {"subnetId": w.subnet(vpc), "privateIps": [address], "securityGroups": [w.group(vpc)], "description": "first"}
 
 
 def _nat(w: World) -> Props:
-    return {"subnetId": w.subnet(w.vpc()), "allocationId": _address(w), "tags": {"Name": "nat"}}
+    return {"subnetId": w.subnet(w.open_vpc()), "allocationId": _address(w), "tags": {"Name": "nat"}}
 
 
 def _rule(w: World) -> Props:
@@ -116,7 +116,7 @@ def _attachment(w: World) -> Props:
 
 
 def _balancer(w: World) -> Props:
-    vpc = w.vpc()
+    vpc = w.open_vpc()
     subnets = [w.subnet(vpc, 1, "a"), w.subnet(vpc, 2, "b")]
     return {"loadBalancerType": "network", "internal": False, "subnets": subnets, "name": f"lb-{w.number()}",
             "enableCrossZoneLoadBalancing": True, "tags": {"a": "b"}}  # fmt: skip
