@@ -18,6 +18,7 @@ HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EX
 # Programs that packages bring, and the units that ours name.
 PROGRAMS = (
     "sbin/ifup",
+    "sbin/modprobe",
     "usr/bin/consul",
     "usr/bin/consul-template",
     "usr/bin/java",

@@ -220,7 +220,7 @@ class Neighbourhood:
 @pytest.fixture
 def around(monkeypatch: pytest.MonkeyPatch) -> Neighbourhood:
     around = Neighbourhood([entry("slave-1", "10.0.0.33", "10.2.0.1", "10.2.1.0/24")])
-    monkeypatch.setattr(mesh, "shown", lambda *_: [{"mtu": int(FACTS["BRIDGE_MTU"]), "flags": ["UP"]}])
+    monkeypatch.setattr(mesh.network, "mtu", lambda _: int(FACTS["BRIDGE_MTU"]))
     monkeypatch.setattr(mesh, "catalog", around.ask)
     monkeypatch.setattr(mesh, "ping", around.ping)
     return around
@@ -413,7 +413,9 @@ def in_own_network(program: str, data: Any, env: Mapping[str, str] | None = None
         "mount -t sysfs sysfs /sys; mount -t tmpfs tmpfs /run; ip link set lo up; "
         "ip link add weave type bridge; ip addr add 10.2.0.1/16 dev weave; ip link set weave up"
     )
-    folders = ":".join(f"{USERDATA}/{layer}/{LIBRARY}" for layer in ("boot", "mesh/routed", "mesh/vxlan", "mesh/wireguard"))
+    folders = ":".join(
+        f"{USERDATA}/{layer}/{LIBRARY}" for layer in ("boot", "rootfs", "mesh/routed", "mesh/vxlan", "mesh/wireguard")
+    )
     own = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--")
     done = subprocess.run(
         [*own, "sh", "-euc", f'{setup}; exec "$@"', "sh", sys.executable, "-c", program],

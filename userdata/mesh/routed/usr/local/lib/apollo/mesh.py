@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import apollo
+import network
 
 TABLE = Path("/var/lib/apollo/mesh.json")
 # The public half of this host's key, where the driver has one. Consul's agent publishes it in the node's metadata.
@@ -170,8 +171,9 @@ def present_routes(device: str) -> Table:
     return {entry["dst"]: entry.get("gateway", "") for entry in shown("ip -j -4 route", device)}
 
 
-def shown(command: str, device: str) -> Any:
-    return json.loads(run(*command.split(), "show", "dev", device) or "[]")
+def shown(command: str, device: str) -> list[dict[str, Any]]:
+    """What a tool shows of a device. Where it has nothing to show, iproute2 prints [], [{}] or nothing at all."""
+    return [entry for entry in json.loads(run(*command.split(), "show", "dev", device) or "[]") if entry]
 
 
 def differ(now: Table, then: Table) -> tuple[list[str], list[tuple[str, str]]]:
@@ -238,7 +240,7 @@ def catalog(facts: Mapping[str, str], query: str = "") -> tuple[Any, str]:
     entries, headers = apollo.consul(f"catalog/nodes?stale={query}", apollo.secret(f"consul/{facts['ROLE']}-token"))
     if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
         raise apollo.ConsulError("the token does not yet show the whole catalog")
-    return entries, headers.get("X-Consul-Index", "0")
+    return entries or [], headers.get("X-Consul-Index", "0")
 
 
 def sync(link: Link, facts: Mapping[str, str]) -> None:
@@ -275,8 +277,7 @@ def sync(link: Link, facts: Mapping[str, str]) -> None:
 def check(link: Link, facts: Mapping[str, str]) -> tuple[str, list[str]]:
     """(what stands, what an operator should look at), for apollo-check. Raises ValueError where this host is cut off, and
     ConsulError where only the catalog could tell."""
-    link_now = shown("ip -j link", link.device)
-    mtu = link_now[0]["mtu"] if link_now and "UP" in link_now[0]["flags"] else None
+    mtu = network.mtu(link.device)
     if mtu != int(facts["BRIDGE_MTU"]):
         raise ValueError(f"the MTU of {link.device} is {mtu or 'unknown: it is not up'}, planned {facts['BRIDGE_MTU']}")
     peers = load(facts, link.keyed)

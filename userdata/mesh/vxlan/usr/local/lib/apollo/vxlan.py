@@ -38,7 +38,7 @@ class Vxlan(mesh.Link):
     def present(self) -> mesh.Tables:
         neighbours = mesh.shown("ip -j -4 neigh", self.device)
         return {
-            "neighbours": {entry["dst"]: entry["lladdr"] for entry in neighbours if "PERMANENT" in entry["state"]},
+            "neighbours": {entry["dst"]: entry["lladdr"] for entry in neighbours if "PERMANENT" in entry.get("state", ())},
             "frames": {entry["mac"]: entry["dst"] for entry in mesh.shown("bridge -j fdb", self.device) if "dst" in entry},
             "routes": mesh.present_routes(self.device),
         }

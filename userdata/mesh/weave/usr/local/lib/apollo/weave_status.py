@@ -19,9 +19,9 @@ ALIVE = "health/state/passing?stale=&filter=" + urllib.parse.quote('CheckID == "
 def hosts(facts: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """(address → name of the other hosts that are alive and in this mesh, names of those in another). Raises ConsulError."""
     token = apollo.secret(f"consul/{facts['ROLE']}-token")
-    nodes: list[Any] = apollo.consul("catalog/nodes?stale=", token)[0]
+    nodes: list[Any] = apollo.consul("catalog/nodes?stale=", token)[0] or []
     # Consul keeps a host that died for three days, and only its own check says that it did.
-    alive = {check["Node"] for check in apollo.consul(ALIVE, token)[0]}
+    alive = {check["Node"] for check in apollo.consul(ALIVE, token)[0] or []}
     others = [node for node in nodes if node["Node"] in alive and node["Node"] != facts["NODE_NAME"] and node["Meta"]]
     meshes = {node["Node"]: node["Meta"].get("mesh", facts["MESH"]) for node in others if node["Meta"].get("bridge")}
     own = {node["Address"]: node["Node"] for node in others if meshes.get(node["Node"]) == facts["MESH"]}

@@ -19,11 +19,18 @@ PORT = "51820"
 PATIENCE = 10
 
 
+def checked(text: str) -> str:
+    """text, if it is a key. Anything else, once kept, would stand for this host's key at each boot. Raises ValueError."""
+    if not mesh.KEY.fullmatch(text.strip()):
+        raise ValueError("wg made no key")
+    return text
+
+
 def make_key() -> None:
     """This host's key, made once, and its public half for Consul's agent. Neither leaves the host but the latter."""
     if not PRIVATE_KEY.exists():
-        apollo.write(PRIVATE_KEY, mesh.run("wg", "genkey"), 0o600)
-    public = mesh.run("wg", "pubkey", lines=PRIVATE_KEY.read_text())
+        apollo.write(PRIVATE_KEY, checked(mesh.run("wg", "genkey")), 0o600)
+    public = checked(mesh.run("wg", "pubkey", lines=PRIVATE_KEY.read_text()))
     if not mesh.PUBLIC_KEY.exists() or mesh.PUBLIC_KEY.read_text() != public:
         apollo.write(mesh.PUBLIC_KEY, public)
 
@@ -49,7 +56,9 @@ class WireGuard(mesh.Link):
         make_key()
         if not Path("/sys/class/net", self.device).exists():
             add = ["ip", "link", "add", self.device, "type", "wireguard"]
-            if subprocess.run(add, capture_output=True, check=False).returncode:
+            done = subprocess.run(add, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"not in the kernel, so wireguard-go does it: {done.stderr.strip()}", flush=True)
                 in_userspace()
         # The key from its file: an argument could be read by anybody on the host.
         if mesh.run("wg", "show", self.device, "public-key") != mesh.PUBLIC_KEY.read_text():
