@@ -25,6 +25,16 @@ def test_seven_hosts_hold_less_than_two_and_a_half_gib(first_up: FirstUp, capfd:
     assert first_up.memory < 2.5 * GIB
 
 
+@pytest.mark.parametrize("host", ["slave-1", "control-1", "edge-1"])
+def test_ssh_waits_for_its_key_and_is_started_once(stack: Stack, host: str) -> None:
+    # Of this boot, which may be a later one, and of the first, when the image's own boot is ahead of the key.
+    state = stack.out(host, "systemctl", "show", "-p", "NRestarts,ActiveState", "ssh.service")
+    assert sorted(state.split()) == ["ActiveState=active", "NRestarts=0"]
+    said = stack.out(host, "journalctl", "--no-pager", "-o", "cat", "-u", "ssh.service")
+    assert "Server listening on" in said
+    assert [line for line in said.splitlines() if "restart" in line or "Failed" in line or "no hostkeys" in line] == []
+
+
 @pytest.mark.parametrize("slot", [1, 2, 3])
 def test_a_slave_has_its_planned_bridge_subnet_and_container_addresses(stack: Stack, slot: int) -> None:
     host = f"slave-{slot}"

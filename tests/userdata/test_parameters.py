@@ -91,6 +91,8 @@ class Host:
         self.kept = self.folder / "etc/apollo/secrets"
         for place in ("etc/apollo", "etc/ssh", "programs"):
             (self.folder / place).mkdir(parents=True)
+        self.no_ssh = self.folder / "etc/ssh/sshd_not_to_be_run"
+        self.no_ssh.touch()
         (self.folder / "etc/apollo/parameters").write_text("".join(f"{name}\n" for name in NAMES))
         self.endpoint(port)
         for name in ("apollo.py", "parameters.py"):
@@ -140,6 +142,14 @@ def test_every_secret_is_fetched_with_a_signature_that_aws_takes_and_kept_for_ro
     assert host.kept.stat().st_mode & 0o777 == 0o700
     key = host.folder / "etc/ssh/apollo_host_ed25519_key"
     assert key.read_text().rstrip("\n") == VALUES["ssh/host-key"].rstrip("\n") and key.stat().st_mode & 0o777 == 0o600
+
+
+def test_ssh_is_held_back_until_its_key_is_here(host: Host) -> None:
+    key = Cloud.values.pop("ssh/host-key")
+    assert host.run().returncode == 1 and host.no_ssh.exists()
+    Cloud.values["ssh/host-key"] = key
+    for _ in range(2):
+        assert host.run().returncode == 0 and not host.no_ssh.exists()
 
 
 def test_no_value_reaches_the_log(host: Host) -> None:

@@ -83,7 +83,8 @@ def test_user_data_itself_holds_the_network_the_way_in_and_what_fetches_the_rest
     library = "/usr/local/lib/apollo"
     assert there >= {"/etc/network/interfaces.d/weave", "/usr/local/bin/weave", "/etc/systemd/system/weave-bridge.service"}
     assert there >= {f"{library}/first-boot", f"{library}/parameters.py", f"{library}/apollo.py", "/etc/apollo/programs"}
-    assert "/etc/ssh/sshd_config.d/apollo.conf" in there
+    # sshd must not start before the key is here that its configuration names.
+    assert there >= {"/etc/ssh/sshd_config.d/apollo.conf", "/etc/ssh/sshd_not_to_be_run"}
     assert host.role != "slave" or "/etc/default/docker" in there
 
 

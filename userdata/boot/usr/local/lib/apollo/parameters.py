@@ -34,6 +34,8 @@ METADATA = "http://169.254.169.254/latest"
 ETC = Path("/etc")
 ROOT = Path("/")
 SSH_KEY = ETC / "ssh/apollo_host_ed25519_key"
+# While it exists ssh.service does not start, which takes no daemon-reload: the image's own boot starts it ahead of us.
+NO_SSH = ETC / "ssh/sshd_not_to_be_run"
 # Seconds between two tries.
 PAUSE = 2.0
 # Seconds. A fresh host's role takes a while to be known everywhere; with a copy of everything a host must not wait so long.
@@ -160,6 +162,7 @@ def main() -> str:
     if problem:
         print("the secrets of the last boot serve")
     write(SSH_KEY, (SECRETS / "ssh/host-key").read_text(), 0o600)
+    NO_SSH.unlink(missing_ok=True)
     return ""
 
 
