@@ -222,7 +222,7 @@ def around(monkeypatch: pytest.MonkeyPatch) -> Neighbourhood:
     around = Neighbourhood([entry("slave-1", "10.0.0.33", "10.2.0.1", "10.2.1.0/24")])
     monkeypatch.setattr(mesh.network, "mtu", lambda _: int(FACTS["BRIDGE_MTU"]))
     monkeypatch.setattr(mesh, "catalog", around.ask)
-    monkeypatch.setattr(mesh, "ping", around.ping)
+    monkeypatch.setattr(mesh.network, "ping", around.ping)
     return around
 
 
@@ -299,9 +299,9 @@ def test_a_slave_that_would_drop_what_comes_from_another_is_not_well(
 @given(count=st.integers(0, 300), own=st.integers(0, 300))
 def test_whom_a_host_asks_is_spread_over_all_and_never_more_than_a_few(count: int, own: int) -> None:
     names = [f"slave-{number}" for number in range(count)]
-    asked = mesh.some_of(names, f"slave-{own}")
-    assert len(set(asked)) == len(asked) <= mesh.ASKED
-    assert len(asked) == count or len(asked) > mesh.ASKED / 2
+    asked = mesh.network.some_of(names, f"slave-{own}")
+    assert len(set(asked)) == len(asked) <= mesh.network.ASKED
+    assert len(asked) == count or len(asked) > mesh.network.ASKED / 2
 
 
 def test_a_node_that_claims_no_bridge_is_nobodys_fault() -> None:

@@ -206,14 +206,18 @@ def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
 
 
 class Router(BaseHTTPRequestHandler):
-    """Notes what it is asked, as Weave's router would read it, and refuses a host named `nobody`."""
+    """Notes what it is asked, as Weave's router would read it. Refuses a host named `nobody`, and as the real one does a report
+    for somebody who takes no JSON and gives no format."""
 
     asked: ClassVar[list[tuple[str, str, dict[str, list[str]]]]] = []
 
     def do_GET(self) -> None:
         form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
-        self.asked.append((self.command, self.path, form))
-        self.send_response(400 if "nobody" in form.get("peer", []) else 200)
+        path, _, query = self.path.partition("?")
+        self.asked.append((self.command, path, form | parse_qs(query)))
+        takes = self.headers.get("Accept") == "application/json" or "format" in parse_qs(query)
+        refused = "nobody" in form.get("peer", []) or (path == "/report" and not takes)
+        self.send_response(400 if refused else 200)
         self.end_headers()
         self.wfile.write(b"the router's words\n")
 
@@ -242,13 +246,16 @@ def test_weave_asks_the_router_for_its_own_verbs_with_debians_curl(router: str) 
         own = script.replace("127.0.0.1:6784", router)
         return subprocess.run(["bash", "-s", "--", *verbs], input=own, capture_output=True, text=True, check=False)
 
-    for verbs in (("status",), ("status", "connections"), ("report",), ("forget", "10.0.0.33", "b&peer=c"), ("connect", "h")):
+    format = "{{range .Router.Peers}}{{.Name}} {{end}}"
+    asked = [("status",), ("status", "connections"), ("report",), ("report", "-f", format), ("forget", "10.0.0.33", "b&peer=c")]
+    for verbs in [*asked, ("connect", "h")]:
         done = run(*verbs)
         assert (done.returncode, done.stdout) == (0, "the router's words\n"), done.stderr
     assert Router.asked == [
         ("GET", "/status", {}),
         ("GET", "/status/connections", {}),
         ("GET", "/report", {}),
+        ("GET", "/report", {"format": [format]}),
         ("POST", "/forget", {"peer": ["10.0.0.33", "b&peer=c"]}),
         ("POST", "/connect", {"peer": ["h"]}),
     ]
@@ -275,13 +282,21 @@ ALWAYS = """-> 10.0.0.33:6783       failed      cannot connect to ourself, retry
 -> 10.0.0.15:6783       retrying    dial tcp4 10.0.0.15:6783: connect: no route to host"""
 
 
+BRIDGES = {"control-1": "10.2.0.250", "slave-3": "10.2.0.3", "slave-4": "10.2.0.4"}
+
+
 @dataclass
 class Around:
-    """The router's words, and the other hosts of the catalog as name → (address, mesh), or None where Consul is away."""
+    """The router's words, who answers no ping, and the other hosts of the catalog as name → (address, mesh), or None where
+    Consul is away."""
 
     connections: str = ""
     hosts: dict[str, tuple[str, str]] | None = None
     dead: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+    def ping(self, address: str) -> list[str]:
+        return ["false" if address in self.silent else "true"]
 
     def consul(self, path: str, _: str = "") -> tuple[Any, Any]:
         if self.hosts is None:
@@ -290,7 +305,7 @@ class Around:
             return [{"Node": name, "CheckID": "serfHealth"} for name in self.hosts if name not in self.dead], {}
         own = {"slave-1": ("10.0.0.33", "weave")}
         return [
-            {"Node": name, "Address": address, "Meta": {"bridge": "10.2.0.9", "mesh": mesh}}
+            {"Node": name, "Address": address, "Meta": {"bridge": BRIDGES.get(name, "-f"), "mesh": mesh}}
             for name, (address, mesh) in (self.hosts | own).items()
         ], {}
 
@@ -300,6 +315,7 @@ def around(monkeypatch: pytest.MonkeyPatch) -> Around:
     around = Around()
     monkeypatch.setattr(status.apollo, "consul", around.consul)
     monkeypatch.setattr(status.apollo, "secret", lambda _: "a token")
+    monkeypatch.setattr(status.network, "ping", around.ping)
     monkeypatch.setattr(status.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(around.connections.encode()))
     return around
 
@@ -312,10 +328,27 @@ def test_a_router_connected_to_all_who_live_is_well_whatever_seeds_do_not_exist(
     around.hosts = {**TWO, "slave-4": ("10.0.32.36", "weave")}
     around.dead = ("slave-4",)
     around.connections = f"{ESTABLISHED}\n{SLAVE_3}\n{ALWAYS}\n"
-    assert status.check(FACTS) == ("2 connections", [])
+    assert status.check(FACTS) == ("2 connections, 2 of 2 asked answer", [])
     # Consul's absence takes nothing away.
     around.hosts = None
     assert status.check(FACTS) == ("2 connections", [])
+
+
+def test_connections_over_which_no_packet_comes_are_no_mesh(around: Around) -> None:
+    # As with ESP closed: the router goes on saying that all is established.
+    around.hosts, around.connections = TWO, f"{ESTABLISHED}\n{SLAVE_3}\n{ALWAYS}"
+    around.silent = ("10.2.0.250", "10.2.0.3")
+    with pytest.raises(
+        ValueError, match=r"no packet crosses weave: no answer from slave-3 \(10\.2\.0\.3\), control-1"
+    ) as raised:
+        status.check(FACTS)
+    assert "though there are 2 connections: is ESP open?" in str(raised.value)
+    around.silent = ("10.2.0.3",)
+    assert status.check(FACTS) == ("2 connections, 1 of 2 asked answer", ["no answer from slave-3 (10.2.0.3)"])
+    # Who claims no address of the overlay is connected, and not asked.
+    around.hosts = {**TWO, "slave-5": ("10.0.0.37", "weave")}
+    around.connections += f"\n{ESTABLISHED.replace('10.0.0.11', '10.0.0.37')}"
+    assert status.check(FACTS)[0] == "3 connections, 1 of 2 asked answer"
 
 
 @pytest.mark.parametrize("words", ["", ALWAYS, f"{FAILED}\n{ALWAYS}", FAILED.replace("failed  ", "pending ")])
@@ -351,7 +384,7 @@ def test_a_host_that_consul_says_is_dead_is_not_missed(agent: Agent) -> None:
         other = {"CheckID": "other", "Name": "other", "Status": "passing"}
         for one in (check, other):
             apollo.consul("catalog/register", token, "PUT", {**node, "Check": one})
-    assert status.hosts(agent.facts | {"MESH": "weave"}) == ({"10.0.0.34": "slave-2"}, ["edge-1"])
+    assert status.hosts(agent.facts | {"MESH": "weave"}) == ({"10.0.0.34": ("slave-2", "10.2.0.2")}, ["edge-1"])
 
 
 def test_what_is_slow_or_not_connected_is_a_warning(around: Around) -> None:

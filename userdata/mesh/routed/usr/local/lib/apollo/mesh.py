@@ -10,7 +10,6 @@ remote addresses through their host, which answers ARP for what it has a route t
 
 from __future__ import annotations
 
-import bisect
 import json
 import re
 import subprocess
@@ -30,8 +29,6 @@ TABLE = Path("/var/lib/apollo/mesh.json")
 PUBLIC_KEY = Path("/var/lib/apollo/mesh.pub")
 # Seconds between looks at the kernel's tables, and for which a peer may be away from the catalog before it is dropped.
 REPAIR, GRACE = 5, 120
-# Peers that a check sends packets to at most: each waits for its own second, all at the same time.
-ASKED = 8
 # A Curve25519 key in base64: 32 bytes, so that the last character before the = has two bits of nothing.
 KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 
@@ -301,33 +298,11 @@ def check(link: Link, facts: Mapping[str, str]) -> tuple[str, list[str]]:
         warnings.append(f"{len(others)} hosts of another mesh, such as: {others[0]}")
     if false:
         warnings.append(f"{len(false)} of the catalog's entries ignored, such as: {false[0]}")
-    asked = some_of(peers, facts["NODE_NAME"])
-    silent = unanswered(peers[name].bridge for name in asked)
-    told = ", ".join(f"{name} ({peers[name].bridge})" for name in asked if peers[name].bridge in silent)
-    # One that is silent may be away itself.
-    if len(silent) == len(asked) > 1:
-        raise ValueError(f"no packet crosses {link.device}: no answer from {told}")
-    if silent:
-        warnings.append(f"no answer from {told}")
-    stand = f"{len(peers)} peers" if peers else "no other host in the catalog" if not problems else "no peers"
-    return f"{stand}, {len(asked) - len(silent)} of {len(asked)} asked answer" if asked else stand, warnings
-
-
-def some_of(peers: Iterable[str], own: str) -> list[str]:
-    """At most ASKED names: all over the table, and others for each host, so that no host's absence is everybody's worry."""
-    names = sorted(peers)
-    start = bisect.bisect(names, own)
-    return [*names[start:], *names[:start]][:: -(-len(names) // ASKED) or 1]
-
-
-def unanswered(addresses: Iterable[str]) -> set[str]:
-    """Those that answer neither of two pings, all sent at the same time. Takes 1.2 seconds at most."""
-    pings = {address: subprocess.Popen(ping(address), stdout=subprocess.DEVNULL) for address in addresses}
-    return {address for address, process in pings.items() if process.wait()}
-
-
-def ping(address: str) -> list[str]:
-    return ["ping", "-n", "-q", "-c", "2", "-i", "0.2", "-W", "1", address]
+    if not peers:
+        return "no other host in the catalog" if not problems else "no peers", warnings
+    bridges = {name: peer.bridge for name, peer in peers.items()}
+    answer, silent = network.answers(bridges, facts["NODE_NAME"], link.device)
+    return f"{len(peers)} peers, {answer}", warnings + silent
 
 
 def main(link: Link, verb: str) -> int:

@@ -1,4 +1,5 @@
-"""What Weave's router says of its connections, against the hosts that Consul says are alive, for apollo-check.
+"""What Weave's router says of its connections, against the hosts that Consul says are alive, for apollo-check. And whether
+packets cross them: a connection stands while they are lost, as where ESP is closed.
 
 Format of /status/connections, a line each: `->` or `<-`, address:port, state (established, pending, retrying, failed …), words.
 """
@@ -8,24 +9,48 @@ from __future__ import annotations
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, NamedTuple
 
 import apollo
+import network
 
 CONNECTIONS = "http://127.0.0.1:6784/status/connections"
 ALIVE = "health/state/passing?stale=&filter=" + urllib.parse.quote('CheckID == "serfHealth"')
 
 
-def hosts(facts: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """(address → name of the other hosts that are alive and in this mesh, names of those in another). Raises ConsulError."""
+class Host(NamedTuple):
+    """bridge: its address in the overlay, empty where it claims one that is not there."""
+
+    name: str
+    bridge: str
+
+
+def hosts(facts: Mapping[str, str]) -> tuple[dict[str, Host], list[str]]:
+    """(the other hosts that are alive and in this mesh, by address; names of those in another). Raises ConsulError."""
     token = apollo.secret(f"consul/{facts['ROLE']}-token")
     nodes: list[Any] = apollo.consul("catalog/nodes?stale=", token)[0] or []
     # Consul keeps a host that died for three days, and only its own check says that it did.
     alive = {check["Node"] for check in apollo.consul(ALIVE, token)[0] or []}
-    others = [node for node in nodes if node["Node"] in alive and node["Node"] != facts["NODE_NAME"] and node["Meta"]]
-    meshes = {node["Node"]: node["Meta"].get("mesh", facts["MESH"]) for node in others if node["Meta"].get("bridge")}
-    own = {node["Address"]: node["Node"] for node in others if meshes.get(node["Node"]) == facts["MESH"]}
-    return own, sorted(name for name, mesh in meshes.items() if mesh != facts["MESH"])
+    found: dict[str, Host] = {}
+    strangers: list[str] = []
+    for node in nodes:
+        name, meta = node["Node"], node["Meta"] or {}
+        if name not in alive or name == facts["NODE_NAME"] or not meta.get("bridge"):
+            continue
+        if meta.get("mesh", facts["MESH"]) == facts["MESH"]:
+            found[node["Address"]] = Host(name, bridge(facts, meta["bridge"]))
+        else:
+            strangers.append(name)
+    return found, sorted(strangers)
+
+
+def bridge(facts: Mapping[str, str], claimed: str) -> str:
+    """What a host claims, if it is an address of the overlay: it becomes an argument of a command."""
+    try:
+        return claimed if IPv4Address(claimed) in IPv4Network(facts["OVERLAY_CIDR"]) else ""
+    except ValueError:
+        return ""
 
 
 def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -43,12 +68,12 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
     except apollo.ConsulError:
         if not made:
             raise
-        others, strangers = dict[str, str](), list[str]()  # the check of Consul says so
+        others, strangers = dict[str, Host](), list[str]()  # the check of Consul says so
     linked = {address(line) for line in made} | {facts["PRIVATE_IP"]}
     # A seed that the catalog does not have is a control node that does not exist: the router asks all five for ever.
     nobody = set(facts["CONTROL_ADDRESSES"].split()) - others.keys()
     tried = {address(line): line for line in lines if address(line) not in linked | nobody}
-    missing = [f"{others[host]} ({host})" for host in sorted(others) if host not in linked]
+    missing = [f"{others[host].name} ({host})" for host in sorted(others) if host not in linked]
     why = " ".join(next(iter(tried.values()), "the router tries none").split())
     if missing and not made:
         raise ValueError(
@@ -65,7 +90,15 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
         warnings.append(f"{len(tried)} connections do not come about, such as: {why}")
     if strangers:
         warnings.append(f"{len(strangers)} hosts of another mesh, such as {strangers[0]}")
-    return f"{len(made)} connections", warnings
+    stand = f"{len(made)} connections"
+    asked = {host.name: host.bridge for place, host in others.items() if place in linked and host.bridge}
+    if not asked:
+        return stand, warnings
+    try:
+        answer, silent = network.answers(asked, facts["NODE_NAME"], "weave")
+    except ValueError as error:
+        raise ValueError(f"{error}, though there are {stand}: is ESP open? See weave status connections") from None
+    return f"{stand}, {answer}", warnings + silent
 
 
 def address(line: str) -> str:
