@@ -175,6 +175,24 @@ class EdgeTls(Section):
         default=False, description="The edge serves HTTPS too, with the certificate in `apollo:edgeCertificate`."
     )
     redirect: StrictBool = Field(default=True, description="With TLS, requests by HTTP are sent to HTTPS.")
+    # RFC 6797. Mozilla recommends two years, 63072000. A browser that has seen it does not come by HTTP until it is over.
+    hsts: Annotated[StrictInt, Field(ge=0, le=63_072_000)] = Field(
+        default=0,
+        description="Seconds for which browsers keep to HTTPS after an answer (`Strict-Transport-Security`), such as 63072000; "
+        "0 says nothing of it.",
+    )
+
+
+class EdgeClient(Section):
+    """What one source address may take of each edge; behind the load balancer, the client's own. 0: no limit."""
+
+    connections: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = Field(
+        default=1000, description="Connections that one address may have open at an edge; more are closed. 0: no limit."
+    )
+    requests: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = Field(
+        default=1000,
+        description="Requests a second, over ten seconds, that one address may send to an edge; more get a 429. 0: no limit.",
+    )
 
 
 class Edge(Section):
@@ -193,6 +211,7 @@ class Edge(Section):
         examples=["web"],
     )
     tls: EdgeTls = Field(default_factory=EdgeTls)
+    client: EdgeClient = Field(default_factory=EdgeClient)
     instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type.")
     root_gib: Annotated[StrictInt, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
     generations: dict[Index, Generation] = Field(
@@ -559,6 +578,11 @@ def _check_edge(s: Settings) -> Iterator[Problem]:
         if name in seen:
             yield Problem(f"edge.publish[{place}]", f"{name} is listed twice; list each service once")
         seen.add(name)
+    if s.edge.tls.hsts and not (s.edge.tls.enabled and s.edge.tls.redirect):
+        yield Problem(
+            "edge.tls.hsts",
+            f"{s.edge.tls.hsts} keeps browsers to HTTPS; give it with edge.tls.enabled and edge.tls.redirect, or leave it out",
+        )
 
 
 def _check_tags(s: Settings) -> Iterator[Problem]:
@@ -580,7 +604,7 @@ _CHECKS: Sequence[tuple[tuple[str, ...], _Check]] = (
     (("control.count", "control.generations", "edge.generations"), _check_control),
     (("network.mtu", "overlay.mesh", "overlay.mtu"), _check_mtu),
     (("overlay.mesh", "slaves.count", "control.count", "edge.count"), _check_mesh),
-    (("edge.publish",), _check_edge),
+    (("edge.publish", "edge.tls"), _check_edge),
     (("mesos",), _check_mesos),
     (("overlay.mesh", "overlay.switchFrom"), _check_switch),
     (("admin",), _check_admin),

@@ -133,6 +133,10 @@ def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
         "EDGE_DEFAULT_SERVICE": edge.default_service or "",
         "EDGE_TLS": "1" if edge.tls.enabled else "0",
         "EDGE_TLS_REDIRECT": "1" if edge.tls.enabled and edge.tls.redirect else "0",
+        "EDGE_TLS_HSTS": str(edge.tls.hsts),
+        "EDGE_CLIENT_CONNECTIONS": str(edge.client.connections),
+        # In ten seconds, as HAProxy counts them.
+        "EDGE_CLIENT_REQUESTS": str(10 * edge.client.requests),
     }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import http.client
 import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import threading
 import time
@@ -61,6 +64,12 @@ class Instance:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def do_POST(self) -> None:
+                left = int(self.headers["Content-Length"])
+                while left:
+                    left -= len(self.rfile.read(min(left, 65536)))
+                self.do_GET()
+
             def handle(self) -> None:
                 # A health check that only connects resets the connection.
                 with contextlib.suppress(OSError):
@@ -71,6 +80,37 @@ class Instance:
 
         self.server = ThreadingHTTPServer((address, 0), Handler)
         self.address, self.port = address, int(self.server.server_address[1])
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Tunnel:
+    """A server that agrees to every upgrade, and then sends back what it gets. seen: the requests as they came."""
+
+    def __init__(self) -> None:
+        seen = self.seen = list[str]()
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):
+                    lines = [line.decode() for line in iter(lambda: self.rfile.readline().strip(), b"")]
+                    if not lines:
+                        return
+                    seen.append("\n".join(lines))
+                    keys = [line.partition(": ")[2] for line in lines if line.lower().startswith("sec-websocket-key:")]
+                    proof = hashlib.sha1(f"{''.join(keys)}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False)
+                    self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
+                    # RFC 6455, section 4.2.2.
+                    self.wfile.write(b"Sec-WebSocket-Accept: " + base64.b64encode(proof.digest()) + b"\r\n\r\n")
+                    while data := self.rfile.readline():
+                        self.wfile.write(data)
+
+        self.server = socketserver.ThreadingTCPServer((CONTAINER, 0), Handler)
+        self.server.daemon_threads = True
+        self.address, self.port = CONTAINER, int(self.server.server_address[1])
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
@@ -105,6 +145,9 @@ class Edge:
             "EDGE_DEFAULT_SERVICE": "",
             "EDGE_TLS": "0",
             "EDGE_TLS_REDIRECT": "0",
+            "EDGE_TLS_HSTS": "0",
+            "EDGE_CLIENT_CONNECTIONS": "1000",
+            "EDGE_CLIENT_REQUESTS": "10000",
             **facts,
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}:/usr/sbin",
         }
@@ -200,16 +243,22 @@ class Edge:
     def routes(self) -> dict[str, str]:
         return dict(line.split() for line in (self.folder / "live/routes.map").read_text().splitlines() if line[:1] != "#")
 
-    def as_balancer(self, source: str, port: str = "balancer") -> socket.socket:
-        """A connection from an address, which says that it is for the client 203.0.113.9. Raises OSError."""
+    def as_balancer(self, source: str, port: str = "balancer", client: str = "203.0.113.9") -> socket.socket:
+        """A connection from an address, which says that it is for the client. Raises OSError."""
         connection = socket.create_connection(("127.0.0.1", self.port[port]), 5, (source, 0))
-        connection.sendall(b"PROXY TCP4 203.0.113.9 192.0.2.1 1234 80\r\n")
+        connection.sendall(f"PROXY TCP4 {client} 192.0.2.1 1234 80\r\n".encode())
         return connection
 
-    def ask_as_balancer(self, source: str, host: str) -> bytes:
+    def raw(self, request: bytes, seconds: float = 5) -> socket.socket:
+        """A connection on which these bytes were sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port["web"]), seconds)
+        connection.sendall(request)
+        return connection
+
+    def ask_as_balancer(self, source: str, host: str, client: str = "203.0.113.9") -> bytes:
         """The whole answer to one request on such a connection; nothing where it is cut off."""
         try:
-            with self.as_balancer(source) as connection:
+            with self.as_balancer(source, client=client) as connection:
                 connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
                 return connection.makefile("rb").read()
         except ConnectionError:
@@ -217,9 +266,15 @@ class Edge:
 
     def ask(self, path: str, host: str = "nobody", port: str = "web", **headers: str) -> Answer:
         """One request. Status 0: no answer."""
+        return self._request("GET", path, None, {"Host": host, **headers}, port)
+
+    def post(self, path: str, host: str, body: bytes) -> Answer:
+        return self._request("POST", path, body, {"Host": host}, "web")
+
+    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], port: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port[port], timeout=5)
         try:
-            connection.request("GET", path, headers={"Host": host, **headers})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return Answer(response.status, response.read().decode(), dict(response.getheaders()))
         except (OSError, http.client.HTTPException) as error:
@@ -245,7 +300,13 @@ class Edge:
             return False
 
     def register(
-        self, service: str, instance: Instance | None, tags: Sequence[str] = ("public",), *, id: str = "", passing: bool = True
+        self,
+        service: str,
+        instance: Instance | Tunnel | None,
+        tags: Sequence[str] = ("public",),
+        *,
+        id: str = "",
+        passing: bool = True,
     ) -> None:
         """Puts a service into the catalog, as another node's agent would. instance None: nothing listens there."""
         address, port = (instance.address, instance.port) if instance else (CONTAINER, 9)

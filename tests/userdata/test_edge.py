@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ import pytest
 from localcloud.boot import edge_certificate
 from localcloud.errors import LocalCloudError
 from localcloud.programs import host_program
-from tests.userdata.edge import CONTAINER, CONTROL, Edge, Instance, until
+from tests.userdata.edge import CONTAINER, CONTROL, Edge, Instance, Tunnel, until
 from tests.userdata.support import left_out, needs
 
 NOBODY = "No service is published under this name.\n"
@@ -168,6 +171,7 @@ INJECTIONS = (
     "path=/",
     "path=x",
     "path=/ü",
+    "host=Ü.example.com",
     "host=" + 300 * "a",
     "#!route stolen.example.com/ injected",
     'public" }\n    bind :9999',
@@ -262,16 +266,196 @@ def test_two_instances_that_would_have_the_same_name_are_one(edge: Edge, instanc
     assert edge.services.count(" x:y:z ") == 1
 
 
-def test_what_a_client_says_about_itself_is_not_believed(edge: Edge, instance: Make) -> None:
+# What applications take for the proxy's word about the client, the request or the way here: after X-Forwarded-For the names of
+# RFC 7239, httpoxy (CVE-2016-5385), Symfony and IIS (CVE-2018-14773), Rails, Rack, Spring, Django, Go's chi and CDNs.
+VOUCHED = (
+    *(
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Host",
+        "X-Forwarded-Port",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Server",
+    ),
+    *(
+        "X-Forwarded-Scheme",
+        "X-Forwarded-SSL",
+        "X-Forwarded-User",
+        "X-Forwarded-By",
+        "X-Forwarded",
+        "Forwarded-For",
+        "Forwarded",
+    ),
+    *("X-Original-URL", "X-Original-URI", "X-Original-Host", "X-Original-Method", "X-Rewrite-URL", "X-Real-IP", "X-Client-IP"),
+    *(
+        "Client-IP",
+        "True-Client-IP",
+        "X-Cluster-Client-IP",
+        "CF-Connecting-IP",
+        "Fastly-Client-IP",
+        "X-Remote-IP",
+        "X-Remote-Addr",
+    ),
+    *("X-ProxyUser-IP", "X-Remote-User", "Remote-User", "Front-End-Https", "X-Scheme", "X-URL-Scheme", "Proxy"),
+)
+
+
+def test_what_a_client_says_about_itself_is_not_believed_in_any_spelling(edge: Edge, instance: Make) -> None:
     seen = instance("seen")
     edge.register("seen", seen)
     answers(edge, "seen.apollo.test", "seen /")
-    lies = {"X-Forwarded-For": "9.9.9.9", "X-Forwarded-Proto": "https", "Forwarded": "for=9.9.9.9", "X-Real-IP": "9.9.9.9"}
-    edge.ask("/headers", "seen.apollo.test", **lies)
-    got = seen.seen[-1]
-    assert (got["x-forwarded-for"], got["x-forwarded-proto"]) == ("127.0.0.1", "http")
-    assert got["x-forwarded-host"] == "seen.apollo.test"
-    assert "forwarded" not in got and "x-real-ip" not in got
+    spellings = (str, str.upper, lambda name: name.replace("-", "_"), lambda name: name.replace("-", "."))
+    for spell in spellings:
+        headers = {spell(name): "9.9.9.9" for name in VOUCHED}
+        own = {"X-Client-Version": "1", "X-Original-Filename": "a", "Authorization": "Basic YTpi", "X_Custom": "1"}
+        edge.ask("/headers", "seen.apollo.test", **headers, **own, Connection="close, X-Forwarded-For, Authorization")
+        got = seen.seen[-1]
+        assert (got.pop("x-forwarded-for"), got.pop("x-forwarded-proto")) == ("127.0.0.1", "http")
+        assert got.pop("x-forwarded-host") == "seen.apollo.test"
+        assert "9.9.9.9" not in got.values(), got
+        # What is the application's own comes through, and none of ours is taken away on the client's order.
+        assert {name: got[name.lower()] for name in own} == own
+        assert "connection" not in got
+
+
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+
+def test_no_upgrade_but_a_websocket_opens_a_tunnel(edge: Edge) -> None:
+    tunnel = Tunnel()
+    try:
+        edge.register("tunnel", tunnel)
+        until(lambda: edge.ask("/", "tunnel.apollo.test").status == 502, "an upgrade that was not asked for is no answer")
+        head = b"GET / HTTP/1.1\r\nHost: tunnel.apollo.test\r\n"
+        for wish in (b"h2c", b"TLS/1.0", b"h2c\r\nUpgrade: TLS/1.0"):
+            request = (
+                head + b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nUpgrade: " + wish + b"\r\n\r\n"
+            )
+            with edge.raw(request) as connection:
+                assert connection.recv(1000).startswith(b"HTTP/1.1 502 ")
+            assert not re.search("upgrade|http2", tunnel.seen[-1], re.IGNORECASE), tunnel.seen[-1]
+        known = len(tunnel.seen)
+        with edge.raw(b"CONNECT tunnel.apollo.test:80 HTTP/1.1\r\nHost: tunnel.apollo.test:80\r\n\r\n") as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 405 ")
+        assert len(tunnel.seen) == known
+        for wish in (b"websocket", b"WebSocket, h2c", b"h2c\r\nUpgrade: websocket"):
+            with edge.raw(head + b"Connection: keep-alive, Upgrade\r\nUpgrade: " + wish + b"\r\n" + KEY) as connection:
+                assert connection.recv(1000).startswith(b"HTTP/1.1 101 ")
+                connection.sendall(b"hello\n")
+                assert connection.recv(1000) == b"hello\n"
+            assert re.findall("upgrade: .*", tunnel.seen[-1], re.IGNORECASE) == ["upgrade: websocket"]
+    finally:
+        tunnel.close()
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """RFC 9113, section 4.1."""
+    return struct.pack("!I", len(payload))[1:] + struct.pack("!BBI", kind, flags, stream) + payload
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field as RFC 7541, section 6.2.2, writes it without index and Huffman code."""
+    return b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in (name, value))
+
+
+@pytest.mark.parametrize(("protocol", "opens"), [("websocket", True), ("connect-tcp", False)])
+def test_over_http_2_too_a_websocket_alone_opens_a_tunnel(edge: Edge, protocol: str, opens: bool) -> None:
+    """RFC 8441, as browsers do it."""
+    tunnel, host = Tunnel(), f"h2-{protocol}.apollo.test"
+    try:
+        edge.register(f"h2-{protocol}", tunnel)
+        until(lambda: edge.ask("/", host).status == 502, "the route is there")
+        known = len(tunnel.seen)
+        fields = {":method": "CONNECT", ":protocol": protocol, ":scheme": "http", ":path": "/", ":authority": host}
+        headers = b"".join(literal(*field) for field in (*fields.items(), ("x_forwarded_for", "9.9.9.9")))
+        begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
+        with edge.raw(begin + frame(1, 4, 1, headers), 1) as connection:
+            answer = b""
+            with contextlib.suppress(TimeoutError):
+                while b"hello\n" not in answer and (data := connection.recv(10000)):
+                    answer += data
+                    if b"sec-websocket-accept" in data:
+                        connection.sendall(frame(0, 0, 1, b"hello\n"))
+        assert (b"hello\n" in answer) == opens, answer
+        if opens:
+            assert "9.9.9.9" not in tunnel.seen[-1]
+        else:
+            assert not any("upgrade" in request.lower() for request in tunnel.seen[known:])
+    finally:
+        tunnel.close()
+
+
+def test_an_honest_wish_for_http_2_in_plain_text_is_answered_by_http_1(edge: Edge, instance: Make) -> None:
+    edge.register("plain", instance("plain"))
+    answers(edge, "plain.apollo.test", "plain /")
+    wish = {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABk"}
+    assert edge.ask("/", "plain.apollo.test", **wish).text == "plain /"
+
+
+def test_headers_of_14_kib_fit_and_of_15_do_not_and_a_body_has_no_limit(edge: Edge, instance: Make) -> None:
+    edge.register("sizes", instance("sizes"))
+    answers(edge, "sizes.apollo.test", "sizes /")
+    assert edge.ask("/", "sizes.apollo.test", Cookie=14 * 1024 * "x").text == "sizes /"
+    assert edge.ask("/", "sizes.apollo.test", Cookie=15 * 1024 * "x").status == 400
+    assert edge.post("/", "sizes.apollo.test", bytes(20 << 20)).text == "sizes /"
+
+
+def test_a_client_that_sends_headers_or_body_slowly_keeps_no_instance_busy(make: Callable[..., Edge], instance: Make) -> None:
+    edge = make()
+    config = edge.folder / "haproxy.cfg"
+    text = config.read_text()
+    assert "timeout http-request 10s" in text and "wait-for-body time 10s" in text
+    config.write_text(text.replace("http-request 10s", "http-request 500ms").replace("body time 10s", "body time 500ms"))
+    for name in ("consul", "haproxy", "template"):
+        edge.start(name)
+    seen = instance("slow")
+    edge.register("slow", seen)
+    answers(edge, "slow.apollo.test", "slow /")
+    known = len(seen.seen)
+    for part in (b"GET / HTTP/1.1\r\nHost: slow", b"POST / HTTP/1.1\r\nHost: slow.apollo.test\r\nContent-Length: 9\r\n\r\nabc"):
+        with edge.raw(part) as connection:
+            assert connection.makefile("rb").read().startswith(b"HTTP/1.1 408 "), part
+    assert len(seen.seen) == known
+
+
+def test_a_client_that_asks_too_much_gets_429_and_no_one_else_does(make: Callable[..., Edge], instance: Make) -> None:
+    edge = make(EDGE_CLIENT_REQUESTS="40", EDGE_CLIENT_CONNECTIONS="5")
+    for name in ("consul", "haproxy", "template"):
+        edge.start(name)
+    edge.register("busy", instance("busy"))
+    as_balancer = edge.ask_as_balancer
+    until(lambda: as_balancer("127.0.0.1", "busy.apollo.test", "192.0.2.1").endswith(b"busy /"), "it serves", 20)
+    # By the client that the PROXY protocol names, and not by the balancer that connects for all of them.
+    answered = [as_balancer("127.0.0.1", "busy.apollo.test", "192.0.2.2") for _ in range(45)]
+    assert [b"200 OK" in answer for answer in answered] == [True] * 40 + [False] * 5
+    assert answered[-1].startswith(b"HTTP/1.1 429 ") and b"retry-after: 10" in answered[-1].lower()
+    assert as_balancer("127.0.0.1", "busy.apollo.test", "192.0.2.3").endswith(b"busy /")
+    assert edge.ask(HEALTH).status == 200
+    until(lambda: edge.ask("/", "busy.apollo.test").status == 429, "429 for a client that asks directly too")
+    # The health check of a load balancer is never refused.
+    assert edge.ask(HEALTH).status == 200
+    # Connections: those above are closed at once, and the client has its own again when it ends one.
+    held = [as_client(edge, "192.0.2.4") for _ in range(5)]
+    assert all(alive(connection) for connection in held)
+    assert not alive(as_client(edge, "192.0.2.4"))
+    assert alive(as_client(edge, "192.0.2.5"))
+    held.pop().close()
+    until(lambda: alive(as_client(edge, "192.0.2.4")), "there is room again")
+    for connection in held:
+        connection.close()
+
+
+def as_client(edge: Edge, client: str) -> socket.socket:
+    return edge.as_balancer("127.0.0.1", client=client)
+
+
+def alive(connection: socket.socket) -> bool:
+    """Whether this connection takes a request."""
+    try:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: busy.apollo.test\r\n\r\n")
+        return connection.recv(1000) != b""
+    except ConnectionError:
+        return False
 
 
 def test_behind_a_load_balancer_the_client_is_whom_it_names(edge: Edge, instance: Make) -> None:
@@ -293,6 +477,42 @@ def test_a_container_cannot_say_that_it_speaks_for_a_client(edge: Edge, instance
     for source in (CONTAINER, "127.2.0.1", "127.9.9.9"):
         assert edge.ask_as_balancer(source, "forged.apollo.test") == b"", source
     assert len(seen.seen) == known
+
+
+def test_a_port_that_is_no_tcp_is_no_server_and_by_itself_no_route(edge: Edge, instance: Make) -> None:
+    both = instance("both")
+    edge.register("both", both, id=f"apollo:0123456789ab:{both.port}")
+    edge.register("both", both, ["public", "udp"], id=f"apollo:0123456789ab:{both.port}:udp")
+    edge.register("syslog", both, ["public", "udp", "host=syslog.example.com"], id="apollo:0123456789ac:514:udp")
+    edge.register("listed", both, ["udp"], id="apollo:0123456789ad:514:udp")
+    answers(edge, "both.apollo.test", "both /")
+    assert edge.services.count(f"{both.address}:{both.port}") == 1
+    assert "syslog" not in edge.services and "0123456789ad" not in edge.services
+    assert edge.ask("/", "syslog.example.com").text != "both /"
+
+
+def test_a_host_has_a_route_in_whichever_case_its_tag_has_it(edge: Edge, instance: Make) -> None:
+    edge.register("cased", instance("cased"), ["public", "host=WWW.Cased.Example.COM", "Host=cased.example.com", "path=/Case"])
+    answers(edge, "www.cased.example.com", "cased /Case", "/Case")
+    assert edge.ask("/Case", "CASED.example.com").text == "cased /Case"
+    assert edge.ask("/case", "cased.example.com").text != "cased /case"
+
+
+def test_a_tag_that_is_not_heeded_is_named_in_the_log(edge: Edge, instance: Make) -> None:
+    edge.register("named", instance("named"), ["public", "host=*.example.com", "path=x"])
+    answers(edge, "named.apollo.test", "named /")
+    for tag in ("host=*.example.com", "path=x"):
+        assert f"warning named has a tag that names no host or path: {tag}" in edge.log("template")
+
+
+def test_of_very_many_wishes_the_first_twenty_are_heeded(edge: Edge, instance: Make) -> None:
+    edge.register("greedy", instance("greedy"), ["public", *(f"host=h{n:03}.example.com" for n in range(600))])
+    answers(edge, "greedy.apollo.test", "greedy /")
+    assert sorted(key for key, service in edge.routes.items() if service == "greedy") == [
+        "greedy.apollo.test/",
+        *(f"h{n:03}.example.com/" for n in range(20)),
+    ]
+    assert "warning greedy has more than 20 host and path tags" in edge.log("template")
 
 
 def test_stats_and_metrics_are_on_the_inside_port_alone(edge: Edge) -> None:
@@ -401,9 +621,48 @@ def test_tls_with_http_2_and_the_way_there_from_http(make: Callable[..., Edge], 
     assert curl("--http1.1") == "safe /x 1.1"
     assert seen.seen[-1]["x-forwarded-proto"] == "https"
     assert curl("--tls-max", "1.1").strip() == "0"
+    assert "strict-transport-security" not in curl("-D-")
     tls = ssl.create_default_context(cafile=tmp_path / "edge.pem")
     balancer = edge.as_balancer("127.0.0.1", "balancer_tls")
     with tls.wrap_socket(balancer, server_hostname="safe.apollo.test") as connection:
         assert connection.version() == "TLSv1.3"
     with pytest.raises(OSError), edge.as_balancer(CONTAINER, "balancer_tls") as refused:
         tls.wrap_socket(refused, server_hostname="safe.apollo.test")
+
+
+# Mozilla's intermediate configuration, guidelines 6.0, for a key on an elliptic curve as the one here.
+INTERMEDIATE = {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"}
+
+
+def test_tls_takes_mozillas_intermediate_ciphers_alone_and_says_hsts_as_set(make: Callable[..., Edge], tmp_path: Path) -> None:
+    edge = make(EDGE_TLS="1", EDGE_TLS_REDIRECT="1", EDGE_TLS_HSTS="63072000")
+    (edge.folder / "certificate").write_text(edge_certificate(tmp_path, "apollo.test"))
+    edge.start("haproxy")
+
+    def offered(cipher: str) -> bool:
+        client = ssl.create_default_context(cafile=tmp_path / "edge.pem")
+        client.maximum_version = ssl.TLSVersion.TLSv1_2
+        # Level 0, as the client of these tests is to offer what is out of date too.
+        client.set_ciphers(f"{cipher}:@SECLEVEL=0")
+        try:
+            with socket.create_connection(("127.0.0.1", edge.port["tls"]), 5) as plain:
+                client.wrap_socket(plain, server_hostname="safe.apollo.test").close()
+        except ssl.SSLError:
+            return False
+        return True
+
+    every = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    every.set_ciphers("ALL:@SECLEVEL=0")
+    names = {str(cipher["name"]) for cipher in every.get_ciphers() if cipher["protocol"] != "TLSv1.3"}
+    assert names > INTERMEDIATE
+    assert {name for name in names if offered(name)} == INTERMEDIATE
+
+    def hsts(port: str, scheme: str) -> bool:
+        url = f"{scheme}://safe.apollo.test:{edge.port[port]}/"
+        argv = ["curl", "-s", "--noproxy", "*", "-m", "5", "--cacert", str(tmp_path / "edge.pem"), "-D-", "-o/dev/null"]
+        argv += ["--resolve", f"safe.apollo.test:{edge.port[port]}:127.0.0.1", url]
+        headers = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        return "strict-transport-security: max-age=63072000" in headers
+
+    # A browser heeds it in an answer by HTTPS alone (RFC 6797), and no other says it.
+    assert (hsts("tls", "https"), hsts("web", "http")) == (True, False)
