@@ -5,6 +5,7 @@ from __future__ import annotations
 import pulumi
 from pulumi_aws import ec2
 
+import sdk_shortcuts
 from components.control import Control, ControlArgs
 from components.drain import Drains, DrainsArgs
 from components.edge import Edge, EdgeArgs
@@ -33,6 +34,7 @@ def image_id(image: Image) -> pulumi.Input[str]:
 
 
 def main() -> None:
+    sdk_shortcuts.install()
     settings, values = load()
     cluster = plan_cluster(settings)
     tags = Tags(pulumi.get_stack(), settings.tags)

@@ -203,7 +203,7 @@ class CommandLine:
 
     @property
     def state(self) -> Path:
-        return self.folder / "state" / ".pulumi" / "stacks" / "small" / "local.json"
+        return self.folder / "state" / ".pulumi" / "stacks" / self.program.name / "local.json"
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         env = {**os.environ, **self.extra, "APOLLO_RUN_DIR": str(self.run_dir), "APOLLO_PROGRAM": str(self.program)}
