@@ -6,15 +6,19 @@ Exit status: 0 done; 1 it failed, and what failed was said; 2 wrong usage; 130 s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from plan.secrets import SECRETS
-
-from . import day_two, mesos, operate, operations, show
+from . import operate, running, show
+from .cloud import EDGE_PORT
 from .errors import LocalCloudError
-from .operations import Outcome, Request
+
+if TYPE_CHECKING:
+    from .operations import Outcome
 
 _INTERRUPTED = 130
 
@@ -22,8 +26,7 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        request = _request(args)
-        return _perform(args, request)
+        return _perform(args)
     except LocalCloudError as error:
         if args.json:
             show.document({"operation": args.command, "stack": args.stack, "result": "failed", "errors": [str(error)]})
@@ -34,57 +37,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _request(args: argparse.Namespace) -> Request:
-    if args.command != "up":
-        return Request(args.stack, getattr(args, "sets", ()), getattr(args, "port", 0) or 0)
-    machines = not args.no_machines and operations.boots_machines(args.stack)
-    return Request(
-        args.stack,
-        args.sets,
-        args.port,
-        machines,
-        args.edge_port,
-        demo=not args.no_demo,
-        rotate=args.rotate,
-        mesos_root=args.mesos_root,
-    )
-
-
-def _perform(args: argparse.Namespace, request: Request) -> int:
+def _perform(args: argparse.Namespace) -> int:
+    if args.command in ("up", "preview", "refresh", "down", "pulumi", "ops"):
+        return _with_the_engine(args)
     if args.command == "status":
-        rows = operations.status(request)
+        rows = running.status(args.stack)
         if args.json:
             show.document([row.public() for row in rows])
         else:
+            from . import mesos
+
             show.hosts(rows)
             if words := mesos.line(rows):
                 print(f"\n{words}")
         return 0
-    if args.command in operate.ORDERS:
-        operate.order(request, args.command, args.host)
-        return 0
-    if args.command == "exec":
-        return operate.execute(request, args.host, args.argv)
-    if args.command == "shell":
-        return operate.shell(request, args.host)
-    if args.command == "logs":
-        return operate.logs(request, args.host, follow=args.follow)
-    if args.command == "open":
-        return operate.open_inside(request, args.what, args.port if args.port is not None else operate.INSIDE[args.what][1])
-    if args.command == "check":
-        return operate.run_check(request, flows=args.flows, as_json=args.json)
-    if args.command == "pulumi":
-        return day_two.pulumi(request, args.argv, args.program)
-    if args.command == "ops":
-        return day_two.ops(request, args.argv)
     if args.command == "outputs":
-        found = operations.stack_outputs(request)
+        found = running.stack_outputs(args.stack)
         if args.json:
             show.document(found)
         else:
             show.table(("output", "value"), [(name, _text(value)) for name, value in sorted(found.items())])
         return 0
+    if args.command == "exec":
+        return operate.execute(args.stack, args.host, args.argv)
+    if args.command == "shell":
+        return operate.shell(args.stack, args.host)
+    if args.command == "logs":
+        return operate.logs(args.stack, args.host, follow=args.follow)
+    if args.command == "open":
+        return operate.open_inside(args.stack, args.what, args.port if args.port is not None else operate.INSIDE[args.what][1])
+    if args.command == "check":
+        return operate.run_check(args.stack, flows=args.flows, as_json=args.json)
+    operate.order(args.stack, args.command, args.host)
+    return 0
+
+
+def _with_the_engine(args: argparse.Namespace) -> int:
+    # The engine's side takes a second to import, which no other command has to wait for.
+    from . import day_two, operations
+
+    request = operations.Request(args.stack, getattr(args, "sets", ()), getattr(args, "port", 0) or 0)
+    if args.command == "pulumi":
+        return day_two.pulumi(request, args.argv, args.program)
+    if args.command == "ops":
+        return day_two.ops(request, args.argv)
     if args.command == "up":
+        request = replace(
+            request,
+            machines=not args.no_machines and operations.boots_machines(args.stack),
+            edge_port=args.edge_port,
+            demo=not args.no_demo,
+            rotate=args.rotate,
+            mesos_root=args.mesos_root,
+        )
         outcome = operations.up(request)
     elif args.command == "preview":
         outcome = operations.preview(request)
@@ -130,13 +135,19 @@ def _describe(outcome: Outcome) -> None:
 
 
 def _text(value: object) -> str:
-    import json
-
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _port(text: str) -> int:
     return _within(text, 0, 65535)
+
+
+def _secret(text: str) -> str:
+    from plan.secrets import SECRETS
+
+    if text not in (keys := [secret.key for secret in SECRETS]):
+        raise argparse.ArgumentTypeError(f"{text} is no secret of the stack; there are: {', '.join(keys)}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -194,10 +205,10 @@ def _parser() -> argparse.ArgumentParser:
             )  # fmt: skip
             command.add_argument(
                 "--edge-port", type=_port, metavar="PORT",
-                help=f"port of 127.0.0.1 that leads to the edge's 80 (default: {operations.EDGE_PORT}; 0: any)",
+                help=f"port of 127.0.0.1 that leads to the edge's 80 (default: {EDGE_PORT}; 0: any)",
             )  # fmt: skip
             command.add_argument(
-                "--rotate", action="append", default=[], choices=[s.key for s in SECRETS], metavar="KEY",
+                "--rotate", action="append", default=[], type=_secret, metavar="KEY",
                 help="make this secret of the stack anew, such as templateToken; may be given several times",
             )  # fmt: skip
         if name == "open":

@@ -18,8 +18,9 @@ from cryptography.x509.oid import NameOID
 from . import check, demo
 from .cloud import Cloud
 from .errors import LocalCloudError
+from .fleet import fleet, last_words
 from .hosts import HostRow
-from .machinery import binaries, fleet, last_words
+from .machinery import binaries
 from .machines import prepare
 from .machines.driver import MachineDriver
 from .machines.errors import MachineError
@@ -28,7 +29,7 @@ from .machines.network import ADMIN_ADDRESS
 from .machines.processes import Children, wait_until
 from .machines.relay import listen_on_loopback
 from .paths import cache_dir
-from .tools import say
+from .show import say
 
 # Seconds. A host of a baked image needs about twenty; a first-boot installation needs its packages.
 READY_SECONDS = 600.0

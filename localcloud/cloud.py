@@ -7,17 +7,22 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from .errors import LocalCloudError
+from .hosts import HostRow
 from .paths import REPOSITORY
 from .processes import alive, end, start_ticks
 
+# Of 127.0.0.1, where the edge's port 80 is offered unless another is asked for.
+EDGE_PORT = 8080
 _START_SECONDS = 90.0
+# A host that boots may take this long to be ready.
+_ANSWER_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,22 @@ class Cloud:
 
     def ask(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """A question (without body) or an order to the process. LocalCloudError: it does not answer, or refuses."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.endpoint}/apollo-cloud/{name}", data=data)
+        data = None if body is None else json.dumps(body)
+        connection = HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_ANSWER_SECONDS)
         try:
-            with urllib.request.urlopen(request, timeout=600) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise LocalCloudError(f"the cloud failed at {name!r}: {json.load(error).get('error')}; see {self.log}") from None
-        except (OSError, ValueError) as error:
+            connection.request("GET" if data is None else "POST", f"/apollo-cloud/{name}", data)
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        except (OSError, HTTPException, ValueError) as error:
             raise LocalCloudError(f"the cloud (process {self.pid}) does not answer: {error}; see {self.log}") from None
+        finally:
+            connection.close()
+        if "error" in answer:
+            raise LocalCloudError(f"the cloud failed at {name!r}: {answer['error']}; see {self.log}")
+        return answer
+
+    def hosts(self) -> list[HostRow]:
+        """The cloud's hosts as its API has them now."""
+        return [HostRow(**row) for row in self.ask("hosts")["hosts"]]
 
     def wait_idle(self, seconds: float = 120.0) -> None:
         """Waits for calls that a killed run left under way. LocalCloudError where they do not end."""

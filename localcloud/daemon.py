@@ -41,6 +41,7 @@ from moto.moto_server.werkzeug_app import (  # noqa: E402
 from pulumi.runtime.proto import provider_pb2_grpc  # noqa: E402
 from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
 
+from .hosts import live_hosts  # noqa: E402
 from .inventory import inventory  # noqa: E402
 from .machines.errors import MachineError  # noqa: E402
 from .processes import die_with_parent, start_ticks  # noqa: E402
@@ -80,6 +81,7 @@ class Daemon:
         self.aws.cancel = self.desk.cancelled.set
         self.aws.begin = self.desk.cancelled.clear
         self.region = region
+        self.api = Aws(self.endpoint, region)
         self.baseline: frozenset[str] = frozenset()
         self._servers: list[grpc.Server] = []
         self.edge_port = edge_port
@@ -109,7 +111,7 @@ class Daemon:
         draft.write_text(json.dumps(about))
         draft.chmod(0o600)
         draft.rename(self.folder / "cloud.json")
-        self.baseline = inventory(Aws(self.endpoint, self.region))
+        self.baseline = inventory(self.api)
         self.desk.ready.set()
 
     def close(self) -> None:
@@ -128,12 +130,14 @@ class Daemon:
         return port
 
     def _control(self, method: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        """What the command line and the tests ask: status, leftovers, fault, cancel, begin, orphans, stop."""
+        """What the command line and the tests ask: status, hosts, leftovers, fault, cancel, begin, orphans, stop."""
         self.desk.ready.wait()
         if name == "status":
             return self.desk.status()
+        if name == "hosts":
+            return {"hosts": [row.public() for row in live_hosts(self.api)]}
         if name == "leftovers":
-            live = inventory(Aws(self.endpoint, self.region))
+            live = inventory(self.api)
             return {"leftovers": sorted(live - self.baseline)}
         if method != "POST":
             return {"error": f"no such question: {name}"}

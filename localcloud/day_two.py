@@ -12,9 +12,9 @@ from types import FrameType
 
 from . import tools
 from .cloud import Cloud
-from .machines.driver import prefix
-from .operations import Request, alone, running_cloud, workspace_of
+from .operations import Request, alone, workspace_of
 from .paths import REPOSITORY
+from .running import cloud_of
 from .workspace import Workspace, keep_generations
 
 
@@ -24,7 +24,7 @@ def pulumi(request: Request, argv: Sequence[str], program: str | None = None) ->
     program: the directory of another program, whose stack of the same name lives in the same cloud.
     """
     with alone(request.stack, f"pulumi {' '.join(argv[:1])}") as folder:
-        cloud = running_cloud(request.stack)
+        cloud = cloud_of(request.stack)
         other = Path(program).resolve() if program else None
         workspace = workspace_of(folder, request, cloud.edge_port is not None, other)
         env, binary = environment(cloud, workspace), str(tools.pulumi())
@@ -37,7 +37,7 @@ def pulumi(request: Request, argv: Sequence[str], program: str | None = None) ->
 def ops(request: Request, argv: Sequence[str]) -> int:
     """Runs `python -m ops` on the stack, on this terminal; gives its exit status."""
     with alone(request.stack, f"ops {' '.join(argv[:1])}") as folder:
-        cloud = running_cloud(request.stack)
+        cloud = cloud_of(request.stack)
         workspace = workspace_of(folder, request, cloud.edge_port is not None)
         stack = ["--stack", request.stack] if argv[:1] and argv[0] not in ("gate", "comment") else []
         with keep_generations(workspace):
@@ -68,6 +68,8 @@ def ssh_environment(cloud: Cloud) -> dict[str, str]:
     """How the administrator's computer is entered where machines are booted; nothing where none are."""
     if cloud.edge_port is None:
         return {}
+    from .machines.driver import prefix
+
     return {"APOLLO_SSH": f"nsenter --net=/run/netns/{prefix(cloud.folder)}-admin -- ssh"}
 
 

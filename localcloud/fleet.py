@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import LocalCloudError
 from .hosts import HostRow
@@ -50,3 +52,48 @@ class Fleet:
 def overlay_ip(row: HostRow) -> str:
     """The host's bridge address without its prefix."""
     return row.bridgeAddress.partition("/")[0]
+
+
+def fleet(folder: Path, rows: Sequence[HostRow]) -> Fleet:
+    """The booted hosts of the cloud in `folder`, to run commands on."""
+
+    from .machines.machine import entry
+
+    def command(host: str, argv: Sequence[str]) -> list[str]:
+        return entry(_leader(folder, rows, host), list(argv))
+
+    return Fleet(tuple(rows), command)
+
+
+def console(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
+    """The host's console log. FleetError where there is no such host."""
+    return folder / "machines" / _row(rows, host).instanceId / "console.log"
+
+
+def network_of(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
+    """The network namespace of a booted host. FleetError where it does not run."""
+    return Path(f"/proc/{_leader(folder, rows, host)}/ns/net")
+
+
+def last_words(folder: Path, rows: Sequence[HostRow], host: str, lines: int = 20) -> str:
+    """The last lines on the host's console."""
+    from .machines.machine import tail
+
+    return tail(console(folder, rows, host), lines)
+
+
+def _row(rows: Sequence[HostRow], host: str) -> HostRow:
+    for row in rows:
+        if host in (row.name, row.instanceId):
+            return row
+    raise FleetError(f"no host {host}; there are: {', '.join(row.name for row in rows) or 'none'}")
+
+
+def _leader(folder: Path, rows: Sequence[HostRow], host: str) -> int:
+    row = _row(rows, host)
+    try:
+        return int(json.loads((folder / "machines" / row.instanceId / "machine.json").read_text())["leader"])
+    except FileNotFoundError:
+        raise FleetError(f"{host} is not running; start it with: python -m localcloud start {host}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LocalCloudError(f"{folder}/machines/{row.instanceId}/machine.json is damaged: {error}") from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from .events import Step
-from .provider.kind import Aws, tag_map
+if TYPE_CHECKING:
+    from .events import Step
+    from .provider.kind import Aws
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ def cells(row: HostRow) -> tuple[str, ...]:
     return (row.name, row.role, str(row.slot), row.zone, row.privateIp, row.bridgeAddress, row.dockerSubnet, row.state)
 
 
-def live_hosts(endpoint: str, region: str) -> list[HostRow]:
-    """Every instance of the cloud that carries the tags of a host. Terminated ones are left out."""
-    ec2 = Aws(endpoint, region).client("ec2")
+def live_hosts(aws: Aws) -> list[HostRow]:
+    """Every instance of the cloud that carries the tags of a host. Terminated ones are left out.
+
+    In the cloud's own process, which has AWS's client loaded; others ask it (`Cloud.hosts`).
+    """
+    from .provider.kind import tag_map
+
+    ec2 = aws.client("ec2")
     rows: list[HostRow | None] = []
     for reservation in ec2.describe_instances()["Reservations"]:
         for instance in cast(list[dict[str, Any]], reservation["Instances"]):

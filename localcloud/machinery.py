@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import LocalCloudError
-from .fleet import Fleet, FleetError
-from .hosts import HostRow
 from .machines.driver import MachineDriver
 from .machines.errors import MachineError
-from .machines.machine import entry, tail
 from .paths import cache_dir
 from .programs import host_program
 from .provider.kind import CloudError
@@ -87,44 +82,3 @@ class Machinery:
 def binaries() -> dict[str, Path]:
     """consul and consul-template for the hosts' image: from PATH, their maker, or built. LocalCloudError: neither worked."""
     return {name: host_program(name) for name in ("consul", "consul-template")}
-
-
-def fleet(folder: Path, rows: Sequence[HostRow]) -> Fleet:
-    """The booted hosts of the cloud in `folder`, to run commands on."""
-
-    def command(host: str, argv: Sequence[str]) -> list[str]:
-        return entry(_leader(folder, rows, host), list(argv))
-
-    return Fleet(tuple(rows), command)
-
-
-def console(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
-    """The host's console log. FleetError where there is no such host."""
-    return folder / "machines" / _row(rows, host).instanceId / "console.log"
-
-
-def network_of(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
-    """The network namespace of a booted host. FleetError where it does not run."""
-    return Path(f"/proc/{_leader(folder, rows, host)}/ns/net")
-
-
-def last_words(folder: Path, rows: Sequence[HostRow], host: str, lines: int = 20) -> str:
-    """The last lines on the host's console."""
-    return tail(console(folder, rows, host), lines)
-
-
-def _row(rows: Sequence[HostRow], host: str) -> HostRow:
-    for row in rows:
-        if host in (row.name, row.instanceId):
-            return row
-    raise FleetError(f"no host {host}; there are: {', '.join(row.name for row in rows) or 'none'}")
-
-
-def _leader(folder: Path, rows: Sequence[HostRow], host: str) -> int:
-    row = _row(rows, host)
-    try:
-        return int(json.loads((folder / "machines" / row.instanceId / "machine.json").read_text())["leader"])
-    except FileNotFoundError:
-        raise FleetError(f"{host} is not running; start it with: python -m localcloud start {host}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LocalCloudError(f"{folder}/machines/{row.instanceId}/machine.json is damaged: {error}") from None

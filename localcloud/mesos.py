@@ -11,7 +11,6 @@ from pathlib import Path
 from .errors import LocalCloudError
 from .fleet import Fleet
 from .hosts import HostRow
-from .machines.driver import MESOS_ROOT
 
 # Below the build's folder, each optional, as long as one is there.
 PROGRAMS = ("sbin/mesos-master", "sbin/mesos-agent", "bin/marathon")
@@ -22,6 +21,8 @@ _HINT = "Mesos is off: the hosts have no programs of it; `up --mesos-root DIR` t
 
 def adopt(folder: Path, root: Path) -> None:
     """Makes the build the one that machines of the cloud in `folder` boot with. LocalCloudError where it is none."""
+    from .machines.driver import MESOS_ROOT
+
     if not any(os.access(root / program, os.X_OK) for program in PROGRAMS):
         raise LocalCloudError(f"--mesos-root {root}: there is none of {', '.join(PROGRAMS)} to execute; give a folder with one")
     side = folder / f"{MESOS_ROOT}.new"

@@ -1,4 +1,7 @@
-"""Commands for booted hosts: look into one, run something on it, treat it badly, and check the whole network."""
+"""Commands for booted hosts: look into one, run something on it, treat it badly, and check the whole network.
+
+`exec` is typed, and run by tests, many times: what the others need beside it is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,12 @@ from dataclasses import asdict
 
 from plan.ports import CONSUL_HTTP, EDGE_STATS, HTTPS
 
-from . import check, demo, show
+from . import show
 from .cloud import Cloud
 from .errors import LocalCloudError
-from .hosts import live_hosts
-from .machinery import console, fleet, network_of
-from .machines.errors import MachineError
-from .machines.namespaces import socket_inside
-from .machines.relay import Relay, listen_on_loopback
-from .operations import Request, host_names, running_cloud, stack_outputs
-from .tools import say
+from .fleet import console, fleet, network_of
+from .running import cloud_of, host_names, stack_outputs
+from .show import say
 
 # What each order does to a host, for the help text.
 ORDERS = {
@@ -45,29 +44,29 @@ INSIDE = {
 }
 
 
-def order(request: Request, what: str, host: str) -> None:
+def order(stack: str, what: str, host: str) -> None:
     """Carries out one of ORDERS. LocalCloudError: no such host, no machines, or the order failed."""
-    cloud = running_cloud(request.stack)
+    cloud = cloud_of(stack)
     answer = cloud.ask("machine", {"order": what, "host": host})
     if "failed" in answer:
         raise LocalCloudError(answer["failed"])
 
 
-def execute(request: Request, host: str, argv: Sequence[str]) -> int:
+def execute(stack: str, host: str, argv: Sequence[str]) -> int:
     """Runs a command as root on a host, on this terminal; gives its exit status."""
-    cloud = _with_machines(request)
-    return subprocess.call(fleet(cloud.folder, live_hosts(cloud.endpoint, cloud.region)).command(host, argv))
+    cloud = _with_machines(stack)
+    return subprocess.call(fleet(cloud.folder, cloud.hosts()).command(host, argv))
 
 
-def shell(request: Request, host: str) -> int:
+def shell(stack: str, host: str) -> int:
     """A root shell on a host."""
-    return execute(request, host, ["bash", "-l"])
+    return execute(stack, host, ["bash", "-l"])
 
 
-def logs(request: Request, host: str, *, follow: bool) -> int:
+def logs(stack: str, host: str, *, follow: bool) -> int:
     """The host's console, from its first line; follow: until Ctrl-C."""
-    cloud = _with_machines(request)
-    path = console(cloud.folder, live_hosts(cloud.endpoint, cloud.region), host)
+    cloud = _with_machines(stack)
+    path = console(cloud.folder, cloud.hosts(), host)
     if not path.exists():
         raise LocalCloudError(f"{host} has not printed anything yet")
     with path.open("rb") as log:
@@ -83,15 +82,19 @@ def logs(request: Request, host: str, *, follow: bool) -> int:
                 time.sleep(0.2)
 
 
-def open_inside(request: Request, what: str, port: int) -> int:
+def open_inside(stack: str, what: str, port: int) -> int:
     """Offers a page of the inside on 127.0.0.1 until Ctrl-C; a connection goes to the first host of the role that takes it."""
-    cloud = _with_machines(request)
+    from .machines.errors import MachineError
+    from .machines.namespaces import socket_inside
+    from .machines.relay import Relay, listen_on_loopback
+
+    cloud = _with_machines(stack)
     role, far_port, page = INSIDE[what]
-    hosts = [row.name for row in fleet(cloud.folder, live_hosts(cloud.endpoint, cloud.region)).of(role)]
+    hosts = [row.name for row in fleet(cloud.folder, cloud.hosts()).of(role)]
 
     def dial() -> list[tuple[socket.socket, str, int]]:
         found: list[tuple[socket.socket, str, int]] = []
-        rows = live_hosts(cloud.endpoint, cloud.region)
+        rows = cloud.hosts()
         for host in hosts:
             with contextlib.suppress(OSError, LocalCloudError):
                 found.append((socket_inside(network_of(cloud.folder, rows, host)), "127.0.0.1", far_port))
@@ -116,13 +119,15 @@ def open_inside(request: Request, what: str, port: int) -> int:
     return 0
 
 
-def run_check(request: Request, *, flows: int, as_json: bool) -> int:
+def run_check(stack: str, *, flows: int, as_json: bool) -> int:
     """Tries every way through the network and shows what came of it; 1 where anything failed."""
-    cloud = _with_machines(request)
-    rows = live_hosts(cloud.endpoint, cloud.region)
+    from . import check, demo
+
+    cloud = _with_machines(stack)
+    rows = cloud.hosts()
     # A host that is not there has no row of its own in the matrix, and must not make it shorter in silence.
-    hosts, absent = check.standing(fleet(cloud.folder, rows), host_names(request))
-    exported = stack_outputs(request)
+    hosts, absent = check.standing(fleet(cloud.folder, rows), host_names(stack))
+    exported = stack_outputs(stack)
     expected = check.Expectations(
         mtu=int(exported["overlay"]["mtu"]),
         domain=exported["edge"]["domain"],
@@ -158,10 +163,10 @@ def run_check(request: Request, *, flows: int, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _with_machines(request: Request) -> Cloud:
-    cloud = running_cloud(request.stack)
+def _with_machines(stack: str) -> Cloud:
+    cloud = cloud_of(stack)
     if cloud.edge_port is None:
-        raise LocalCloudError(f"the cloud of stack {request.stack} runs without machines; `down`, then `up` boots them")
+        raise LocalCloudError(f"the cloud of stack {stack} runs without machines; `down`, then `up` boots them")
     if os.geteuid() != 0:
         raise LocalCloudError("not root: only root can enter a host")
     return cloud

@@ -17,18 +17,16 @@ from typing import Any
 
 from . import boot, mesos, tools
 from . import cloud as clouds
-from .cloud import Cloud
-from .engine import Engine, Operation, Run, outputs, resources
+from .cloud import EDGE_PORT, Cloud
+from .engine import Engine, Operation, Run
 from .errors import LocalCloudError
-from .hosts import HostRow, live_hosts, planned_hosts
-from .machinery import fleet
-from .paths import REPOSITORY, cloud_dir, run_dir
-from .show import Progress
-from .tools import say
-from .workspace import Workspace, prepare, read_config, read_project
-
-# Of 127.0.0.1, where the edge's port 80 is offered unless another is asked for.
-EDGE_PORT = 8080
+from .hosts import HostRow, planned_hosts
+from .paths import cloud_dir, run_dir
+from .project import program_dir, read_config, read_project
+from .running import cloud_of
+from .show import Progress, say
+from .state import outputs, resources
+from .workspace import Workspace, prepare
 
 
 @dataclass(frozen=True)
@@ -84,20 +82,10 @@ class Outcome:
         }
 
 
-def running_cloud(stack: str) -> Cloud:
-    """The cloud of a stack. LocalCloudError where none runs."""
-    return _running(cloud_dir(stack), stack)
-
-
 def boots_machines(stack: str) -> bool:
     """Whether the stack is made for hosts that boot here: it says where they reach this cloud's API."""
     project = read_project(program_dir())
     return f"{project['name']}:awsEndpoint" in read_config(program_dir(), stack)
-
-
-def program_dir() -> Path:
-    """The program that is run: this checkout, or for tests the one that APOLLO_PROGRAM names."""
-    return Path(os.environ.get("APOLLO_PROGRAM") or REPOSITORY).resolve()
 
 
 def up(request: Request) -> Outcome:
@@ -132,7 +120,7 @@ def up(request: Request) -> Outcome:
 def refresh(request: Request) -> Outcome:
     """Brings the state to what the cloud holds, so that changes made behind the program's back show."""
     with alone(request.stack, "refresh") as folder:
-        cloud = _running(folder, request.stack)
+        cloud = cloud_of(request.stack)
         return _run("refresh", tools.pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
 
 
@@ -198,27 +186,6 @@ def down(request: Request, *, force: bool = False) -> Outcome:
     return outcome
 
 
-def status(request: Request) -> list[HostRow]:
-    """The hosts of the stack's cloud, and what of Mesos runs on those that boot. LocalCloudError where none runs."""
-    cloud = _running(cloud_dir(request.stack), request.stack)
-    rows = live_hosts(cloud.endpoint, cloud.region)
-    return rows if cloud.edge_port is None else mesos.looked_at(fleet(cloud.folder, rows))
-
-
-def stack_outputs(request: Request) -> dict[str, Any]:
-    """The exports of the stack as the last run left them, secrets masked. LocalCloudError where no cloud runs."""
-    folder = cloud_dir(request.stack)
-    _running(folder, request.stack)
-    return outputs(_state_file(folder, request.stack))
-
-
-def host_names(request: Request) -> list[str]:
-    """The hosts that the last run left, whatever became of them since."""
-    state = resources(_state_file(cloud_dir(request.stack), request.stack))
-    tags = [r.get("inputs", {}).get("tags") or {} for r in state if r["type"] == "aws:ec2/instance:Instance"]
-    return sorted(str(tag["apollo:host"]) for tag in tags if "apollo:host" in tag)
-
-
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +208,7 @@ def _run(operation: Operation, binary: Path, workspace: Workspace, cloud: Cloud)
     if operation == "preview":
         outcome.hosts = planned_hosts(run.report.planned)
     elif operation != "destroy":
-        outcome.hosts = live_hosts(cloud.endpoint, cloud.region)
+        outcome.hosts = cloud.hosts()
         outcome.outputs = outputs(workspace.state_file)
     return outcome
 
@@ -279,11 +246,6 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
         raise LocalCloudError(str(error)) from None
 
 
-def _state_file(folder: Path, stack: str) -> Path:
-    project = str(read_project(program_dir())["name"])
-    return Workspace(folder, program_dir(), project, stack, "").state_file
-
-
 def _cloud(workspace: Workspace, port: int, edge_port: int | None) -> Cloud:
     """The stack's running cloud, or a new one. What the state says of a cloud that is gone is dropped, and said."""
     folder = workspace.folder
@@ -302,13 +264,6 @@ def _cloud(workspace: Workspace, port: int, edge_port: int | None) -> Cloud:
     say("starting the embedded cloud")
     boot.sweep(folder)
     return clouds.start(folder, workspace.region, port=port, edge_port=edge_port)
-
-
-def _running(folder: Path, stack: str) -> Cloud:
-    cloud = clouds.find(folder)
-    if cloud is None or not cloud.alive():
-        raise LocalCloudError(f"no cloud runs for stack {stack}; start it with `python -m localcloud up --stack {stack}`")
-    return cloud
 
 
 @contextmanager

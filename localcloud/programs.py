@@ -17,7 +17,8 @@ from pathlib import Path
 
 from .errors import LocalCloudError
 from .paths import cache_dir
-from .tools import GO_TOOLS, go_binary, go_build, say
+from .show import say
+from .tools import GO_TOOLS, go_binary, go_build
 
 # The same as in hashicorp.txt of userdata/packages, which the hosts on AWS install.
 VERSIONS = {"consul": "1.19.2", "consul-template": "0.41.1"}

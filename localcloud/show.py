@@ -7,14 +7,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.status import Status
-from rich.table import Table
-
-from .events import Report, Step
 from .hosts import HEADINGS, HostRow, cells
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from .events import Report, Step
 
 _VERBS = {
     "create": "created",
@@ -34,6 +34,9 @@ class Progress:
     """Shows a run: a line for each change (unless `each` is off), and on a terminal a last line that counts."""
 
     def __init__(self, what: str, *, each: bool = True) -> None:
+        # Drawing is for few commands, and its library slow to import.
+        from rich.console import Console
+
         self._what, self._each = what, each
         self._console = Console(stderr=True, highlight=False)
         self._started = time.monotonic()
@@ -68,6 +71,9 @@ def counts(changes: Counter[str], future: bool = False) -> str:
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output; plain columns where that is no terminal."""
     if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
         drawn = Table(*headings)
         for row in rows:
             drawn.add_row(*row)
@@ -87,6 +93,11 @@ def document(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def say(line: str) -> None:
+    """A line of progress. Standard output is kept for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def problem(message: str) -> None:
     """An error, on standard error."""
-    Console(stderr=True, highlight=False).print("error:", message, style=None, markup=False, soft_wrap=True)
+    say(f"error: {message}")

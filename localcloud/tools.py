@@ -11,10 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from pathlib import Path
 from .errors import LocalCloudError
 from .paths import cache_dir
 from .processes import supervised
+from .show import say
 
 PULUMI_VERSION = "3.250.0"
 _OLDEST_PULUMI = (3, 214, 0)  # the first with replacement triggers
@@ -160,11 +158,6 @@ def language_host() -> Path:
     return folder
 
 
-def say(line: str) -> None:
-    """A line of progress. Standard output is kept for results."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def _version(binary: str) -> tuple[int, ...] | None:
     """A CLI's version, or None where it does not say."""
     env = {**os.environ, "PULUMI_SKIP_UPDATE_CHECK": "true"}
@@ -182,6 +175,10 @@ def _downloaded() -> Path:
 
 def _download() -> Path:
     """The official release, unpacked into the cache. LocalCloudError with the reason, soon, where it cannot be had."""
+    import tarfile
+    import urllib.error
+    import urllib.request
+
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine())
     if machine is None:
         raise LocalCloudError(f"there is none for {platform.machine()}")

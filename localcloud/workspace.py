@@ -21,6 +21,8 @@ from plan.secrets import together
 
 from .errors import LocalCloudError
 from .paths import cache_dir
+from .project import read_config, read_project, read_yaml
+from .running import state_file
 
 _ITERATIONS = 1_000_000  # the passphrase provider's own
 DEFAULT_REGION = "eu-west-1"
@@ -46,7 +48,7 @@ class Workspace:
 
     @property
     def state_file(self) -> Path:
-        return self.folder / "state" / ".pulumi" / "stacks" / self.project / f"{self.stack}.json"
+        return state_file(self.folder, self.project, self.stack)
 
     @property
     def locks(self) -> Path:
@@ -66,15 +68,6 @@ class Workspace:
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
         }
-
-
-def read_project(program: Path) -> dict[str, Any]:
-    """Pulumi.yaml as it stands. LocalCloudError where there is none to read."""
-    path = program / "Pulumi.yaml"
-    project = _read_yaml(path)
-    if not isinstance(project.get("name"), str):
-        raise LocalCloudError(f"{path} has no name")
-    return project
 
 
 def prepare(
@@ -151,7 +144,7 @@ def _harvest(folder: Path, project: str, stack: str) -> None:
     marker = folder / "rolling"
     if not marker.exists():
         return
-    config = _read_yaml(folder / "work" / f"Pulumi.{stack}.yaml").get("config") or {}
+    config = read_yaml(folder / "work" / f"Pulumi.{stack}.yaml").get("config") or {}
     rolled = {role: config.get(f"{project}:{role}", {}).get("generations") or {} for role in _ROLES}
     _write(folder / "generations.json", json.dumps(rolled))
     marker.unlink()
@@ -166,15 +159,6 @@ def _keep(config: dict[str, Any], project: str, folder: Path) -> None:
             now = {str(index): generation for index, generation in given.items()}
             given.clear()
             given |= now | {index: max(generation, now.get(index, 1)) for index, generation in rolled.items()}
-
-
-def read_config(program: Path, stack: str) -> dict[str, Any]:
-    """The configuration in Pulumi.<stack>.yaml. LocalCloudError: no such stack, or a file that is no YAML."""
-    path = program / f"Pulumi.{stack}.yaml"
-    if not path.exists():
-        found = sorted(p.name.split(".")[1] for p in program.glob("Pulumi.*.yaml"))
-        raise LocalCloudError(f"there is no stack {stack!r}: {path} does not exist; stacks here: {', '.join(found) or 'none'}")
-    return cast(dict[str, Any], _read_yaml(path).get("config") or {})
 
 
 class Vault:
@@ -253,20 +237,6 @@ def _without_ciphertext(value: Any, vault: Vault) -> Any:
     if isinstance(value, list):
         return [_without_ciphertext(item, vault) for item in cast(list[Any], value)]
     return value
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise LocalCloudError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise LocalCloudError(f"{path} is not YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise LocalCloudError(f"{path} holds {type(content).__name__}, not keys and values")
-    return cast(dict[str, Any], content)
 
 
 def _write(path: Path, text: str) -> None:

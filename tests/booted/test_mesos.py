@@ -11,8 +11,7 @@ import pytest
 
 from localcloud import cloud as clouds
 from localcloud.demo import IMAGE, load_image
-from localcloud.hosts import live_hosts
-from localcloud.machinery import fleet
+from localcloud.fleet import fleet
 from tests.booted.conftest import Stack, until
 
 CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
@@ -172,7 +171,7 @@ def standin(stack: Stack, host: str, name: str, script: str, more: str = "") -> 
     """Makes an image on the host whose program of this name is the script. more: a line of shell that adds files to it."""
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
-    hosts = fleet(cloud.folder, live_hosts(cloud.endpoint, cloud.region))
+    hosts = fleet(cloud.folder, cloud.hosts())
     load_image(hosts, host)
     hosts.check(host, ["sh", "-c", f"cat > /tmp/{name}; chmod 755 /tmp/{name}"], stdin=script.encode())
     lines = (
