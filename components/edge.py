@@ -11,6 +11,10 @@ from components.host import Host, HostArgs, Site
 from plan.cluster import PlannedHost
 from plan.ports import EDGE_BEHIND_BALANCER, EDGE_BEHIND_BALANCER_TLS, HTTP, HTTPS
 
+# Seconds of silence after which the balancer drops a connection: more than `timeout tunnel` of HAProxy, which ends it openly.
+IDLE = 3660
+# Seconds that an edge which does not serve any more may finish what it has: more than any drain takes.
+DRAINING = 600
 # Where an edge says that it serves; see haproxy.cfg.
 HEALTH_PATH = "/.apollo/health"
 
@@ -99,6 +103,12 @@ class Edge(ComponentResource):
             proxy_protocol_v2=True,
             preserve_client_ip="false",
             deregistration_delay=30,
+            # An edge that is drained says that it does not serve, and has requests under way: by default AWS would reset those.
+            target_health_states=[
+                lb.TargetGroupTargetHealthStateArgs(
+                    enable_unhealthy_connection_termination=False, unhealthy_draining_interval=DRAINING
+                )
+            ],
             # A port that is open is not enough: an edge counts once it knows the services. Its checks carry the PROXY
             # protocol too, so they go to a port that expects it.
             health_check=lb.TargetGroupHealthCheckArgs(
@@ -118,6 +128,7 @@ class Edge(ComponentResource):
             load_balancer_arn=balancer.arn,
             port=port,
             protocol="TCP",
+            tcp_idle_timeout_seconds=IDLE,
             default_actions=[lb.ListenerDefaultActionArgs(type="forward", target_group_arn=group.arn)],
             tags=site.tags.named(suffix),
             opts=child,

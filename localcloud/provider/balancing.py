@@ -171,6 +171,13 @@ _HEALTH = {
 }
 
 
+# What a target group's only entry of targetHealthStates holds, as the attributes that AWS keeps it in.
+_STATE = {
+    "enableUnhealthyConnectionTermination": "target_health_state.unhealthy.connection_termination.enabled",
+    "unhealthyDrainingInterval": "target_health_state.unhealthy.draining_interval_seconds",
+}
+
+
 class TargetGroup(_Balancing):
     token = "aws:lb/targetGroup:TargetGroup"
     attributes = {
@@ -183,7 +190,7 @@ class TargetGroup(_Balancing):
         "loadBalancingCrossZoneEnabled": "load_balancing.cross_zone.enabled",
     }
     inputs = ("name", "namePrefix", "port", "protocol", "protocolVersion", "vpcId", "targetType", "ipAddressType",
-              "healthCheck", *attributes, "tags")  # fmt: skip
+              "healthCheck", "targetHealthStates", *attributes, "tags")  # fmt: skip
     defaults = {"targetType": "instance", "proxyProtocolV2": False, "connectionTermination": False}
     autoname = "name"
     name_limit = 32
@@ -199,6 +206,17 @@ class TargetGroup(_Balancing):
             if attributes := self._attributes(inputs):
                 elb.modify_target_group_attributes(TargetGroupArn=arn, Attributes=attributes)
         return arn
+
+    def _attributes(self, inputs: Props) -> list[dict[str, str]]:
+        (state,) = inputs.get("targetHealthStates") or [{}]
+        values = {key: str(state[name]).lower() for name, key in _STATE.items() if state.get(name) is not None}
+        return [*super()._attributes(inputs), *({"Key": key, "Value": value} for key, value in values.items())]
+
+    @staticmethod
+    def _states(records: list[dict[str, str]]) -> list[Props]:
+        values = {record["Key"]: record["Value"] for record in records}
+        found = {name: values[key] for name, key in _STATE.items() if key in values}
+        return [{name: int(text) if text.isdigit() else text == "true" for name, text in found.items()}] if found else []
 
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
         answer = absent(lambda: aws.client("elbv2").describe_target_groups(TargetGroupArns=[id]))
@@ -216,6 +234,7 @@ class TargetGroup(_Balancing):
                 **{name: record[member] for name, member in _HEALTH.items() if member in record},
                 **({"matcher": record["Matcher"]["HttpCode"]} if record.get("Matcher", {}).get("HttpCode") else {}),
             },
+            "targetHealthStates": self._states(attributes),
             **self._live_attributes(attributes, known),
             "tags": self._tags(aws, id),
         }
@@ -225,7 +244,7 @@ class TargetGroup(_Balancing):
         self._retag(aws, id, old, new)
         if "healthCheck" in changed and new.get("healthCheck"):
             elb.modify_target_group(TargetGroupArn=id, **self._health(new))
-        if changed & set(self.attributes):
+        if changed & {*self.attributes, "targetHealthStates"}:
             elb.modify_target_group_attributes(TargetGroupArn=id, Attributes=self._attributes(new))
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
@@ -295,6 +314,7 @@ class Listener(_Balancing):
             "certificateArn": (first(record.get("Certificates")) or {}).get("CertificateArn"),
             "alpnPolicy": first(record.get("AlpnPolicy")),
             "defaultActions": [_action(action) for action in record.get("DefaultActions", [])],
+            **self._live_attributes(aws.client("elbv2").describe_listener_attributes(ListenerArn=id)["Attributes"], known),
             "tags": self._tags(aws, id),
         }
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from typing import Any
 
 import pytest
 from pulumi import RunError
 
 from components.security import ROLES
+from ops import drain
 from plan.cluster import Role
 from plan.secrets import SECRETS, parameters
 from tests.components.recording import TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
 from tests.plan.support import cluster
+from tests.userdata.support import USERDATA
 from userdata import bundles
 
 INSTANCE = "aws:ec2/instance:Instance"
@@ -196,6 +199,21 @@ def test_several_edges_admit_only_the_load_balancer() -> None:
     assert rules["security-edge-tcp-8081-from-balancer"].inputs["referencedSecurityGroupId"] == "security-balancer-id"
     group = prod.named("aws:lb/targetGroup:TargetGroup", "edge-web").inputs
     assert (group["proxyProtocolV2"], group["preserveClientIp"], group["targetType"]) == (True, "false", "ip")
+
+
+def test_the_balancer_ends_no_connection_before_the_edge_does() -> None:
+    prod = run_program("prod", merged("prod", edge={"count": 2, "tls": {"enabled": True}}))
+    haproxy = (USERDATA / "roles/edge/etc/haproxy/haproxy.cfg").read_text()
+    timeouts = {name: int(hours) * 3600 for name, hours in re.findall(r"timeout (tunnel) (\d+)h", haproxy)}
+    listeners, groups = prod.of("aws:lb/listener:Listener"), prod.of("aws:lb/targetGroup:TargetGroup")
+    assert len(listeners) == len(groups) == 2
+    for listener in listeners.values():
+        # AWS takes 60 to 6000 (ELB API, ModifyListenerAttributes).
+        assert timeouts["tunnel"] < listener.inputs["tcpIdleTimeoutSeconds"] <= 6000
+    for group in groups.values():
+        (state,) = group.inputs["targetHealthStates"]
+        assert state["enableUnhealthyConnectionTermination"] is False
+        assert state["unhealthyDrainingInterval"] > drain.SECONDS
 
 
 def test_the_schedulers_ports_are_open_to_those_who_need_them_and_to_nobody_else(dev: Recording) -> None:

@@ -127,6 +127,7 @@ def _targets(w: World) -> Props:
         "name": f"tg-{w.number()}", "port": 80, "protocol": "TCP", "targetType": "ip", "vpcId": w.vpc(),
         "proxyProtocolV2": True, "preserveClientIp": "false", "deregistrationDelay": 30,
         "healthCheck": {"protocol": "TCP", "interval": 10, "healthyThreshold": 2, "unhealthyThreshold": 2},
+        "targetHealthStates": [{"enableUnhealthyConnectionTermination": False, "unhealthyDrainingInterval": 600}],
     }  # fmt: skip
 
 
@@ -209,8 +210,11 @@ CASES = [
          {"value": "two", "description": "e", "tags": {}}, "name", ("arn", "version", "tier")),
     Case("aws:lb/loadBalancer:LoadBalancer", _balancer, {"enableCrossZoneLoadBalancing": False, "tags": {"a": "c"}}, "internal",
          ("arn", "dnsName", "zoneId", "vpcId", "arnSuffix")),
-    Case("aws:lb/targetGroup:TargetGroup", _targets, {"deregistrationDelay": 60, "tags": {"a": "b"}}, "port", ("arn", "arnSuffix")),
-    Case("aws:lb/listener:Listener", _listener, {"port": 81, "tags": {"a": "b"}}, "loadBalancerArn", ("arn",)),
+    Case("aws:lb/targetGroup:TargetGroup", _targets, {"deregistrationDelay": 60, "tags": {"a": "b"},
+         "targetHealthStates": [{"enableUnhealthyConnectionTermination": False, "unhealthyDrainingInterval": 300}]}, "port",
+         ("arn", "arnSuffix")),
+    Case("aws:lb/listener:Listener", _listener, {"port": 81, "tcpIdleTimeoutSeconds": 3660, "tags": {"a": "b"}}, "loadBalancerArn",
+         ("arn",)),
     Case("aws:lb/targetGroupAttachment:TargetGroupAttachment", _target, {}, "targetId", (), None),
 ]  # fmt: skip
 

@@ -160,13 +160,13 @@ class Edge:
             (f"{LIVE[1:]}/routes.map", "live/routes.map"),
             ("etc/apollo/services.ctmpl", "services.ctmpl"),
             ("etc/apollo/edge.hcl", "edge.hcl"),
-            ("usr/local/lib/apollo/edge-apply", "bin/edge-apply"),
+            ("usr/local/lib/apollo/edge_apply.py", "bin/edge_apply.py"),
         ):
             text = (ROLE / source).read_text()
             for old, new in self._places().items():
                 text = text.replace(old, new)
             (folder / target).write_text(text)
-        (folder / "bin/edge-apply").chmod(0o755)
+        (folder / "bin/edge_apply.py").chmod(0o755)
         # In the place of systemd: a reload is this signal to the master.
         (folder / "bin/systemctl").write_text(f"#!/bin/sh\nkill -USR2 $(cat {folder}/master.pid)\necho >>{folder}/reloads\n")
         (folder / "bin/systemctl").chmod(0o755)
@@ -181,9 +181,10 @@ class Edge:
             "bind :443 ": f"bind 127.0.0.1:{port['tls']} ",
             "bind :80\n": f"bind 127.0.0.1:{port['web']}\n",
             "/run/haproxy/admin.sock": str(folder / "admin.sock"),
+            "/run/haproxy-master.sock": str(folder / "master.sock"),
             "/etc/apollo/secrets/edge/certificate": str(folder / "certificate"),
             "/etc/apollo/secrets/consul/template-token": str(folder / "token"),
-            "/usr/local/lib/apollo/edge-apply": str(folder / "bin/edge-apply"),
+            "/usr/local/lib/apollo/edge_apply.py": str(folder / "bin/edge_apply.py"),
             "/etc/apollo/services.ctmpl": str(folder / "services.ctmpl"),
             "127.0.0.1:8500": f"127.0.0.1:{port['consul']}",
             CONFIG: str(folder / "haproxy.cfg"),
@@ -292,6 +293,24 @@ class Edge:
             return json.loads(content) if content else None
         finally:
             connection.close()
+
+    def port_of(self, service: str) -> int:
+        """The port of the instance that was registered without an id."""
+        return next(
+            int(entry["ServicePort"])
+            for entry in self.consul(f"catalog/service/{service}")
+            if entry["ServiceID"].startswith("apollo:")
+        )
+
+    def master(self, command: str) -> str:
+        """What HAProxy's master answers."""
+        with socket.socket(socket.AF_UNIX) as place:
+            place.settimeout(5)
+            # For a moment of each reload it refuses.
+            until(lambda: place.connect_ex(str(self.folder / "master.sock")) == 0, "the master answers")
+            place.sendall(command.encode() + b"\n")
+            place.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: place.recv(65536), b"")).decode()
 
     def _leads(self) -> bool:
         try:
