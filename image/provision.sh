@@ -17,5 +17,7 @@ install -m 0644 "$FILES"/packages/*.txt "$LIBRARY/packages/"
 ! command -v cloud-init >/dev/null || cloud-init clean --logs
 rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
 truncate -s 0 /etc/machine-id
+# Packer's temporary key, which would let its holder into every host. User-data brings the administrators'.
+rm -f /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys
 apt-get clean
 rm -rf /var/lib/apt/lists/* "$FILES/provision" "$FILES/packages"
