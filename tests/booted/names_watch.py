@@ -2,28 +2,40 @@
 
 names_watch.py SERVER NAME STOP_FILE: one line for each change, "<seconds since the epoch> <addresses, or none, or failed>",
 until the file is there.
+names_watch.py SERVER NAME,NAME… STOP_FILE: of several names, each of which has a page that begins with the name's first label,
+where they lead: "<seconds since the epoch> <NAME> right, or none, or silent, or <the page's first word>". SERVER may be `edge`:
+then the pages are asked of the web server at 127.0.0.1.
 """
 
 from __future__ import annotations
 
+import http.client
+import os
 import socket
 import struct
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Seconds between two questions, and for an answer.
 PAUSE, TIMEOUT = 0.05, 1.0
 
 
-def addresses(server: str, name: str) -> str:
-    """The A records of a name, in order and joined by commas; `none` without any, `failed` without an answer."""
+def query(name: str) -> bytes:
+    """The question for a name's A records, as musl asks it: without EDNS."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    question = struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", 1, 1)
+    return struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", 1, 1)
+
+
+def addresses(server: str, name: str, port: int = 53) -> str:
+    """The A records of a name over UDP, in order and joined by commas; `none` without any, `failed` without an answer."""
+    question = query(name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(TIMEOUT)
         try:
-            asking.sendto(question, (server, 53))
+            asking.sendto(question, (server, port))
             answer = asking.recv(4096)
         except OSError:
             return "failed"
@@ -43,15 +55,45 @@ def addresses(server: str, name: str) -> str:
     return ",".join(sorted(found)) or "none"
 
 
-def main(server: str, name: str, stop: str) -> None:
+def page(address: str, host: str) -> str:
+    """The first word that a web server says, `silent` where it does not, `none` for any status but 200."""
+    connection = http.client.HTTPConnection(address, 80, timeout=TIMEOUT)
+    try:
+        connection.request("GET", "/", headers={"Host": host})
+        answer = connection.getresponse()
+        return answer.read().decode().split()[0] if answer.status == 200 else "none"
+    except (OSError, http.client.HTTPException, IndexError):
+        return "silent"
+    finally:
+        connection.close()
+
+
+def leads_to(server: str, name: str) -> str:
+    """`right` where each page of a name is its own."""
+    found = [server] if server == "edge" else addresses(server, name).split(",")
+    if found[0] in ("none", "failed"):
+        return found[0]
+    words = {page("127.0.0.1" if address == "edge" else address, name) for address in found} - {name.split(".")[0]}
+    return words.pop() if words else "right"
+
+
+def follow(ask: Callable[[], str], title: str, stop: str) -> None:
     last = ""
     while not Path(stop).exists():
         now = time.time()
-        answer = addresses(server, name)
+        answer = ask()
         if answer != last:
             last = answer
-            print(f"{now:.3f} {answer}", flush=True)
+            # In one piece, as several write.
+            os.write(1, f"{now:.3f} {title}{answer}\n".encode())
         time.sleep(PAUSE)
+
+
+def main(server: str, names: str, stop: str) -> None:
+    if "," not in names:
+        follow(lambda: addresses(server, names), "", stop)
+    for name in names.split(",") if "," in names else ():
+        threading.Thread(target=follow, args=(lambda name=name: leads_to(server, name), f"{name} ", stop)).start()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def consul() -> Path:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folders that Consul's scripts know, somewhere else, with secrets in them."""
     monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
-    for name, value in (("DATA", "data"), ("SEEN_DATA", "lib/seen"), ("NEW_CLUSTER", "new-cluster")):
+    places = {"DATA": "data", "SEEN_DATA": "lib/seen", "NEW_CLUSTER": "new-cluster", "FORGOTTEN": "run/forgotten"}
+    for name, value in places.items():
         monkeypatch.setattr(consul_config, name, tmp_path / value)
     values = generate()
     for secret in SECRETS:
@@ -85,6 +86,13 @@ class Agent:
             except apollo.ConsulError:
                 assert time.monotonic() < deadline and self.process.poll() is None, Path(self.log.name).read_text()[-2000:]
             time.sleep(0.1)
+
+    def restart(self) -> None:
+        """As after a boot, with what is in its data."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.process = subprocess.Popen(self.process.args, stdout=self.log, stderr=self.log)
+        self.until_it_leads()
 
     def close(self) -> None:
         self.process.terminate()

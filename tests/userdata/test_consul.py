@@ -507,7 +507,7 @@ def test_a_host_keeps_a_copy_of_its_token_for_boots_without_servers(
     assert allowed("catalog/register", answer.token, "PUT", node("slave-1")) and found == ["127.0.0.11"]
     assert answer.primary == consul_config.digest(apollo.secret("consul/gossip-key"))
     assert (apollo.SECRETS / consul_config.OWN_TOKEN).stat().st_mode & 0o777 == 0o600
-    assert consul_config.obtain(slave, []) == ((answer.token, ""), [])
+    assert consul_config.obtain(slave, []) == (consul_config.Answer(answer.token, ""), [])
 
 
 @pytest.mark.parametrize("name", ["slave-1", "control-1"])
@@ -538,6 +538,59 @@ def test_a_reload_leaves_the_old_configuration_until_consul_knows_the_new_token(
     monkeypatch.setattr(consul_config, "WAIT", 0.1)
     monkeypatch.setattr(consul_config, "answering", lambda _: list[str]())
     assert consul_config.main() == ""
+
+
+# -- containers of before a boot
+
+
+def registered_at(node_name: str) -> set[str]:
+    """The ids of the services that the catalog has of a node."""
+    return set(apollo.consul(f"catalog/node/{node_name}", token_of("management"))[0]["Services"])
+
+
+def test_at_its_first_start_after_a_boot_a_host_has_the_servers_forget_its_containers_and_nobody_elses(
+    desk: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand(desk)
+    certificates("slave", tmp_path / "tls", monkeypatch)
+    ids = {f"apollo:{number:03}:80" for number in range(300)}
+    for name in ("slave-1", "slave-2"):
+        for key in (*sorted(ids), "theirs"):
+            check = {"Name": "up", "Status": "passing", "ServiceID": key}
+            body = node(name) | {"Service": {"ID": key, "Service": "web", "Port": 80}, "Check": check}
+            apollo.consul("catalog/register", token_of("management"), "PUT", body)
+    monkeypatch.setattr(consul_acl, "host_at", lambda *_: "slave-1")
+    monkeypatch.setattr(consul_config, "answering", lambda servers: list(servers))
+    monkeypatch.setattr(consul_config, "TARGET", tmp_path / "consul.d/node.json")
+    monkeypatch.setattr(consul_config, "FOLLOW", 0)
+    facts = {**desk.facts, "ROLE": "slave", "NODE_NAME": "slave-1", "PRIVATE_IP": "127.0.0.33"}
+    monkeypatch.setattr(apollo, "facts", lambda: facts | {"CONTROL_ADDRESSES": "127.0.0.11"})
+    assert consul_config.main() == ""
+    assert registered_at("slave-1") == {"theirs"} and registered_at("slave-2") == {*ids, "theirs"}
+    checks = apollo.consul("health/node/slave-1", token_of("management"))[0]
+    assert [check["ServiceID"] for check in checks] == ["theirs"]
+    # At another start of the agent its containers run on.
+    again = node("slave-1") | {"Service": {"ID": "apollo:1:80", "Service": "web", "Port": 80}}
+    apollo.consul("catalog/register", token_of("management"), "PUT", again)
+    assert consul_config.main() == ""
+    assert registered_at("slave-1") == {"theirs", "apollo:1:80"}
+
+
+def test_an_agent_restores_no_container_of_before_the_boot_and_all_that_others_registered(agent: Agent) -> None:
+    stand(agent)
+    for key in ("apollo:1:80", "apollo:2:80", "theirs"):
+        check = {"Name": "up", "TTL": "1h", "Status": "passing"}
+        body = {"ID": key, "Name": "web", "Port": 80, "Check": check}
+        apollo.consul("agent/service/register", token_of("registration"), "PUT", body)
+    # What a power cut may leave.
+    torn = consul_config.DATA / "services" / ("0" * 64)
+    torn.write_text("")
+    consul_config.forget_containers()
+    assert not torn.exists()
+    agent.restart()
+    for what in ("services", "checks"):
+        known = apollo.consul(f"agent/{what}", token_of("registration"))[0]
+        assert {entry.get("ServiceID") or entry["ID"] for entry in known.values()} == {"theirs"}, what
 
 
 def test_hosts_and_security_groups_mean_the_same_port_of_the_desk() -> None:

@@ -12,6 +12,9 @@ A node's token is its own. A server can tell its own; any other host asks a serv
 The server's answer also says that Consul knows the role's token, so a reload with one that it does not know changes nothing,
 and which gossip key the ring sends with. A secret says which key the ring is to have, not which it has: the leading server
 sees to that when it finds the time, and a host that ran ahead of it, or was away meanwhile, would be alone.
+
+A boot ends all containers, and Docker gives their addresses to others. So at its first start after one the agent forgets what
+was registered for containers before, and so do the servers, before they hear of the agent. Docker starts after that.
 """
 
 from __future__ import annotations
@@ -39,19 +42,29 @@ SEEN_DATA = Path("/var/lib/apollo/consul-data")
 NEW_CLUSTER = Path("/etc/apollo/new-cluster")
 # The public half of this host's key, where its mesh has made one.
 MESH_KEY = Path("/var/lib/apollo/mesh.pub")
+# There once the containers of the boot before are forgotten.
+FORGOTTEN = Path("/run/apollo/containers-forgotten")
+# Ids of what register.py registers begin so.
+CONTAINERS = "apollo:"
 RPC_PORT = 8300
 OWN_TOKEN = "consul/node-token"
 # Seconds that an agent waits for a server before it starts without: a join over silent addresses takes ten for each.
 WAIT = 30
 # Seconds that a reload waits: the leader makes a new token within one of its rounds, each of a minute.
 RELOAD_WAIT = 120
+# Seconds for which edges and resolvers may take to follow the catalog, and Docker waits before it hands out addresses again.
+FOLLOW = 3
 
 
 class Answer(NamedTuple):
-    """What a server tells a host. token: of the host's own node. primary: digest of the gossip key that servers send with."""
+    """What a server tells a host. token: of the host's own node. primary: digest of the gossip key that servers send with.
+
+    forgotten: how many services of containers it took out of the catalog, where it was asked to.
+    """
 
     token: str
     primary: str
+    forgotten: int = 0
 
 
 def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstrap: bool) -> dict[str, Any]:
@@ -133,8 +146,11 @@ def starts_cluster(facts: Mapping[str, str], others: Sequence[str]) -> bool:
     return marker.exists()
 
 
-def ask_servers(facts: Mapping[str, str], servers: Sequence[str]) -> Answer:
-    """The answer of whichever server gives one first. Raises OSError, and says why, where none does."""
+def ask_servers(facts: Mapping[str, str], servers: Sequence[str], booted: bool = False) -> Answer:
+    """The answer of whichever server gives one first. Raises OSError, and says why, where none does.
+
+    booted: none of the containers that the catalog has of this host runs any more.
+    """
     silence, refusal = "no server answers", ""
     for server in servers:
         connection = http.client.HTTPConnection(server, apollo.TOKEN_PORT, timeout=5)
@@ -144,10 +160,12 @@ def ask_servers(facts: Mapping[str, str], servers: Sequence[str]) -> Answer:
                 plain = socket.create_connection((server, apollo.TOKEN_PORT), 5)
                 name = f"server.{facts['CONSUL_DATACENTER']}.{facts['CONSUL_DOMAIN']}"
                 connection.sock = context.wrap_socket(plain, server_hostname=name)
-            connection.request("GET", "/", headers={"X-Consul-Token": apollo.secret(f"consul/{facts['ROLE']}-token")})
+            headers = {"X-Consul-Token": apollo.secret(f"consul/{facts['ROLE']}-token")}
+            connection.request("GET", "/", headers=headers | ({"X-Apollo-Booted": "1"} if booted else {}))
             answer = json.load(connection.getresponse())
             if "token" in answer:
-                return Answer(str(answer["token"]), str(answer["primary"]))
+                # A server of an earlier release forgets nothing.
+                return Answer(str(answer["token"]), str(answer["primary"]), int(answer.get("forgotten", 0)))
             refusal = str(answer["error"])
         except (OSError, ValueError, http.client.HTTPException) as error:
             silence = f"{server}: {error}"
@@ -156,7 +174,9 @@ def ask_servers(facts: Mapping[str, str], servers: Sequence[str]) -> Answer:
     raise OSError(refusal or silence)
 
 
-def obtain(facts: Mapping[str, str], servers: Sequence[str], sure: bool = False) -> tuple[Answer, list[str]]:
+def obtain(
+    facts: Mapping[str, str], servers: Sequence[str], sure: bool = False, booted: bool = False
+) -> tuple[Answer, list[str]]:
     """(what the first of the servers says, servers that take connections).
 
     Where none says anything, a control node goes on at once and without knowing the ring, as its peers may be waiting for it in
@@ -172,7 +192,7 @@ def obtain(facts: Mapping[str, str], servers: Sequence[str], sure: bool = False)
     while True:
         found = answering(servers)
         try:
-            answer = ask_servers(facts, found)
+            answer = ask_servers(facts, found, booted)
             if own:
                 return answer._replace(token=own), found
             apollo.write(kept, answer.token + "\n", 0o600)
@@ -233,6 +253,18 @@ def mend_ring(key: str, primary: str) -> None:
             shutil.chown(DATA / "serf/local.keyring", "consul", "consul")
 
 
+def forget_containers() -> None:
+    """Takes what the agent would restore of the containers of before out of its data."""
+    for path in (*DATA.glob("services/*"), *DATA.glob("checks/*")):
+        try:
+            kept = json.loads(path.read_text())
+            of = (kept.get("Service") or {}).get("ID") or (kept.get("Check") or {}).get("ServiceID") or ""
+        except (OSError, ValueError, AttributeError):
+            of = CONTAINERS  # torn by the power cut: whoever it was is not to come back as something else
+        if of.startswith(CONTAINERS):
+            path.unlink()
+
+
 def main() -> str:
     """An empty string, or why the agent goes on with the configuration that it has."""
     facts = apollo.facts()
@@ -247,11 +279,14 @@ def main() -> str:
     SEEN_DATA.parent.mkdir(exist_ok=True)
     SEEN_DATA.touch()
     put_certificates(facts["ROLE"])
+    booted = not reloading and not FORGOTTEN.exists()
+    if booted:
+        forget_containers()
     # Before a reload all is well, and with a token that Consul does not know no name would be answered.
     sure = reloading and in_use() != apollo.secret(f"consul/{facts['ROLE']}-token")
     try:
         # A server that runs can tell itself.
-        answer, found = obtain(facts, control if reloading else others, sure)
+        answer, found = obtain(facts, control if reloading else others, sure, booted)
     except OSError as error:
         return f"the agent goes on with its old token: {error}"
     # A running agent writes its ring itself.
@@ -260,6 +295,12 @@ def main() -> str:
     join = [address for address in found if address in others] or others
     apollo.write(TARGET, json.dumps(config(facts, answer.token, join, bootstrap), indent=1) + "\n", 0o600)
     shutil.chown(TARGET, "consul", "consul")
+    if answer.forgotten:
+        print(f"{answer.forgotten} services of containers of before this boot are out of the catalog", flush=True)
+        time.sleep(FOLLOW)
+    if booted:
+        # Where no server was asked, they forget when they hear from the agent, which knows of no container.
+        apollo.write(FORGOTTEN, "")
     return ""
 
 

@@ -199,8 +199,21 @@ def role_of(token: str) -> str:
     return title.removeprefix("apollo-") if title in TOKENS else ""
 
 
+def forget_containers(management: str, name: str) -> int:
+    """Takes the services of a node's containers out of the catalog, with their checks: how many. Raises ConsulError."""
+    node = ask(f"catalog/node/{name}", management) or {"Services": {}}
+    known = [(key, entry["Service"]) for key, entry in node["Services"].items() if key.startswith(consul_config.CONTAINERS)]
+    # A transaction takes 128 operations.
+    for start in range(0, len(known), 128):
+        services = [{"ID": key, "Service": title} for key, title in known[start : start + 128]]
+        ask("txn", management, "PUT", [{"Service": {"Verb": "delete", "Node": name, "Service": one}} for one in services])
+    return len(known)
+
+
 class Desk(BaseHTTPRequestHandler):
-    """GET / with the role's token, from a host's own address → {"token": …, "primary": …}, as consul_config.Answer has it.
+    """GET / with the role's token, from a host's own address → what consul_config.Answer has, as JSON.
+
+    With the header X-Apollo-Booted what the catalog has of that host's containers goes first.
 
     403 for anybody else. 503 while Consul is away, or does not know the token that is shown: it may be newer than Consul, and
     whoever put it into use would be nobody to its own agent.
@@ -212,6 +225,7 @@ class Desk(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         caller = self.client_address[0]
+        answer: dict[str, Any]
         try:
             name = host_at(self.facts, caller)
             role = name.partition("-")[0]
@@ -226,6 +240,8 @@ class Desk(BaseHTTPRequestHandler):
             ask("acl/token/self", node_token(management, LAST))
             primary = next(map(consul_config.digest, consul_config.ring()), "")
             status, answer = 200, {"token": create_node(self.facts, management, name), "primary": primary}
+            if self.headers.get("X-Apollo-Booted"):
+                answer["forgotten"] = forget_containers(management, name)
         except ValueError as error:
             print(f"refused: {error}", flush=True)
             status, answer = 403, {"error": str(error)}
