@@ -84,8 +84,39 @@ def test_each_exposed_port_is_an_instance_with_a_name_of_its_own() -> None:
     assert {(key, e["Name"], *e["Tags"]) for key, e in found.items()} == {
         ("apollo:0123456789ab:80", "hello-80", "public"),
         ("apollo:0123456789ab:9000", "hello-admin", "inside"),
-        ("apollo:0123456789ab:53:udp", "hello-53", "public", "udp"),
+        ("apollo:0123456789ab:53:udp", "hello-53", "udp"),
     }
+
+
+def test_a_udp_port_has_a_name_and_no_route_and_tcp_on_the_same_port_keeps_its_own() -> None:
+    found, problems = services(["SERVICE_NAME=hello", "SERVICE_TAGS=public,host=a.example.com,v1"], ["443/tcp", "443/udp"])
+    assert {key: e["Tags"] for key, e in found.items()} == {
+        "apollo:0123456789ab:443": ["public", "host=a.example.com", "v1"],
+        "apollo:0123456789ab:443:udp": ["v1", "udp"],
+    }
+    assert problems == [
+        f"hello: tag {tag!r} of port 443/udp is left out: the edge leads to TCP ports only"
+        for tag in ("public", "host=a.example.com")
+    ]
+
+
+def test_one_container_cannot_ask_for_more_tags_or_ports_than_the_stack_can_carry() -> None:
+    tags = ",".join(f"host=h{number}.example.com" for number in range(600))
+    found, problems = services(["SERVICE_NAME=hello", f"SERVICE_TAGS=public,{tags}"], ["80/tcp"])
+    (entry,) = found.values()
+    assert entry["Tags"] == ["public", *(f"host=h{number}.example.com" for number in range(31))]
+    assert problems == ["hello: tag 'host=h31.example.com' of port 80/tcp and all after it are left out: 32 are the most"]
+    every = [f"{port}/tcp" for port in range(1, 65536)]
+    found, problems = services(["SERVICE_NAME=hello"], every)
+    most = "hello: exposes 65535 ports, and 32 are registered at most: of those with a name of their own, such as "
+    most += "SERVICE_80_NAME, "
+    assert found == {} and problems == [f"{most}there is none"]
+    found, problems = services(["SERVICE_NAME=hello", "SERVICE_80_NAME=web", "SERVICE_443_NAME=web-tls"], every)
+    assert sorted(e["Name"] for e in found.values()) == ["web", "web-tls"]
+    assert problems == [f"{most}443/tcp, 80/tcp"]
+    found, _ = services(["SERVICE_NAME=hello", *(f"SERVICE_{port}_NAME=n{port}" for port in range(1, 100))], every)
+    assert len(found) == 32
+    assert len(services(["SERVICE_NAME=hello"], every[:32])[0]) == 32
 
 
 def test_only_the_named_ports_are_registered_without_a_name_for_all() -> None:
@@ -103,7 +134,8 @@ def test_a_named_check_starts_critical_with_its_own_timing() -> None:
     (entry,) = services(env, ["80/tcp"])[0].values()
     check = entry["Check"]
     assert (check["HTTP"], check["Interval"], check["Timeout"]) == ("http://10.2.1.7:80/health?deep=1", "1s", "2s")
-    assert check["FailuresBeforeCritical"] == 1
+    # Two answers in a row change it, either way, and a container leads nobody elsewhere.
+    assert (check["FailuresBeforeCritical"], check["SuccessBeforePassing"], check["DisableRedirects"]) == (1, 1, True)
     assert check["Status"] == "critical"
     (entry,) = services(["SERVICE_NAME=hello", "SERVICE_80_CHECK_TCP=true"], ["80/tcp"])[0].values()
     assert entry["Check"]["TCP"] == "10.2.1.7:80"
@@ -132,7 +164,22 @@ def test_a_check_that_cannot_be_made_is_reported() -> None:
 )
 def test_a_tag_that_could_be_more_than_a_tag_is_left_out(tag: str) -> None:
     found, problems = services(["SERVICE_NAME=hello", f"SERVICE_TAGS=public,{tag}"], ["80/tcp"])
-    assert [e["Tags"] for e in found.values()] == [["public"]] and "ignored tags" in problems[0]
+    assert [e["Tags"] for e in found.values()] == [["public"]] and problems[0].startswith(f"hello: tag {tag[:100]!r} of")
+
+
+@pytest.mark.parametrize(
+    ("tag", "kept"), [("host=WWW.Example.COM", "host=www.example.com"), ("Host=a.example.com.", "host=a.example.com")]
+)
+def test_a_host_name_is_the_same_in_any_case(tag: str, kept: str) -> None:
+    found, problems = services(["SERVICE_NAME=hello", f"SERVICE_TAGS=public,{tag},{kept}"], ["80/tcp"])
+    assert [e["Tags"] for e in found.values()] == [["public", kept]] and problems == []
+
+
+@pytest.mark.parametrize("tag", ["host=", "host=*.example.com", "host=-a", "path=api", "path=/a?b", "Path=/a", "host=a/b"])
+def test_a_tag_that_makes_no_route_is_named(tag: str) -> None:
+    found, problems = services(["SERVICE_NAME=hello", f"SERVICE_TAGS=public,{tag}"], ["80/tcp"])
+    assert [e["Tags"] for e in found.values()] == [["public", tag]]
+    assert problems == [f"hello: tag {tag!r} of port 80/tcp makes no route: such as host=www.example.com and path=/api do"]
 
 
 @pytest.mark.parametrize("tag", ["host=www.example.com", "path=/api/v1", "v1.2.3", "rule=a&b;c?d=e%20f*", "urlprefix-/x"])

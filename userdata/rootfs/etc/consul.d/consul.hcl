@@ -19,7 +19,10 @@ dns_config {
   use_cache = true
   cache_max_age = "1h"
   allow_stale = true
-  enable_truncate = true
+  # Of many instances an answer has some, others each time, and does not say that it is cut short: dnsmasq would pass it on
+  # without any, and a resolver that knows no TCP (musl up to 1.2.3) has nothing then. 8 is the most that Consul gives without EDNS.
+  enable_truncate = false
+  udp_answer_limit = 8
 }
 
 performance {

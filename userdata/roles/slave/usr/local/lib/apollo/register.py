@@ -5,6 +5,7 @@ A container asks by environment or label: SERVICE_NAME (or label apollo.service)
 or SERVICE_CHECK_TCP=true with SERVICE_CHECK_INTERVAL and SERVICE_CHECK_TIMEOUT, SERVICE_IGNORE. SERVICE_80_NAME and so on
 hold for that port alone, and win. Each exposed port is an instance; of several, those without a name of their own are called
 <name>-<port>. Marathon's app id names a task that asks for tags or a check and gives no name.
+What it may ask for at most, and what is left out, is said in the log with the value: the whole stack carries what one asks for.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any
 
 import apollo
 import docker
+from consul_config import CONTAINERS
 from docker.errors import DockerException, NotFound
 
-PREFIX = "apollo:"
 # Seconds between full comparisons, which make good whatever an event did not tell; and for which a container that was told
 # to end is taken at its word (`docker stop` gives it 10 by default, an operator's -t some minutes).
 RECONCILE, LEAVING = 10, 600
@@ -35,6 +36,11 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # No blank, quote, backslash, #, $, braces, | or < >: a tag may end up in somebody's configuration file.
 TAG = re.compile(r"[A-Za-z0-9._~/:=@%+*^!?;&()\[\]-]{1,255}")
 PATH = re.compile(r"[!-~]{1,500}")
+# What the edge makes a route of, and what such a tag must look like (services.ctmpl).
+ROUTE = re.compile(r"(host|path)=", re.IGNORECASE)
+ROUTES = re.compile(r"host=[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|path=(/[A-Za-z0-9._~-]+)+/?")
+# Of one container: ports, and tags of each port.
+MOST_PORTS, MOST_TAGS = 32, 32
 DURATION = re.compile(r"[1-9][0-9]{0,4}(ms|s|m)")
 WISHES = ("NAME", "TAGS", "IGNORE", "CHECK_HTTP", "CHECK_TCP", "CHECK_INTERVAL", "CHECK_TIMEOUT")
 # What Registrator knows and we do not: without it a service would pass at once, and nobody would notice.
@@ -69,6 +75,13 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
         return {}, [f"{title}: exposes no port, so it is not registered"]
     found: Entries = {}
     problems = [f"{title}: {key} is not supported" for key in asked if UNKNOWN.fullmatch(key)]
+    if len(ports) > MOST_PORTS:
+        named = sorted(spec for spec in ports if wishes.get(f"SERVICE_{spec.partition('/')[0]}_NAME"))
+        problems.append(
+            f"{title}: exposes {len(ports)} ports, and {MOST_PORTS} are registered at most: of those with a name of their own, "
+            f"such as SERVICE_80_NAME, {', '.join(named[:MOST_PORTS]) or 'there is none'}"
+        )
+        ports = set(named[:MOST_PORTS])
     for spec in sorted(ports):
         port, _, protocol = spec.partition("/")
         # A wish for this port alone wins.
@@ -87,18 +100,16 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
         if bad:
             problems.append(f"{title}: {bad}, so port {spec} is not registered")
             continue
-        tags = [tag.strip() for tag in wish["TAGS"].split(",") if tag.strip()]
-        ignored = [tag for tag in tags if not TAG.fullmatch(tag)]
-        if ignored:
-            problems.append(f"{title}: ignored tags {ignored!r}")
         other = protocol not in ("", "tcp")
-        key = f"{PREFIX}{attrs['Id'][:12]}:{port}" + (f":{protocol}" if other else "")
+        tags, notes = _tags(wish["TAGS"], other)
+        problems.extend(f"{title}: tag {tag[:100]!r} of port {spec} {why}" for tag, why in notes)
+        key = f"{CONTAINERS}{attrs['Id'][:12]}:{port}" + (f":{protocol}" if other else "")
         entry: dict[str, Any] = {
             "ID": key,
             "Name": name,
             "Address": address,
             "Port": int(port),
-            "Tags": [tag for tag in tags if tag not in ignored] + ([protocol] if other else []),
+            "Tags": [*tags, protocol] if other else tags,
             "Meta": {"container": title[:128]},
         }
         target = {} if other else _check_target(wish, f"{address}:{port}")
@@ -110,16 +121,43 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
                 if given != timing[what.title()] and given:
                     problems.append(f"{title}: SERVICE_CHECK_{what} {given!r} is no duration such as 2s; it is {default}")
             # Once is no failure yet: the last instance of a busy service would go for a single answer that came late. One that
-            # is dead is taken out by its end, or by HAProxy's own checks, sooner than this.
-            again = {"FailuresBeforeCritical": 1}
+            # is dead is taken out by its end, or by HAProxy's own checks, sooner than this. Nor is once a recovery: each change
+            # goes to every edge.
+            again = {"FailuresBeforeCritical": 1, "SuccessBeforePassing": 1}
             entry["Check"] = {"Name": f"{name} in {title}", "Status": "critical", **target, **timing, **again}
         found[key] = entry
     return found, problems
 
 
-def _check_target(wish: Mapping[str, str], place: str) -> dict[str, str]:
+def _tags(asked: str, other: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """(tags, what there is to say of some). other: of a port that speaks no TCP, to which the edge can send nothing."""
+    tags: list[str] = []
+    notes: list[tuple[str, str]] = []
+    for tag in filter(None, map(str.strip, asked.split(","))):
+        route = ROUTE.match(tag)
+        if tag.lower().startswith("host="):
+            # DNS knows no case, and a dot at the end says nothing.
+            tag = tag.lower().removesuffix(".")
+        if tag in tags:
+            continue
+        if not TAG.fullmatch(tag):
+            notes.append((tag, "is left out: it is longer than 255, or has a character that no tag may have"))
+        elif other and (route or tag == "public"):
+            notes.append((tag, "is left out: the edge leads to TCP ports only"))
+        elif len(tags) == MOST_TAGS:
+            notes.append((tag, f"and all after it are left out: {MOST_TAGS} are the most"))
+            break
+        else:
+            if route and not ROUTES.fullmatch(tag):
+                notes.append((tag, "makes no route: such as host=www.example.com and path=/api do"))
+            tags.append(tag)
+    return tags, notes
+
+
+def _check_target(wish: Mapping[str, str], place: str) -> dict[str, Any]:
     if wish["CHECK_HTTP"]:
-        return {"HTTP": f"http://{place}/{wish['CHECK_HTTP'].lstrip('/')}"}
+        # A redirect leads Consul wherever the container wants.
+        return {"HTTP": f"http://{place}/{wish['CHECK_HTTP'].lstrip('/')}", "DisableRedirects": True}
     return {"TCP": place} if wish["CHECK_TCP"].lower() in ("true", "1", "yes") else {}
 
 
@@ -198,7 +236,7 @@ def reconcile(wanted: Entries) -> None:
         return True
 
     for key in known.keys() - wanted.keys():
-        if key.startswith(PREFIX) and change(f"agent/service/deregister/{key}"):
+        if key.startswith(CONTAINERS) and change(f"agent/service/deregister/{key}"):
             print(f"{known[key]['Service']} at {known[key]['Address']}:{known[key]['Port']} is gone", flush=True)
     for key, entry in wanted.items():
         # Compared with what the agent has, which does not tell the checks. A service carries the token that registered it,
