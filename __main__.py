@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pulumi
 from pulumi_aws import ec2
 
@@ -10,10 +12,10 @@ from components.control import Control, ControlArgs
 from components.drain import Drains, DrainsArgs
 from components.edge import Edge, EdgeArgs
 from components.host import Site
-from components.mesh import guarded
 from components.network import Vpc, VpcArgs
 from components.programs import Programs, ProgramsArgs
 from components.readiness import Readiness, ReadinessArgs, not_checked
+from components.record import keep
 from components.secrets import SecretStore, SecretStoreArgs
 from components.security import ROLES, Identity, IdentityArgs, Security, SecurityArgs
 from components.slaves import Slaves, SlavesArgs
@@ -25,12 +27,15 @@ from plan.secrets import secrets_of
 from plan.settings import Image
 
 
-def image_id(image: Image) -> pulumi.Input[str]:
-    """The AMI of new machines. Existing ones keep theirs until their generation rises."""
+def image_id(image: Image, kept: pulumi.Output[Any]) -> pulumi.Input[str]:
+    """The AMI of new machines. Existing ones keep theirs until their generation rises.
+
+    kept: known when the record was compared. A look-up before would put a changed region into the state.
+    """
     if image.id is not None:
         return image.id
     filters = [ec2.GetAmiFilterArgs(name="name", values=[image.name])]
-    return ec2.get_ami_output(owners=[image.owner], filters=filters, most_recent=True).id
+    return ec2.get_ami_output(owners=[image.owner], filters=kept.apply(lambda _: filters), most_recent=True).id
 
 
 def main() -> None:
@@ -39,15 +44,16 @@ def main() -> None:
     cluster = plan_cluster(settings)
     tags = Tags(pulumi.get_stack(), settings.tags)
 
+    kept = keep(settings)
     vpc = Vpc("network", VpcArgs(cluster, tags))
-    security = Security("security", SecurityArgs(cluster, guarded(vpc.vpc_id, settings.overlay), tags))
+    security = Security("security", SecurityArgs(cluster, vpc.vpc_id, tags))
     secrets = SecretStore("secrets", SecretStoreArgs(secrets_of(settings), values, settings.control.count, tags))
     programs = Programs("programs", ProgramsArgs(cluster, tags))
     identities: dict[Role, Identity] = {
         role: Identity(role, IdentityArgs(role, [*secrets.readable_arns(role), *programs.readable_arns(role)], tags))
         for role in ROLES
     }
-    site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings.image), tags)
+    site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings.image, kept), tags)
 
     control = Control("control", ControlArgs(site))
     slaves = Slaves("slaves", SlavesArgs(site))

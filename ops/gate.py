@@ -1,17 +1,19 @@
 """Refuses a preview that would replace, delete or stop what nobody asked to lose.
 
 A machine may go only by its own word in the same change: a raised generation, or its slot in `slaves.retired`. Subnets and the
-VPC never go. Of the control nodes one may be touched at a time.
+VPC never go, no volume shrinks, no host moves. Of the control nodes one may be touched at a time. What the stack keeps of its
+settings refuses most of this at preview (components/record.py); a stack that has no record yet has the gate alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from ops.preview import ATTACHMENT, INSTANCE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
+from ops.preview import ATTACHMENT, INSTANCE, PLACE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
 
 # Properties of a machine that AWS changes while it runs. Any other update may stop it.
 _IN_PLACE = frozenset(("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstanceProfile", "metadataOptions", "monitoring"))
@@ -89,13 +91,25 @@ def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
         return
     if loss and not host.raised:
         yield Refusal("host", host.name, f"would be {loss}", raise_it)
-    if any(step.type == VOLUME and step.op in ("replace", "delete") for step in host.steps):
-        yield Refusal("host", host.name, "its data volume would be lost", "take its zone and its address back")
+    if moved := host.differing(PLACE):
+        mend = "take the ranges, the prefix and the zones back: a host keeps its place, and another plan is a new stack"
+        yield Refusal("host", host.name, f"its {_listed(moved)} would change", mend)
+    for step in host.steps:
+        if step.type == VOLUME and step.op in ("replace", "delete"):
+            yield Refusal("host", host.name, "its data volume would be lost", "take its zone and its address back")
+        elif step.type == VOLUME and step.op == "update" and step.new.get("size", 0) < step.old.get("size", 0):
+            reason = (
+                f"its data volume would shrink from {step.old['size']:g} to {step.new['size']:g} GiB, which EBS does not do"
+            )
+            yield Refusal("host", host.name, reason, f"take {section}.dataGib back")
     waiting = host.differing({name: title for name, title in WAITING.items() if name != "hostFiles"})
     if waiting and not host.raised:
-        changes = ", ".join(f"{title} {old} → {new}" for title, (old, new) in waiting.items())
         mend = f"{raise_it}, or roll it first: python -m ops roll --stack {preview.stack} --role {host.role}"
-        yield Refusal("waiting", host.name, f"its {changes} would not reach the running machine", mend)
+        yield Refusal("waiting", host.name, f"its {_listed(waiting)} would not reach the running machine", mend)
+
+
+def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{title} {old} → {new}" for title, (old, new) in changes.items())
 
 
 def _past(op: str) -> str:

@@ -34,7 +34,7 @@ FORBIDDEN_RANGES = {
 # Under `apollo:` like the settings, and none of them: config.py reads these.
 SECRET_KEYS = ("secrets", "adminPrivateKey", "edgeCertificate")
 # The one setting that stands elsewhere, where Pulumi's provider reads it too.
-_REGION = "aws:region"
+REGION_KEY = "aws:region"
 
 
 def _network(value: object) -> IPNetwork:
@@ -224,7 +224,7 @@ class Consul(Section):
     domain: DnsName = Field(default="consul", description="Consul's DNS domain.")
     tls: StrictBool = Field(
         default=False,
-        description="Consul's agents and servers talk TLS, each with a certificate. Decide before the first `up`.",
+        description="Consul's agents and servers talk TLS, each with a certificate. A running stack keeps what it has.",
     )
 
 
@@ -398,7 +398,7 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem]]:
 
 def refuse(problems: Iterable[Problem], source: str) -> None:
     """PlanError with the problems, each once and in the order of the keys, if there are any."""
-    order = {name: place for place, name in enumerate([_REGION, *_aliases(Settings), *SECRET_KEYS])}
+    order = {name: place for place, name in enumerate([REGION_KEY, *_aliases(Settings), *SECRET_KEYS])}
     unique = sorted(dict.fromkeys(problems), key=lambda p: order.get(re.split(r"[.\[]", p.key)[0], len(order)))
     if unique:
         raise PlanError(unique, source)
@@ -468,7 +468,8 @@ def _check_slots(s: Settings) -> Iterator[Problem]:
         less = f" less {last - most} retired" if most < last else ""
         yield Problem(
             "slaves.count",
-            f"{s.slaves.count} is more than this overlay holds; give 0 to {most} ({last} slots{less}), or a wider overlay.cidr",
+            f"{s.slaves.count} is more than this overlay holds; give 0 to {most} ({last} slots{less}), "
+            "or create a new stack with a wider overlay.cidr",
         )
 
 
@@ -480,7 +481,8 @@ def _check_vpc_slots(s: Settings) -> Iterator[Problem]:
         yield Problem(
             "slaves.count",
             f"{s.slaves.count} needs slot {slots[-1]}, which does not fit its zone's subnet "
-            f"({VpcPlan(s.network.cidr).private_subnet(0)}); slots end at {last}, so give fewer or a wider network.cidr",
+            f"({VpcPlan(s.network.cidr).private_subnet(0)}); slots end at {last}, so give fewer, or create a "
+            "new stack with a wider network.cidr",
         )
 
 
@@ -645,7 +647,7 @@ def _location(detail: ErrorDetails) -> tuple[int | str, ...]:
 
 def _key(location: Sequence[int | str]) -> str:
     if tuple(location) == ("region",):
-        return _REGION
+        return REGION_KEY
     key = ""
     for part in location:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
@@ -708,7 +710,7 @@ def _what(detail: ErrorDetails, example: str) -> str:
 def _unknown(location: Sequence[int | str]) -> str:
     known = _top() if len(location) == 1 else _aliases(_model(location[:-1]))
     word, section = str(location[-1]), _key(location[:-1])
-    close = _closest(word, [*known, _REGION] if len(location) == 1 else known)
+    close = _closest(word, [*known, REGION_KEY] if len(location) == 1 else known)
     if not close:
         return f"unknown key; valid here: {', '.join(known)}"
     return f"unknown key; did you mean {' or '.join(f'{section}.{name}' if section else name for name in close)}?"

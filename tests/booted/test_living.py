@@ -18,6 +18,7 @@ from localcloud import cloud as clouds
 from localcloud.paths import REPOSITORY
 from tests.booted.clients import Running
 from tests.booted.conftest import Stack, until
+from tests.localcloud.support import keep_record
 
 # Requests a second, of which the demo's web servers, a process for each request, are promised to keep up 200.
 RATE, LONGEST = 220, 900
@@ -92,6 +93,8 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
     finally:
         # The demo's containers went to the first two of the slaves there were.
         stack.run("slave-3", "docker", "rm", "-f", "demo-web")
+        # Out of use for ever, else.
+        keep_record(stack.run_dir, {})
         stack.up()
     until(lambda: doctor(stack) == {}, "the doctor finds nothing", 120)
 

@@ -18,6 +18,7 @@ from localcloud import cloud as clouds
 from localcloud.cloud import Cloud
 from localcloud.paths import REPOSITORY
 from plan.secrets import CERTIFICATE, SECRETS, parameter_name
+from tests.localcloud.support import keep_record
 
 # One worker takes them all: most share one stack.
 pytestmark = pytest.mark.engine
@@ -61,6 +62,10 @@ class Stack:
             aws_access_key_id="x",
             aws_secret_access_key="x",
         )
+
+    def keep(self, record: Any, name: str = "settings") -> None:
+        """Puts a record into the state in place of the one that the last `up` left."""
+        keep_record(self.run_dir, record, name)
 
     def calls(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run_dir / "local" / "calls.jsonl").read_text().splitlines()]
@@ -115,18 +120,57 @@ def test_scaling_to_five_and_back_touches_just_the_two_slaves(stack: Stack) -> N
     assert (names(shrunk, "delete"), changed(shrunk)) == (host("slave-4") | host("slave-5"), {"delete"})
 
 
-def test_another_mesh_is_refused_until_it_is_confirmed(stack: Stack) -> None:
+# Setting → what it is refused with once the stack stands. Each is refused with the others, in one message.
+FIXED = {
+    "network.cidr=10.8.0.0/16": "network.cidr: 10.8.0.0/16 is not what this stack was made with, 10.0.0.0/16",
+    "network.mtu=1500": "network.mtu: 1500 is not what this stack was made with, 9001",
+    "overlay.cidr=10.2.0.0/15": "overlay.cidr: 10.2.0.0/15 is not what this stack was made with, 10.2.0.0/16",
+    "overlay.hostPrefix=25": "overlay.hostPrefix: 25 is not what this stack was made with, 24",
+    "consul.datacenter=dc2": "consul.datacenter: dc2 is not what this stack was made with, dc1",
+    "consul.domain=internal": "consul.domain: internal is not what this stack was made with, consul",
+    "consul.tls=true": "consul.tls: true is not what this stack was made with, false",
+    "zones=[b, a]": "zones: [eu-west-1b, eu-west-1a] does not begin with this stack's, [eu-west-1a, eu-west-1b]",
+    "slaves.dataGib=2": "slaves.dataGib: 2 is less than this stack's volumes have, 4 GiB",
+    "overlay.mesh=wireguard": "overlay.mesh: wireguard is not what this stack runs, vxlan",
+}
+
+
+@pytest.mark.parametrize("command", [("preview",), ("up", "--no-machines")])
+def test_what_a_stack_cannot_change_is_refused_in_one_message_and_nothing_is_touched(
+    stack: Stack, command: tuple[str, ...]
+) -> None:
+    seen = len(stack.calls())
+    for sets, words in ((FIXED, FIXED.values()), (["aws:region=us-east-1"], ["aws:region: us-east-1 is not what this"])):
+        status, _, err = stack.run(*command, *(option for value in sets for option in ("--set", value)))
+        assert status == 1
+        assert f"Pulumi.local.yaml: {len(words)} problem{'s' * (len(words) > 1)}, nothing was created." in err
+        for text in words:
+            assert text in err
+    assert {call["operation"] for call in stack.calls()[seen:]} <= {"check", "diff"}
+    assert changed(stack.up()) == set()
+
+
+def test_a_stack_made_before_the_record_was_kept_goes_over_and_has_it_from_then_on(stack: Stack) -> None:
+    # What such a stack has in its state: the mesh alone.
+    stack.keep("vxlan", "mesh")
     status, _, err = stack.run("preview", "--set", "overlay.mesh=wireguard")
-    assert status == 1 and "overlay.mesh: wireguard is not what this stack runs, vxlan" in err
-    assert "set overlay.switchFrom: vxlan" in err
+    assert status == 1 and "set overlay.switchFrom: vxlan" in err
+    founded = stack.up()
+    assert (names(founded, "update"), changed(founded)) == ({"Stash settings"}, {"update"})
+    status, _, err = stack.run("preview", "--set", "consul.domain=internal")
+    assert status == 1 and FIXED["consul.domain=internal"] in err
 
 
-def test_retiring_slot_2_replaces_it_by_slave_4_and_nothing_else(stack: Stack) -> None:
+def test_retiring_slot_2_replaces_it_by_slave_4_and_it_never_comes_back(stack: Stack) -> None:
     result = stack.up("slaves.retired=[2]")
     assert names(result, "create") == host("slave-4")
     assert names(result, "delete") == host("slave-2")
-    assert changed(result) == {"create", "delete"}
+    assert names(result, "update") == {"Stash settings"}
+    assert changed(result) == {"create", "delete", "update"}
     assert [h["name"] for h in result["hosts"] if h["role"] == "slave"] == ["slave-1", "slave-3", "slave-4"]
+    status, _, err = stack.run("preview")
+    assert status == 1 and "slaves.retired: slot 2 was retired, and a retired slot never comes back" in err
+    stack.keep({})
     stack.up()
 
 
@@ -172,8 +216,8 @@ def test_appending_a_zone_and_growing_control_change_no_host_subnet_or_address(s
     before = stack.user_data()
     zone = stack.up("zones=[a, b, {name: c, fromSlot: 13}]")
     assert changed(zone) == {"create", "update"}
-    # The endpoint's routes reach the new zone's table too.
-    assert names(zone, "update") == {"VpcEndpoint network-s3"}
+    # The endpoint's routes reach the new zone's table too, and the record of what stays has the zone.
+    assert names(zone, "update") == {"VpcEndpoint network-s3", "Stash settings"}
     assert {name.split()[0] for name in names(zone, "create")} == {"Subnet", "RouteTable", "Route", "RouteTableAssociation"}
     stack.up()
     control = stack.up("control.count=5")

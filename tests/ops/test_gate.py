@@ -20,11 +20,15 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def previewed(stack: Stack) -> Any:
-    """Makes previews of changed settings; each is made once."""
+    """Makes previews of changed settings; each is made once.
+
+    The stack has no record of its settings, as one made before there was any, so that the gate alone judges.
+    """
     made: dict[tuple[str, ...], str] = {}
 
     def preview(*sets: str) -> str:
         if sets not in made:
+            stack.keep({})
             options = [option for value in sets for option in ("--set", value)]
             status, out, err = stack.run("pulumi", *options, "preview", "--json")
             assert status == 0, err
@@ -72,7 +76,31 @@ def test_a_removed_zone_is_refused_for_its_subnets(previewed: Any) -> None:
 
 def test_a_generation_does_not_buy_the_loss_of_a_data_volume(previewed: Any) -> None:
     found = judged(previewed("zones=[a]", "slaves.generations.2=2"))
-    assert [refusal.reason for refusal in found if refusal.name == "slave-2"] == ["its data volume would be lost"]
+    moved = "its VPC address 10.0.32.34 → 10.0.0.34, zone eu-west-1b → eu-west-1a would change"
+    assert [refusal.reason for refusal in found if refusal.name == "slave-2"] == [moved, "its data volume would be lost"]
+
+
+def test_another_overlay_is_refused_for_every_host_whose_place_it_changes(previewed: Any) -> None:
+    found = judged(previewed("overlay.cidr=10.2.0.0/15"))
+    assert {("host", "slave-1"), ("host", "control-1"), ("host", "edge-1")} <= about(found)
+    assert "bridge address 10.2.0.1/16 → 10.2.0.1/15, Docker subnet 10.2.1.0/24 → 10.2.2.0/24" in found[0].reason
+
+
+def test_a_smaller_data_disk_is_refused_with_both_sizes_and_a_larger_one_passes(previewed: Any) -> None:
+    found = judged(previewed("slaves.dataGib=2"))
+    assert about(found) == {("host", f"slave-{slot}") for slot in (1, 2, 3)}
+    assert "would shrink from 4 to 2 GiB" in found[0].reason
+    assert judged(previewed("slaves.dataGib=6")) == []
+
+
+def test_a_preview_that_the_stacks_record_refused_is_none_to_the_gate(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.keep({"slaves.retired": [2]})
+    _, out, _ = stack.run("pulumi", "preview", "--json")
+    (tmp_path / "preview.json").write_text(out)
+    assert main(["gate", str(tmp_path / "preview.json")]) == 2
+    assert "slaves.retired: slot 2 was retired" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"overlay": {"switchFrom": "weave"}}, "overlay.switchFrom: weave is the new mesh too; give the old one, or leave it out when done"),
         ({"overlay": {"mesh": "flannel"}}, "overlay.mesh: flannel is not a choice; give 'weave', 'vxlan' or 'wireguard'"),
         ({"overlay": {"mtu": 9000}}, "overlay.mtu: 9000 does not fit the underlay's 9001 bytes less 85 for weave; give 576 to 8916, or leave it out"),
-        ({"overlay": {"mesh": "vxlan"}, "slaves": {"count": 240}}, "slaves.count: 240 is more than this overlay holds; give 0 to 239 (239 slots), or a wider overlay.cidr"),
+        ({"overlay": {"mesh": "vxlan"}, "slaves": {"count": 240}}, "slaves.count: 240 is more than this overlay holds; give 0 to 239 (239 slots), or create a new stack with a wider overlay.cidr"),
         ({"slaves": {"count": -1}}, "slaves.count: -1 is out of range; give 0 or more"),
         ({"slaves": {"count": "three"}}, "slaves.count: three is not a whole number; give one such as 3"),
         ({"slaves": {"count": True}}, "slaves.count: true is not a whole number; give one such as 3"),
@@ -103,7 +103,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"network": {"cidr": "10.0.0.0/24"}}, "network.cidr: 10.0.0.0/24 is too small for seven zones' subnets; give a /16 to /21 such as 10.0.0.0/16"),
         ({"network": {"cidr": "172.16.0.0/12"}}, "network.cidr: 172.16.0.0/12 is larger than AWS allows for a VPC; give a /16 to /21 such as 172.16.0.0/16"),
         ({"network": "wide"}, "network: wide is not a set of keys; give key: value lines below it"),
-        ({"network": {"cidr": "192.168.0.0/21"}, "overlay": {"mesh": "vxlan"}, "slaves": {"count": 230}}, "slaves.count: 230 needs slot 230, which does not fit its zone's subnet (192.168.0.0/24); slots end at 222, so give fewer or a wider network.cidr"),
+        ({"network": {"cidr": "192.168.0.0/21"}, "overlay": {"mesh": "vxlan"}, "slaves": {"count": 230}}, "slaves.count: 230 needs slot 230, which does not fit its zone's subnet (192.168.0.0/24); slots end at 222, so give fewer, or create a new stack with a wider network.cidr"),
         ({"admin": {"allowedCidrs": ["0.0.0.0/0"], "publicKey": "ssh-ed25519 AAAA"}}, "admin.allowedCidrs[0]: 0.0.0.0/0 is the world or near it; give your own network, such as 203.0.113.7/32"),
         ({"admin": {"allowedCidrs": ["203.0.113.0/24"]}}, "admin.publicKey: is missing, and admin.allowedCidrs opens SSH; give the key that may log in"),
         ({"admin": {"agent": "false"}}, "admin.agent: false is text; give it without quotes"),
@@ -141,7 +141,7 @@ def test_all_problems_come_in_one_error_that_says_nothing_was_created() -> None:
         "Pulumi.prod.yaml: 3 problems, nothing was created.\n"
         "  overlay.cidr: 10.2.0.7/16 has host bits set; did you mean 10.2.0.0/16?\n"
         "  slaves.instanceTyp: unknown key; did you mean slaves.instanceType?\n"
-        "  slaves.count: 300 is more than this overlay holds; give 0 to 239 (239 slots), or a wider overlay.cidr"
+        "  slaves.count: 300 is more than this overlay holds; give 0 to 239 (239 slots), or create a new stack with a wider overlay.cidr"
     )
 
 
