@@ -22,19 +22,22 @@ from components.slaves import Slaves, SlavesArgs
 from components.tags import Tags
 from config import load, load_admin_key
 from outputs import exports
+from plan.aws import architecture
 from plan.cluster import Role, plan_cluster
 from plan.secrets import secrets_of
-from plan.settings import Image
+from plan.settings import Settings
 
 
-def image_id(image: Image, kept: pulumi.Output[Any]) -> pulumi.Input[str]:
+def image_id(settings: Settings, kept: pulumi.Output[Any]) -> pulumi.Input[str]:
     """The AMI of new machines. Existing ones keep theirs until their generation rises.
 
     kept: known when the record was compared. A look-up before would put a changed region into the state.
     """
+    image = settings.image
     if image.id is not None:
         return image.id
-    filters = [ec2.GetAmiFilterArgs(name="name", values=[image.name])]
+    wanted = {"name": image.name, "architecture": architecture(settings.slaves.instance_type)}
+    filters = [ec2.GetAmiFilterArgs(name=name, values=[value]) for name, value in wanted.items()]
     return ec2.get_ami_output(owners=[image.owner], filters=kept.apply(lambda _: filters), most_recent=True).id
 
 
@@ -53,7 +56,7 @@ def main() -> None:
         role: Identity(role, IdentityArgs(role, [*secrets.readable_arns(role), *programs.readable_arns(role)], tags))
         for role in ROLES
     }
-    site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings.image, kept), tags)
+    site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings, kept), tags)
 
     control = Control("control", ControlArgs(site))
     slaves = Slaves("slaves", SlavesArgs(site))

@@ -10,9 +10,10 @@ from typing import Any, cast
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
 
+from plan.aws import check_aws_limits
 from plan.problems import PlanError, Problem
 from plan.secrets import CERTIFICATE, LARGEST, SECRETS
-from plan.settings import SECRET_KEYS, Settings, check_aws_limits, examine, refuse
+from plan.settings import SECRET_KEYS, Settings, examine, refuse
 
 NAMESPACE = "apollo"
 _SECRETS_KEY, _ADMIN_KEY, _CERTIFICATE_KEY = SECRET_KEYS

@@ -134,6 +134,7 @@ def members() -> list[dict[str, Any]]:
 
 def _grown(count: int) -> dict[str, Any]:
     raw = {
+        "region": "eu-west-1",
         "network": {"cidr": "172.16.0.0/12"},
         "overlay": {"cidr": "10.0.0.0/8", "mesh": "vxlan"},
         "slaves": {"count": count + 1},

@@ -17,8 +17,9 @@ ROUNDS = 5
 def settings(slaves: int) -> dict[str, Any]:
     """A stack of that many slaves: the default overlay where it holds them, else 10.0.0.0/8."""
     if slaves <= 239:
-        return {"slaves": {"count": slaves}}
+        return {"region": "eu-west-1", "slaves": {"count": slaves}}
     return {
+        "region": "eu-west-1",
         "network": {"cidr": "172.16.0.0/12"},
         "overlay": {"cidr": "10.0.0.0/8", "mesh": "vxlan"},
         "slaves": {"count": slaves},

@@ -25,6 +25,7 @@ from .project import read_config, read_project, read_yaml
 from .running import state_file
 
 _ITERATIONS = 1_000_000  # the passphrase provider's own
+# Of a cloud whose stack names none. The program is left to say what it thinks of that.
 DEFAULT_REGION = "eu-west-1"
 
 
@@ -110,7 +111,7 @@ def prepare(
     config = {**added, **config}
     for override in overrides:
         _override(config, name, override)
-    region = config.setdefault("aws:region", DEFAULT_REGION)
+    region = config.get("aws:region", DEFAULT_REGION)
     work = folder / place
     work.mkdir(mode=0o700, exist_ok=True)
     (folder / "state").mkdir(mode=0o700, exist_ok=True)

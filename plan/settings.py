@@ -310,10 +310,10 @@ class Image(Section):
 
 
 class Settings(Section):
-    """All settings of a stack. An empty stack file means all defaults."""
+    """All settings of a stack. All but the region have a default."""
 
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", examples=["eu-west-1"])] = Field(
-        default="eu-west-1", description="AWS region (the stack's `aws:region`)."
+        description="AWS region of the main partition (the stack's `aws:region`)."
     )
     zones: Annotated[list[Annotated[Zone, BeforeValidator(_zone)]], Field(min_length=1, max_length=MAX_ZONES)] = Field(
         default_factory=lambda: [Zone(name="a"), Zone(name="b")],
@@ -385,6 +385,9 @@ def examine(raw: Mapping[str, Any]) -> tuple[Settings, list[Problem]]:
                 location = _location(detail)
                 instead = (detail.get("ctx") or {}).get("instead")
                 _repair(usable, location, instead)
+                if location == ("region",):
+                    # It has no default. The rest is checked as if this were given.
+                    usable["region"] = "eu-west-1"
                 if instead is None and detail["type"] != "extra_forbidden":
                     broken.add(".".join(str(part) for part in location[:2]))
     problems += [
@@ -565,6 +568,8 @@ def _check_switch(s: Settings) -> Iterator[Problem]:
 
 def _check_admin(s: Settings) -> Iterator[Problem]:
     for place, network in enumerate(s.admin.allowed_cidrs):
+        if network in s.admin.allowed_cidrs[:place]:
+            yield Problem(f"admin.allowedCidrs[{place}]", f"{network} is listed twice; list each network once")
         if network.prefixlen < 8:
             yield Problem(
                 f"admin.allowedCidrs[{place}]",
@@ -587,15 +592,6 @@ def _check_edge(s: Settings) -> Iterator[Problem]:
         )
 
 
-def _check_tags(s: Settings) -> Iterator[Problem]:
-    for name in s.tags:
-        if name.lower().startswith(("aws:", "apollo:")) or name == "Name" or not 1 <= len(name) <= 128:
-            yield Problem(
-                f"tags.{name}",
-                "is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:",
-            )
-
-
 _Check = Callable[[Settings], Iterator[Problem]]
 _CHECKS: Sequence[tuple[tuple[str, ...], _Check]] = (
     (("network.cidr", "overlay.cidr"), _check_ranges),
@@ -610,15 +606,7 @@ _CHECKS: Sequence[tuple[tuple[str, ...], _Check]] = (
     (("mesos",), _check_mesos),
     (("overlay.mesh", "overlay.switchFrom"), _check_switch),
     (("admin",), _check_admin),
-    (("tags",), _check_tags),
 )
-
-
-def check_aws_limits(settings: Settings) -> Iterator[Problem]:
-    """Where AWS itself would refuse the plan. The plan's own arithmetic goes further than one VPC does."""
-    vpc = settings.network.cidr
-    if vpc.prefixlen < 16:
-        yield Problem("network.cidr", f"{vpc} is larger than AWS allows for a VPC; give a /16 to /21 such as {vpc.ip}/16")
 
 
 def _overlap(a: IPNetwork, b: IPNetwork) -> bool:

@@ -30,7 +30,8 @@ def table() -> str:
     """A Markdown table of every setting: its key in the stack file, its default, what it does."""
     rows = ["| key | default | what it does |", "|---|---|---|"]
     for key, field in _fields(Settings, ""):
-        default = _shown(field.get_default(call_default_factory=True, validated_data={}))
+        required = field.is_required()
+        default = "must be given" if required else _shown(field.get_default(call_default_factory=True, validated_data={}))
         rows.append(f"| `{key}` | {default} | {_cell(field.description or '')} |")
     return "\n".join(rows)
 

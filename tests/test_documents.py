@@ -188,11 +188,16 @@ def test_every_python_example_is_python(document: str, text: str) -> None:
     compile(text, document, "exec")
 
 
+def section(config: dict[str, Any]) -> dict[str, Any]:
+    own = {key.removeprefix("apollo:"): value for key, value in config.items() if key.startswith("apollo:")}
+    return {"region": config.get("aws:region", "eu-west-1"), **own}
+
+
 @pytest.mark.parametrize(("document", "text"), blocks("yaml"))
 def test_every_example_of_a_stack_file_is_accepted(document: str, text: str) -> None:
     content = yaml.safe_load(text)
     config = content.get("config", content)
-    parse({key.removeprefix("apollo:"): value for key, value in config.items() if key.startswith("apollo:")}, document)
+    parse(section(config), document)
 
 
 def sets() -> list[str]:
@@ -201,7 +206,7 @@ def sets() -> list[str]:
 
 @pytest.mark.parametrize("text", sets())
 def test_every_example_of_a_changed_setting_is_accepted(text: str) -> None:
-    raw: dict[str, Any] = {}
+    raw: dict[str, Any] = {"region": "eu-west-1"}
     for pair in text.split():
         path, _, value = pair.partition("=")
         *above, last = path.split(".")
@@ -214,7 +219,7 @@ def test_every_example_of_a_changed_setting_is_accepted(text: str) -> None:
 
 def planned(stack: str) -> Cluster:
     config = stack_config(stack)
-    return plan_cluster(parse({key.removeprefix("apollo:"): v for key, v in config.items() if key.startswith("apollo:")}))
+    return plan_cluster(parse(section(config)))
 
 
 def test_the_costs_count_the_machines_and_disks_that_the_stacks_have() -> None:
@@ -229,6 +234,17 @@ def test_the_costs_count_the_machines_and_disks_that_the_stacks_have() -> None:
         assert rows["NAT gateways"][column] == str(gateways)
         balancers = len(cluster.zones) if len(cluster.edges) > 1 else 0
         assert rows["public IPv4 addresses"][column] == str(gateways + len(cluster.edges) + balancers)
+
+
+def test_the_quotas_are_those_that_the_stacks_need() -> None:
+    rows = {cells[0]: cells for cells in map(cells_of, (ROOT / "README.md").read_text().splitlines()) if len(cells) == 4}
+    vcpus = {"small": 2, "medium": 2, "large": 2, "xlarge": 4}
+    for column, stack in ((1, "dev"), (2, "prod")):
+        cluster = planned(stack)
+        gateways = len(cluster.zones) if cluster.settings.network.nat == "perZone" else 1
+        assert rows["elastic addresses: one an edge, one a NAT gateway"][column] == str(gateways + len(cluster.edges))
+        needed = sum(vcpus[host.instance_type.partition(".")[2]] for host in cluster.hosts)
+        assert rows["vCPUs of on-demand standard instances"][column] == str(needed)
 
 
 def cells_of(line: str) -> list[str]:

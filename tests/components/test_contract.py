@@ -40,7 +40,7 @@ def shape(value: Any) -> Any:
 
 
 def test_names_and_shapes_of_the_exports_are_frozen() -> None:
-    outputs = run_program("dev", {"apollo:slaves": {"count": 1}}).outputs
+    outputs = run_program("dev", {"aws:region": "eu-west-1", "apollo:slaves": {"count": 1}}).outputs
     assert shape(outputs) == CONTRACT
 
 

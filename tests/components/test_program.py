@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pulumi import RunError
 
 from components.security import ROLES
 from ops import drain
+from plan.aws import EDGE_RULES, MOST_RULES, OWN_TAGS
 from plan.cluster import Role
 from plan.secrets import SECRETS, parameters
 from tests.components.recording import TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
@@ -48,8 +50,8 @@ def test_each_stack_file_registers_all_its_hosts(stack: str, hosts: int) -> None
     assert len(run_program(stack).of(INSTANCE)) == hosts
 
 
-def test_an_empty_stack_file_means_all_defaults() -> None:
-    assert sorted(run_program("dev", {}).of(INSTANCE)) == sorted(
+def test_a_stack_file_with_a_region_alone_means_all_defaults() -> None:
+    assert sorted(run_program("dev", {"aws:region": "eu-west-1"}).of(INSTANCE)) == sorted(
         f"{host}-instance" for host in ("slave-1", "slave-2", "slave-3", "control-1", "control-2", "control-3", "edge-1")
     )
 
@@ -368,7 +370,35 @@ def test_secrets_are_secure_strings_and_nowhere_else(dev: Recording) -> None:
 
 def test_a_bad_setting_ends_the_program_before_anything_is_registered() -> None:
     with pytest.raises(RunError, match=r"Pulumi.dev.yaml: 1 problem, nothing was created.\n  slaves.count: -1 is out of range"):
-        run_program("dev", {"apollo:slaves": {"count": -1}})
+        run_program("dev", {"aws:region": "eu-west-1", "apollo:slaves": {"count": -1}})
+
+
+def test_a_region_that_only_the_environment_knows_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    config = {key: value for key, value in stack_config("dev").items() if key != "aws:region"}
+    with pytest.raises(
+        RunError, match=r"1 problem, nothing was created.\n  aws:region: is missing; give one such as eu-west-1"
+    ):
+        run_program("dev", config)
+
+
+@pytest.mark.parametrize(("stack", "tls"), [("dev", False), ("dev", True), ("prod", False), ("prod", True)])
+def test_as_many_administrators_networks_as_are_taken_fill_a_group_and_no_group_has_more(stack: str, tls: bool) -> None:
+    networks = [f"203.0.113.{n}/32" for n in range(MOST_RULES - EDGE_RULES[tls])]
+    changes = {
+        "admin": {"allowedCidrs": networks, "publicKey": "ssh-ed25519 AAAA"},
+        "edge": {"tls": {"enabled": tls}},
+        "overlay": {"mesh": "weave", "switchFrom": "vxlan"},
+        "mesos": {"published": ["marathon", "mesos-master"]},
+    }
+    rules = Counter(
+        rule.inputs["securityGroupId"] for rule in run_program(stack, merged(stack, **changes)).of(INGRESS).values()
+    )
+    assert rules["security-edge-id"] == max(rules.values()) == MOST_RULES
+
+
+def test_the_programs_own_tags_are_as_many_as_the_settings_leave_room_for(dev: Recording) -> None:
+    assert max(len(resource.inputs.get("tags") or {}) for resource in dev.resources.values()) == OWN_TAGS
 
 
 def test_each_missing_secret_is_named_with_the_command_that_makes_it() -> None:

@@ -14,7 +14,8 @@ from ops.secrets import generate
 from tests.components.recording import TEST_SECRETS, Recording, run_program
 
 COMMAND = "command:remote:Command"
-ADMIN = {"apollo:admin": {"allowedCidrs": ["203.0.113.7/32"], "publicKey": "ssh-ed25519 AAAA"}}
+REGION = {"aws:region": "eu-west-1"}
+ADMIN: dict[str, Any] = {**REGION, "apollo:admin": {"allowedCidrs": ["203.0.113.7/32"], "publicKey": "ssh-ed25519 AAAA"}}
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +88,13 @@ def test_the_host_key_made_with_the_secrets_is_pinned(checked: Recording, secret
     assert connection["hostKey"] == connection["proxy"]["hostKey"] == public_half(secrets["sshHostKey"])
 
 
-@pytest.mark.parametrize("config", [{}, {"apollo:adminPrivateKey": "the-private-half"}, ADMIN])
+@pytest.mark.parametrize("config", [REGION, {**REGION, "apollo:adminPrivateKey": "the-private-half"}, ADMIN])
 def test_without_a_key_or_a_network_to_come_from_there_is_no_gate(config: dict[str, Any]) -> None:
     assert not run_program("dev", config).of(COMMAND)
 
 
 def test_the_agents_keys_serve_where_the_stack_says_so(secrets: dict[str, str]) -> None:
-    admin = {"apollo:admin": {**ADMIN["apollo:admin"], "agent": True}}
+    admin = {**REGION, "apollo:admin": {**ADMIN["apollo:admin"], "agent": True}}
     connection = run_program("dev", admin, secrets=secrets).named(COMMAND, "slave-1-ready").inputs["connection"]
     assert "privateKey" not in connection
 

@@ -15,8 +15,10 @@ import boto3
 import pytest
 
 from localcloud import cloud as clouds
+from localcloud import tools
 from localcloud.cloud import Cloud
 from localcloud.paths import REPOSITORY
+from localcloud.workspace import read_project
 from plan.secrets import CERTIFICATE, SECRETS, parameter_name
 from tests.localcloud.support import keep_record
 
@@ -348,11 +350,30 @@ def test_the_weave_stack_comes_up_whole(tmp_path: Path) -> None:
     assert status == 0, err
 
 
+def test_the_cli_heeds_the_version_that_both_projects_ask_for(tmp_path: Path) -> None:
+    ours = {read_project(program)["requiredPulumiVersion"] for program in (REPOSITORY, REPOSITORY / "examples" / "consumer")}
+    assert ours == {">=3.214.0"}
+    assert "CLI, 3.214 or newer" in (REPOSITORY / "README.md").read_text()
+    env = {**os.environ, "PULUMI_BACKEND_URL": f"file://{tmp_path}", "PULUMI_HOME": str(tmp_path / "home")}
+
+    def said(versions: str) -> str:
+        project = {"name": "versions", "runtime": "python", "requiredPulumiVersion": versions}
+        (tmp_path / "Pulumi.yaml").write_text(json.dumps(project))
+        argv = [str(tools.pulumi()), "preview", "--stack", "none", "--non-interactive"]
+        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False).stderr
+
+    assert "does not satisfy the version range" in said("<3.214.0")
+    assert "no stack named 'none' found" in said(*ours)
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
         (["overlay.cidr=10.0.0.0/16"], "overlay.cidr: 10.0.0.0/16 overlaps network.cidr"),
         (["control.count=4"], "control.count: 4 servers cannot hold a useful majority"),
+        (["aws:region=cn-north-1"], "aws:region: cn-north-1 is in a partition of its own"),
+        (["slaves.instanceType=t4g.medium"], "slaves.instanceType: t4g.medium is arm64, and image.name debian-12-amd64-* is"),
+        (["tags.owner='R&D (core)'"], "tags.owner: its value has &()"),
         (["slaves.cuont=4"], "slaves.cuont: unknown key; did you mean slaves.count?"),
     ],
 )

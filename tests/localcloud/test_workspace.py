@@ -104,9 +104,10 @@ def test_the_project_keeps_all_but_its_runtime(tmp_path: Path, program: Path) ->
     assert project == {"name": "small", "config": {"small:given": {"default": 1}}, "runtime": "python", "main": str(program)}
 
 
-def test_an_empty_stack_file_means_all_defaults(tmp_path: Path, program: Path) -> None:
+def test_a_region_is_added_to_no_stack_that_names_none(tmp_path: Path, program: Path) -> None:
     (program / "Pulumi.local.yaml").write_text("")
-    assert stack_file(tmp_path, program)["config"]["aws:region"] == DEFAULT_REGION
+    assert "aws:region" not in stack_file(tmp_path, program)["config"]
+    assert prepare(tmp_path / "cloud", program, "local", (), generate).region == DEFAULT_REGION
 
 
 @pytest.mark.parametrize(

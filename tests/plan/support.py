@@ -9,4 +9,4 @@ from plan.settings import parse
 
 
 def cluster(**keys: Any) -> Cluster:
-    return plan_cluster(parse(keys))
+    return plan_cluster(parse({"region": "eu-west-1", **keys}))

@@ -10,14 +10,20 @@ from hypothesis import strategies as st
 from netaddr import IPNetwork
 
 from plan.addresses import OverlayPlan
+from plan.aws import OWN_TAGS, architecture, check_aws_limits
 from plan.problems import PlanError
 from plan.secrets import CERTIFICATE
-from plan.settings import SECRET_KEYS, Settings, check_aws_limits, examine, parse, refuse
+from plan.settings import SECRET_KEYS, Settings, examine, refuse
+from plan.settings import parse as parse_whole
+
+
+def parse(raw: dict[str, Any], source: str = "configuration") -> Settings:
+    return parse_whole({"region": "eu-west-1", **raw}, source)
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
     with pytest.raises(PlanError) as caught:
-        settings, found = examine(raw)
+        settings, found = examine({"region": "eu-west-1", **raw})
         refuse([*found, *check_aws_limits(settings)], "Pulumi.test.yaml")
     return [str(problem) for problem in caught.value.problems]
 
@@ -116,6 +122,19 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"mesos": {"repository": "https://apt.example.com/mesos bookworm main"}}, "mesos.repository: is for mesos.source packages, which is images; leave one of them out"),
         ({"mesos": {"source": "packages", "repository": "https://apt.example.com/ bookworm main", "repositoryFingerprint": "A" * 40}}, "mesos.repositoryKey: is missing, and mesos.source is packages; give one such as https://apt.example.com/mesos.gpg"),
         ({"mesos": {"published": ["zookeeper"]}}, "mesos.published[0]: zookeeper is not a choice; give 'marathon' or 'mesos-master'"),
+        ({"slaves": {"instanceType": "t4g.medium"}}, "slaves.instanceType: t4g.medium is arm64, and image.name debian-12-amd64-* is x86_64; give one of that architecture such as t3.small"),
+        ({"edge": {"instanceType": "a1.large"}}, "edge.instanceType: a1.large is arm64, and image.name debian-12-amd64-* is x86_64; give one of that architecture such as t3.small"),
+        ({"control": {"instanceType": "t4g.small"}, "image": {"name": "my-own-*"}}, "control.instanceType: t4g.small is arm64, and slaves.instanceType is x86_64; give one of that architecture such as t3.small"),
+        ({"region": "cn-north-1"}, "aws:region: cn-north-1 is in a partition of its own, with other endpoints and other owners of images, which this program does not know; give a region of AWS's main partition such as eu-west-1"),
+        ({"region": "us-gov-west-1"}, "aws:region: us-gov-west-1 is in a partition of its own, with other endpoints and other owners of images, which this program does not know; give a region of AWS's main partition such as eu-west-1"),
+        ({"admin": {"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": ["203.0.113.7/32", "203.0.113.7/32"]}}, "admin.allowedCidrs[1]: 203.0.113.7/32 is listed twice; list each network once"),
+        ({"admin": {"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": [f"203.0.113.{n}/32" for n in range(59)]}}, "admin.allowedCidrs: has 59 networks, and AWS takes 60 rules in a group, a few of them the edge's own; give at most 58, or wider ones"),
+        ({"tags": {"owner": "R&D (core)"}}, "tags.owner: its value has &(), which IAM does not take; give letters, digits, spaces and _.:/=+-@"),
+        ({"tags": {"a*b": "x"}}, "tags.a*b: its name has *, which IAM does not take; give letters, digits, spaces and _.:/=+-@"),
+        ({"tags": {"owner": "x" * 300}}, "tags.owner: its value has 300 characters; give 256 at most"),
+        ({"tags": {f"t{n}": "x" for n in range(60)}}, f"tags: has 60, and AWS takes 50 with the {OWN_TAGS} of the program itself; give at most {50 - OWN_TAGS}"),
+        ({"tags": {"Team": "a", "team": "b"}}, "tags.team: is there in other letters, which IAM takes for the same; give one of the two"),
+        ({"tags": {"name": "a"}}, "tags.name: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
         ({"tags": {"aws:owner": "me"}}, "tags.aws:owner: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
     ],
 )  # fmt: skip
@@ -171,8 +190,33 @@ def test_the_callers_mapping_is_left_as_it_was() -> None:
     assert raw == {"slaves": {"count": "three"}}
 
 
-def test_an_empty_stack_file_means_all_defaults() -> None:
-    assert parse({}) == Settings()
+def test_all_but_the_region_has_a_default() -> None:
+    assert parse({}) == Settings(region="eu-west-1")
+
+
+def test_a_missing_region_is_one_problem_among_others() -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_whole({"zones": ["a"], "slaves": {"count": -1}})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "aws:region: is missing; give one such as eu-west-1",
+        "slaves.count: -1 is out of range; give 0 or more",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("t4g", "m6g", "m6gd", "c6gn", "c7g", "r8g", "x2gd", "im4gn", "is4gen", "g5g", "hpc7g", "i8ge", "m8gb", "p6e-gb200", "a1"), "arm64"),
+        (("t2", "t3a", "m5", "m7i-flex", "c5n", "c5ad", "g4dn", "g5", "g6e", "gr6", "hpc7a", "u-6tb1", "u7in-16tb", "p5en", "x2iedn", "trn1", "i3en"), "x86_64"),
+    ],
+)  # fmt: skip
+def test_a_types_name_tells_its_architecture(names: tuple[str, ...], expected: str) -> None:
+    assert {name: architecture(f"{name}.large") for name in names} == dict.fromkeys(names, expected)
+
+
+def test_types_of_two_architectures_are_refused_whatever_the_image_is() -> None:
+    raw = {"image": {"id": "ami-0123456789abcdef0"}, "slaves": {"instanceType": "m6g.large"}}
+    assert [line.partition(": ")[0] for line in problems(raw)] == ["control.instanceType", "edge.instanceType"]
 
 
 _values = st.recursive(
