@@ -11,6 +11,7 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env
 
 from plan.aws import check_aws_limits
+from plan.images import check_pinned
 from plan.problems import PlanError, Problem
 from plan.secrets import CERTIFICATE, LARGEST, SECRETS
 from plan.settings import SECRET_KEYS, Settings, examine, refuse
@@ -38,8 +39,11 @@ def load() -> tuple[Settings, dict[str, pulumi.Output[str]]]:
         raw["region"] = region
     settings, found = examine(raw)
     values, missing = _secrets(given, settings.edge.tls.enabled, stack)
+    # With a finding in their sections, what the settings have of images may be the defaults.
+    malformed = any(problem.key.startswith(("overlay", "mesos", "awsEndpoint")) for problem in found)
+    tags = [] if malformed else check_pinned(settings, stack)
     try:
-        refuse([*problems, *found, *check_aws_limits(settings), *missing], f"Pulumi.{stack}.yaml")
+        refuse([*problems, *found, *check_aws_limits(settings), *tags, *missing], f"Pulumi.{stack}.yaml")
     except PlanError as error:
         raise pulumi.RunError(str(error)) from None
     return settings, {key: pulumi.Output.secret(value) for key, value in values.items()}

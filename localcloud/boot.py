@@ -28,9 +28,12 @@ from .machines.image import ensure_image, image_key
 from .machines.network import ADMIN_ADDRESS
 from .machines.processes import Children, wait_until
 from .machines.relay import listen_on_loopback
+from .machines.security_groups import API, API_PORT
 from .paths import cache_dir
 from .show import say
 
+# Where machines reach the cloud's API.
+ENDPOINT = f"http://{API}:{API_PORT}"
 # Seconds. A host of a baked image needs about twenty; a first-boot installation needs its packages.
 READY_SECONDS = 600.0
 SWEEP_SECONDS = 20.0

@@ -234,6 +234,8 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
     source = program or program_dir()
     name = str(read_project(source)["name"])
     plain, hidden = boot.admin_config(folder, name) if machines else ({}, {})
+    if program is None:
+        plain = {f"{name}:awsEndpoint": boot.ENDPOINT, **plain}
     given = read_config(source, request.stack)
     domain = (given.get(f"{name}:edge") or {}).get("domain", "apollo.test")
     hidden = {**hidden, f"{name}:edgeCertificate": boot.edge_certificate(folder, domain)}

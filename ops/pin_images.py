@@ -12,13 +12,9 @@ from typing import Any
 import userdata
 from ops.cli import pulumi
 from ops.errors import OpsError
-from plan.settings import Mesos, Overlay
+from plan.images import unpinned
+from plan.settings import examine
 
-# Settings that hold an image, and their default; each counts where another setting of its section has this value.
-IMAGES = {"overlay.weaveFrom": str(Overlay.model_fields["weave_from"].default)} | {
-    f"mesos.{name}Image": str(Mesos.model_fields[f"{name}_image"].default) for name in ("master", "agent", "marathon")
-}
-_USED: dict[str, tuple[str, str]] = {"overlay": ("mesh", "weave"), "mesos": ("source", "images")}
 _CLIENT = Path(userdata.__file__).parent / "mesh/weave/usr/local/lib/apollo/weave_programs.py"
 
 
@@ -29,19 +25,18 @@ class ImagesError(OpsError):
 def pin(stack: str, scheme: str = "https") -> dict[str, str]:
     """Key → what now stands in the stack's configuration, for each image in use that is named by its tag.
 
-    Raises ImagesError, and OpsError where `pulumi` cannot read or write it.
+    Raises ImagesError, also where the section of an image is malformed, and OpsError where `pulumi` cannot read or write it.
     """
     shown = json.loads(pulumi("config", "--stack", stack, "--json"))
+    raw = {key.removeprefix("apollo:"): entry["objectValue"] for key, entry in shown.items() if "objectValue" in entry}
+    settings, problems = examine(raw)
+    if wrong := [problem for problem in problems if problem.key.startswith(("overlay", "mesos"))]:
+        raise ImagesError("\n".join(map(str, wrong)))
     pinned: dict[str, str] = {}
-    for key, default in IMAGES.items():
-        section, _, name = key.partition(".")
-        given = shown.get(f"apollo:{section}", {}).get("objectValue") or {}
-        setting, value = _USED[section]
-        source = str(given.get(name, default))
-        if "@sha256:" not in source and given.get(setting, value) == value:
-            tag = source.rpartition("/")[2].partition(":")[2]
-            pinned[key] = f"{source.removesuffix(f':{tag}')}@{_digest(source, scheme)}"
-            pulumi("config", "set", "--stack", stack, "--path", f"apollo:{key}", pinned[key])
+    for key, source in unpinned(settings).items():
+        tag = source.rpartition("/")[2].partition(":")[2]
+        pinned[key] = f"{source.removesuffix(f':{tag}')}@{_digest(source, scheme)}"
+        pulumi("config", "set", "--stack", stack, "--path", f"apollo:{key}", pinned[key])
     return pinned
 
 

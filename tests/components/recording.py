@@ -147,9 +147,14 @@ def run_program(
     secrets: Mapping[str, str] | str = TEST_SECRETS,
     preview: bool = False,
 ) -> Recording:
-    """Runs __main__.py with `config` (default: the stack's file) and `apollo:secrets`; raises what the program raises."""
+    """Runs __main__.py with `config` (default: the stack's file) and `apollo:secrets`; raises what the program raises.
+
+    As on the embedded cloud, so that images may be named by tags, unless the configuration has None for awsEndpoint.
+    """
     given: dict[str, Any] = dict(stack_config(stack) if config is None else config)
     given.setdefault("apollo:edgeCertificate", TEST_CERTIFICATE)
+    if given.setdefault("apollo:awsEndpoint", "http://169.254.169.250:4566") is None:
+        del given["apollo:awsEndpoint"]
     given["apollo:secrets"] = secrets if isinstance(secrets, str) else dict(secrets)
     return _run(REPOSITORY, "apollo", stack, given, preview, {})
 

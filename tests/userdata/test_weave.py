@@ -21,6 +21,7 @@ import pytest
 
 from ops import pin_images
 from ops.__main__ import main
+from plan.settings import Settings
 from tests.userdata.conftest import Agent
 from tests.userdata.support import EXAMPLES, USERDATA, host_module, needs
 from userdata import node_facts
@@ -175,7 +176,7 @@ def test_programs_that_the_image_brought_stay(registry: str) -> None:
 
 
 def test_the_defaults_registry_is_dockers() -> None:
-    image = weave.Image.parse(pin_images.IMAGES["overlay.weaveFrom"])
+    image = weave.Image.parse(Settings(region="eu-west-1").overlay.weave_from)
     assert (image.registry, image.name, image.tag, image.digest) == ("registry-1.docker.io", "rajchaudhuri/weave", "2.9.0", "")
     assert weave.Image.parse("mesosphere/marathon:v1.7.50") == weave.Image(
         "registry-1.docker.io", "mesosphere/marathon", "v1.7.50", ""
