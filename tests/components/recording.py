@@ -104,13 +104,6 @@ class _Cloud(mocks.Mocks):
         raise AssertionError(f"the program looked up {args.token}, which these mocks do not know")
 
 
-class _Callbacks:
-    """Takes the program's hooks and calls none: mocks have no earlier state to compare with."""
-
-    def register_resource_hook(self, hook: pulumi.ResourceHook) -> None:
-        del hook
-
-
 class _RecordingMonitor(mocks.MockMonitor):
     def __init__(self, recording: Recording, preview: bool, exports: Mapping[str, Any]) -> None:
         super().__init__(_Cloud(exports))
@@ -184,7 +177,6 @@ def _run(
                 organization="organization",
             )
         )
-        settings.SETTINGS.callbacks = _Callbacks()  # pyright: ignore[reportAttributeAccessIssue]
         settings.set_root_resource(None)  # pyright: ignore[reportArgumentType]
         set_all_config(encoded, ["apollo:secrets", "apollo:edgeCertificate", "apollo-consumer:adminPrivateKey"])
         try:
