@@ -1,0 +1,173 @@
+"""What a hostile container tries, on booted hosts: as root in it, with the capabilities that Docker gives by default.
+
+REACHED is the table of docs/architecture.md, "What a container reaches".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator
+
+import pytest
+
+from localcloud.demo import IMAGE
+from localcloud.paths import REPOSITORY
+from tests.booted.conftest import Stack, until
+from tests.userdata.test_firewall import PORTS, SCAN
+
+# TCP ports open to a container, by the host's role, on the host's overlay address; "own" is its own slave.
+REACHED = {"own": [53], "slave": [], "control": [], "edge": [80, 443]}
+# Name, VPC address, overlay address.
+HOSTS = [
+    *((f"slave-{n}", address, f"10.2.0.{n}") for n, address in ((1, "10.0.0.33"), (2, "10.0.32.34"), (3, "10.0.0.35"))),
+    *((f"control-{n}", f"10.0.{32 * (n + 1) % 64}.{10 + n}", f"10.2.0.{249 + n}") for n in (1, 2, 3)),
+    ("edge-1", "10.0.224.11", "10.2.0.240"),
+]
+COMPOSE = "apollo-test"
+
+
+class Inside:
+    """A container's network namespace on slave-1, from where a program of the host attacks."""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        self._stack = stack
+        self.pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name)
+
+    def out(self, *argv: str) -> str:
+        return self._stack.out("slave-1", "nsenter", "-t", self.pid, "-n", *argv)
+
+    def scan(self, address: str, ports: tuple[int, ...] = PORTS) -> list[int]:
+        return json.loads(self.out("python3", "-c", SCAN, address, *map(str, ports)))
+
+
+@pytest.fixture(scope="module")
+def networks(stack: Stack) -> Generator[dict[str, Inside]]:
+    """A container of the overlay and one of a network such as Compose makes."""
+    try:
+        stack.out("slave-1", "docker", "network", "create", COMPOSE)
+        for name, options in (("attacker", []), ("composed", ["--network", COMPOSE])):
+            stack.out("slave-1", "docker", "run", "-d", "--name", name, *options, "--entrypoint", "sleep", IMAGE, "3600")
+        yield {name: Inside(stack, name) for name in ("attacker", "composed")}
+    finally:
+        stack.run("slave-1", "docker", "rm", "-f", "attacker", "composed")
+        stack.run("slave-1", "docker", "network", "rm", COMPOSE)
+
+
+def role_of(host: str) -> str:
+    return "own" if host == "slave-1" else host.partition("-")[0]
+
+
+def test_the_table_in_the_documents_is_the_one_that_is_tested() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    section = text.partition("\n## What a container reaches\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (its own slave|another slave|a control node|an edge) \| ([^|]*) \|", section, re.MULTILINE)
+    roles = {"its own slave": "own", "another slave": "slave", "a control node": "control", "an edge": "edge"}
+    assert {roles[name]: [int(port) for port in re.findall(r"\b\d+\b", ports)] for name, ports in rows} == REACHED
+
+
+@pytest.mark.parametrize(("host", "private", "overlay"), HOSTS)
+def test_a_scan_of_each_host_from_a_container_finds_what_the_documents_list(
+    stack: Stack, networks: dict[str, Inside], host: str, private: str, overlay: str
+) -> None:
+    role = role_of(host)
+    assert f"inet {private}/" in stack.out(host, "ip", "-4", "addr") and f"inet {overlay}/" in stack.out(
+        host, "ip", "-4", "addr"
+    )
+    assert networks["attacker"].scan(overlay) == REACHED[role]
+    # Security groups let a slave and what is behind it to an edge's web ports, and to gossip, which the slave refuses.
+    by_vpc = {"own": [53], "edge": [80, 443]}.get(role, [])
+    assert networks["attacker"].scan(private) == by_vpc
+    assert networks["composed"].scan(private) == by_vpc
+    # Of the overlay another network of Docker's has its own slave alone.
+    assert networks["composed"].scan(overlay) == (REACHED["own"] if role == "own" else [])
+
+
+@pytest.mark.parametrize("name", ["attacker", "composed"])
+def test_names_answer_in_every_network_of_docker(stack: Stack, networks: dict[str, Inside], name: str) -> None:
+    del networks
+    answer = stack.out("slave-1", "docker", "exec", name, "busybox", "nslookup", "consul.service.consul")
+    assert "10.0.0.11" in answer
+    metadata = stack.run(
+        "slave-1", "docker", "exec", name, "busybox", "timeout", "3", "wget", "-qO-", "http://169.254.169.254/"
+    )
+    assert metadata.returncode != 0
+
+
+# Sends a UDP packet inside VXLAN to a node's mesh port, in the name of the container: the critical attack.
+TUNNEL = """
+import socket, struct, sys
+outer, inner, source, port = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+def total(data):
+    value = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while value >> 16:
+        value = (value & 0xFFFF) + (value >> 16)
+    return ~value & 0xFFFF
+udp = struct.pack("!4H", 4000, port, 14, 0) + b"attack"
+ends = socket.inet_aton(source) + socket.inet_aton(inner)
+header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0) + ends
+header = header[:10] + struct.pack("!H", total(header)) + header[12:]
+mac = bytes([2, 0x78]) + socket.inet_aton(sys.argv[5]) + bytes([2, 0, 0, 0, 0, 1])
+packet = struct.pack("!II", 0x08000000, 42 << 8) + mac + b"\\x08\\x00" + header + udp
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(packet, (outer, 4789))
+"""
+# Counts what comes to a port until the word that is sent last.
+LISTEN = """
+import socket
+listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+listener.bind(("0.0.0.0", 9999))
+listener.settimeout(60)
+open("/run/listens", "w").close()
+found = []
+while not found or found[-1] != "last":
+    found.append(listener.recv(100).decode())
+print(found[:-1])
+"""
+
+
+def heard(stack: Stack, send: tuple[str, ...], inside: Inside | None) -> str:
+    """What control-1 hears on a port when slave-1 runs a program, inside a container's network or on the host itself."""
+    stack.out("control-1", "rm", "-f", "/run/listens", "/run/heard")
+    stack.out("control-1", "systemd-run", "-q", "-p", "StandardOutput=file:/run/heard", "python3", "-c", LISTEN)
+    until(lambda: stack.run("control-1", "test", "-e", "/run/listens").returncode == 0, "control-1 listens")
+    (inside.out if inside else lambda *argv: stack.out("slave-1", *argv))(*send)
+    last = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'last', ('127.0.0.1', 9999))"
+    stack.out("control-1", "python3", "-c", last)
+    until(lambda: stack.run("control-1", "test", "-s", "/run/heard").returncode == 0, "control-1 has heard")
+    return stack.out("control-1", "cat", "/run/heard")
+
+
+@pytest.mark.parametrize("inner", ["10.0.0.11", "10.2.0.250"])
+def test_a_container_that_speaks_vxlan_to_a_control_node_is_not_heard(
+    stack: Stack, networks: dict[str, Inside], inner: str
+) -> None:
+    for inside in networks.values():
+        for source in ("10.2.1.9", "10.2.2.2", "10.0.0.33"):
+            assert heard(stack, ("python3", "-c", TUNNEL, "10.0.0.11", inner, source, "9999", "10.2.0.250"), inside) == "[]"
+
+
+def test_a_slave_that_was_taken_over_reaches_no_port_by_the_mesh_either(stack: Stack) -> None:
+    for inner, source in (("10.0.0.11", "10.2.1.9"), ("10.2.0.250", "10.2.1.9"), ("10.2.0.250", "10.2.2.2")):
+        assert heard(stack, ("python3", "-c", TUNNEL, "10.0.0.11", inner, source, "9999", "10.2.0.250"), None) == "[]"
+
+
+def test_a_flushed_firewall_is_back_before_anybody_notices(stack: Stack, networks: dict[str, Inside]) -> None:
+    before = {name: stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name) for name in networks}
+    for damage in (("nft", "flush", "ruleset"), ("iptables", "-F"), ("iptables", "-t", "nat", "-F")):
+        stack.out("slave-1", *damage)
+        until(lambda: stack.run("slave-1", "apollo-check").returncode == 0, "slave-1 is well")
+        assert networks["attacker"].scan("10.0.0.33", (22, 53)) == [53]
+        assert networks["attacker"].scan("10.2.0.240", (22, 80)) == [80]
+    assert {name: stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name) for name in networks} == before
+    stack.assert_all_reachable()
+
+
+def test_a_published_port_answers_on_the_slaves_address(stack: Stack) -> None:
+    try:
+        stack.out("slave-2", "docker", "run", "-d", "--name", "published", "-p", "31999:80", IMAGE)
+        until(
+            lambda: stack.run("slave-2", "curl", "-fsS", "-m", "3", "http://10.0.32.34:31999/").returncode == 0,
+            "the port answers",
+        )
+    finally:
+        stack.run("slave-2", "docker", "rm", "-f", "published")
