@@ -123,8 +123,13 @@ class VpcPlan:
 
     def public_subnet(self, zone_index: int) -> IPNetwork:
         """Part `zone_index` of the eighth block, which is cut in eight whatever the number of zones."""
-        eighth = nth_block(self.network, self.network.prefixlen + _VPC_BLOCKS_BITS, MAX_ZONES)
-        return nth_block(eighth, eighth.prefixlen + _VPC_BLOCKS_BITS, self._zone(zone_index))
+        block = self.public_block
+        return nth_block(block, block.prefixlen + _VPC_BLOCKS_BITS, self._zone(zone_index))
+
+    @cached_property
+    def public_block(self) -> IPNetwork:
+        """The eighth block: all public subnets that there may ever be. Of our hosts edges alone have addresses in it."""
+        return nth_block(self.network, self.network.prefixlen + _VPC_BLOCKS_BITS, MAX_ZONES)
 
     @cached_property
     def last_slot(self) -> int:

@@ -129,6 +129,8 @@ def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
         "EDGE_DOMAIN": edge.domain,
         # First and last address that a container can have, whichever slaves there are.
         "EDGE_CONTAINERS": f"{overlay.docker_subnet(1)[0]} {overlay.docker_subnet(overlay.last_slot)[-1]}",
+        # Where the load balancer's nodes are, whichever zones there are.
+        "EDGE_BALANCERS": str(cluster.vpc.public_block),
         "EDGE_PUBLISH": " ".join(edge.publish),
         "EDGE_DEFAULT_SERVICE": edge.default_service or "",
         "EDGE_TLS": "1" if edge.tls.enabled else "0",

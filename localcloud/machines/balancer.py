@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import IPv4Address
 
 from localcloud.machines.namespaces import Namespace
@@ -37,10 +38,14 @@ def proxy_header(client: Address, server: Address) -> bytes:
 
 
 class Health:
-    """What one node knows of the targets. The first check decides at once, later ones by the group's thresholds."""
+    """What one node knows of the targets. The first check decides at once, later ones by the group's thresholds.
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    lost: called with each target that was healthy and is not any more.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket], lost: Callable[[TargetGroup, Target], None]) -> None:
         self._connect = connect
+        self._lost = lost
         self._healthy: dict[tuple[str, Target], bool] = {}
         self._run: dict[tuple[str, Target], int] = {}
         self._due: dict[str, float] = {}
@@ -68,6 +73,8 @@ class Health:
         self._run[key] += 1
         if self._run[key] >= (group.healthy_threshold if passed else group.unhealthy_threshold):
             self._healthy[key], self._run[key] = passed, 0
+            if not passed:
+                self._lost(group, key[1])
 
     def _passes(self, group: TargetGroup, target: Target) -> bool:
         port = target.port if group.check_port is None else group.check_port
@@ -97,19 +104,23 @@ class Node:
         self._groups: dict[int, TargetGroup] = {}
         self._turn = itertools.count()
         self._relays: dict[int, Relay] = {}
+        # Held while relays come, go or are told to reset.
+        self._changing = threading.Lock()
         self._ended = threading.Event()
-        self._health = Health(lambda: namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)))
+        connect = partial(namespace.call, partial(socket.socket, socket.AF_INET, socket.SOCK_STREAM))
+        self._health = Health(connect, self._reset)
         self._thread = threading.Thread(target=self._watch, name=f"health-{nic.id}", daemon=True)
         self._thread.start()
 
     def apply(self, balancer: Balancer) -> None:
         """Listens on the balancer's ports, and on no others. Connections of a port that stays go on."""
         self._groups = dict(balancer.listeners)
-        for port in self._relays.keys() - self._groups.keys():
-            self._relays.pop(port).close()
-        for port in self._groups.keys() - self._relays.keys():
-            self._relays[port] = relay = Relay()
-            relay.add(self.namespace.listen(str(self.nic.address), port), self._dial(port), self._preamble(port))
+        with self._changing:
+            for port in self._relays.keys() - self._groups.keys():
+                self._relays.pop(port).close()
+            for port in self._groups.keys() - self._relays.keys():
+                self._relays[port] = relay = Relay()
+                relay.add(self.namespace.listen(str(self.nic.address), port), self._dial(port), self._preamble(port))
 
     def close(self) -> None:
         self._ended.set()
@@ -117,6 +128,12 @@ class Node:
         for relay in self._relays.values():
             relay.close()
         self.namespace.delete()
+
+    def _reset(self, group: TargetGroup, target: Target) -> None:
+        with self._changing:
+            for port, relay in self._relays.items():
+                if group.resets and self._groups[port] == group:
+                    relay.reset((str(target.address), target.port))
 
     def _watch(self) -> None:
         while not self._ended.wait(TICK):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -26,6 +27,7 @@ class Relay:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._servers: list[asyncio.Server] = []
+        self._carried: dict[Address, set[asyncio.StreamWriter]] = {}
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
@@ -49,12 +51,13 @@ class Relay:
         preamble: Callable[[Address, Address], bytes] | None,
     ) -> None:
         connected: socket.socket | None = None
+        far: Address = ("", 0)
         for candidate, address, port in dial():
             candidate.setblocking(False)
             if connected is None:
                 try:
                     await asyncio.wait_for(self._loop.sock_connect(candidate, (address, port)), CONNECT_TIMEOUT)
-                    connected = candidate
+                    connected, far = candidate, (address, port)
                     continue
                 except OSError:
                     pass
@@ -65,9 +68,23 @@ class Relay:
         far_reader, far_writer = await asyncio.open_connection(sock=connected)
         if preamble is not None:
             far_writer.write(preamble(writer.get_extra_info("peername"), writer.get_extra_info("sockname")))
+        ends = {far_writer, writer}
+        self._carried.setdefault(far, set()).update(ends)
         await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
-        for end in (far_writer, writer):
+        self._carried[far] -= ends
+        for end in ends:
             end.close()
+
+    def reset(self, far: Address) -> None:
+        """Cuts off, at both ends, every connection that was passed on to this address and port."""
+
+        async def cut() -> None:
+            for end in self._carried.get(far, set()):
+                # Without the time to linger it is a reset, not an end.
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.transport.abort()
+
+        asyncio.run_coroutine_threadsafe(cut(), self._loop).result()
 
     def close(self) -> None:
         """Stops listening and ends what is under way."""

@@ -126,7 +126,8 @@ class Target:
 class TargetGroup:
     """Where a listener of a network load balancer leads. interval, timeout: seconds. check_port: None for the target's own.
 
-    check_path: of an HTTP check, which 200 to 399 passes; None for a check that only connects.
+    check_path: of an HTTP check, which 200 to 399 passes; None for a check that only connects. resets: whether a target that
+    turns unhealthy loses its connections, as AWS has it by default.
     """
 
     arn: str
@@ -138,6 +139,7 @@ class TargetGroup:
     timeout: float
     healthy_threshold: int
     unhealthy_threshold: int
+    resets: bool = True
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,9 @@ def _balancers(elb: Any, subnets: dict[str, Subnet], taken: set[IPv4Address]) ->
     return found
 
 
+_TERMINATION = "target_health_state.unhealthy.connection_termination.enabled"
+
+
 def _target_group(elb: Any, arn: str) -> TargetGroup:
     raw = elb.describe_target_groups(TargetGroupArns=[arn])["TargetGroups"][0]
     if raw["TargetType"] != "ip":
@@ -296,6 +301,7 @@ def _target_group(elb: Any, arn: str) -> TargetGroup:
         timeout=float(raw.get("HealthCheckTimeoutSeconds") or 6),
         healthy_threshold=int(raw.get("HealthyThresholdCount") or 5),
         unhealthy_threshold=int(raw.get("UnhealthyThresholdCount") or 2),
+        resets={"Key": _TERMINATION, "Value": "false"} not in attributes,
     )
 
 

@@ -108,6 +108,43 @@ def test_an_injection_in_a_tag_or_name_changes_nothing(stack: Stack) -> None:
         assert stack.curl("evil.apollo.test") in ("evil", "No service is published under this name.")
 
 
+def test_containers_that_come_and_go_reload_nothing_once_their_name_is_known(stack: Stack) -> None:
+    show = (
+        "import sys; sys.path.insert(0, '/usr/local/lib/apollo'); import edge_apply as e; print(e.ask('show proc', e.MASTER))"
+    )
+
+    def loaded() -> str:
+        """The newest worker's process."""
+        lines = [line.split() for line in stack.out("edge-1", "python3", "-c", show).splitlines() if " worker " in line]
+        return next(line[0] for line in lines if line[2] == "0")
+
+    names = [("slave-1", "churn-1"), ("slave-2", "churn-2")]
+    service = ("SERVICE_NAME=churn", "SERVICE_TAGS=public")
+    with containers(stack, *names):
+        start(stack, *names[0], *service)
+        until(lambda: stack.curl("churn.apollo.test") == "churn-1", "the first answers")
+        worker = loaded()
+        start(stack, *names[1], *service)
+        until(lambda: {stack.curl("churn.apollo.test") for _ in range(6)} == {"churn-1", "churn-2"}, "both answer")
+        # It comes back with its id and, by chance, another address.
+        stack.out("slave-1", "docker", "restart", "-t", "1", "churn-1")
+        until(lambda: {stack.curl("churn.apollo.test") for _ in range(6)} == {"churn-1", "churn-2"}, "both answer again")
+        remove(stack, *names)
+        until(lambda: stack.curl("churn.apollo.test") == "No service is published under this name.", "the name is gone")
+        start(stack, *names[0], *service)
+        until(lambda: stack.curl("churn.apollo.test") == "churn-1", "it is back")
+        assert loaded() == worker
+
+
+def test_a_slave_is_no_load_balancer_to_an_edge(stack: Stack) -> None:
+    bridge = stack.out("edge-1", "sh", "-c", ". /etc/apollo/node.env; echo $BRIDGE_ADDRESS")
+    ask = ("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}")
+    # Over the mesh, past the security groups: an edge's port 80 answers its hosts, and port 8081 ends the connection.
+    assert stack.out("slave-1", *ask, f"http://{bridge}:80/.apollo/health") == "200"
+    forged = stack.run("slave-1", *ask, "--haproxy-protocol", f"http://{bridge}:8081/.apollo/health")
+    assert (forged.returncode != 0, forged.stdout) == (True, "000")
+
+
 def test_a_steady_load_loses_nothing_while_everything_behind_it_comes_and_goes(stack: Stack) -> None:
     names = [("slave-1", "load-1"), ("slave-2", "load-2"), ("slave-3", "load-3"), ("slave-1", "load-4")]
     service = ("SERVICE_NAME=load", "SERVICE_TAGS=public")

@@ -26,8 +26,9 @@ ROLE = USERDATA / "roles/edge"
 CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib/apollo"
 # Seconds: longer than anything takes that works.
 PATIENCE = 30
-# Where containers are in these tests, and where clients and balancer are, who ask from 127.0.0.1.
-OVERLAY, CONTAINERS, CONTAINER, VPC = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7", "127.0.0.0/16"
+# Where containers are in these tests, where clients and balancer are, who ask from 127.0.0.1, and a slave's address in the VPC.
+OVERLAY, CONTAINERS, CONTAINER = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7"
+BALANCERS, SLAVE = "127.0.0.0/24", "127.0.32.33"
 CONTROL = "127.0.0.11"
 
 
@@ -137,7 +138,7 @@ class Edge:
             **os.environ,
             "NODE_NAME": "edge-1",
             "OVERLAY_CIDR": OVERLAY,
-            "VPC_CIDR": VPC,
+            "EDGE_BALANCERS": BALANCERS,
             "CONTROL_ADDRESSES": f"127.0.0.10 {CONTROL}",
             "EDGE_CONTAINERS": CONTAINERS,
             "EDGE_DOMAIN": "apollo.test",

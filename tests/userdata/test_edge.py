@@ -17,7 +17,7 @@ import pytest
 from localcloud.boot import edge_certificate
 from localcloud.errors import LocalCloudError
 from localcloud.programs import host_program
-from tests.userdata.edge import CONTAINER, CONTROL, Edge, Instance, Tunnel, until
+from tests.userdata.edge import CONTAINER, CONTROL, SLAVE, Edge, Instance, Tunnel, until
 from tests.userdata.support import left_out, needs
 
 NOBODY = "No service is published under this name.\n"
@@ -464,13 +464,13 @@ def test_behind_a_load_balancer_the_client_is_whom_it_names(edge: Edge, instance
     assert edge.ask("/", "balanced.apollo.test", port="balancer").status != 200
 
 
-def test_a_container_cannot_say_that_it_speaks_for_a_client(edge: Edge, instance: Make) -> None:
+def test_neither_container_nor_slave_can_say_that_it_speaks_for_a_client(edge: Edge, instance: Make) -> None:
     seen = instance("forged")
     edge.register("forged", seen)
     answers(edge, "forged.apollo.test", "forged /")
     known = len(seen.seen)
-    # From a container, from a slave's own bridge, and from outside of overlay and VPC.
-    for source in (CONTAINER, "127.2.0.1", "127.9.9.9"):
+    # From a container, from a slave's own bridge or interface, and from outside of overlay and VPC.
+    for source in (CONTAINER, "127.2.0.1", SLAVE, "127.9.9.9"):
         assert edge.ask_as_balancer(source, "forged.apollo.test") == b"", source
     assert len(seen.seen) == known
 

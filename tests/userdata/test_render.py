@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from localcloud.paths import cache_dir
 from ops.secrets import generate
@@ -176,6 +176,18 @@ def test_edges_know_where_containers_are_and_where_no_slot_has_any(overlay: dict
     for host in plan.hosts:
         assert not first <= host.bridge_address.ip <= last
     assert (str(first), str(last)) == ("10.2.1.0", "10.2.239.255") or overlay
+
+
+def test_edges_know_where_a_load_balancer_can_be_and_no_slave_or_control_node() -> None:
+    plan = cluster(zones=["a", "b"], edge={"count": 2})
+    balancers = IPNetwork(node_facts(plan, plan.edges[0], STACK)["EDGE_BALANCERS"])
+    assert str(balancers) == "10.0.224.0/19"
+    assert all(zone.public_subnet in balancers for zone in plan.zones)
+    assert not [host.name for host in (*plan.slaves, *plan.control) if host.private_ip in balancers]
+    assert plan.overlay.network not in balancers
+    # A zone more gives the balancer a subnet more, and changes nothing on an edge that runs.
+    wider = cluster(zones=["a", "b", {"name": "c", "fromSlot": 13}], edge={"count": 2})
+    assert node_facts(wider, wider.edges[0], STACK) == node_facts(plan, plan.edges[0], STACK)
 
 
 # -- what the seed asks for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
@@ -62,17 +63,20 @@ class Edge:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            with connection:
-                connection.settimeout(2)
-                data = b""
-                while b"HTTP/1.1\r\n" not in data:
-                    data += connection.recv(4096)
-                if data.startswith(LOCAL):
-                    self.checks += 1
-                    status, body = ("200 OK" if self.healthy else "503 No"), b""
-                else:
-                    status, body = "200 OK", f"{self._number} {IPv4Address(data[16:20])}".encode()
-                connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(20)
+            data = b""
+            while b"HTTP/1.1\r\n" not in data:
+                data += connection.recv(4096)
+            if data.startswith(LOCAL):
+                self.checks += 1
+                status, body = ("200 OK" if self.healthy else "503 No"), b""
+            else:
+                status, body = "200 OK", f"{self._number} {IPv4Address(data[16:20])}".encode()
+            connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
 class World:
@@ -114,6 +118,16 @@ class World:
     def ask(self, address: str = str(NODE.public_address), port: int = FRONT) -> str:
         argv = ["curl", "-s", "--noproxy", "*", "-m", "2", f"http://{address}:{port}/"]
         return subprocess.run(self.internet.namespace.command(argv), capture_output=True, text=True, check=False).stdout
+
+    def begin(self) -> socket.socket:
+        """A connection with half a request."""
+
+        def connect() -> socket.socket:
+            return socket.create_connection((str(NODE.public_address), FRONT), 5)
+
+        connection = self.internet.namespace.call(connect)
+        connection.sendall(b"GET / ")
+        return connection
 
     def close(self) -> None:
         self.apply(replace(self.wanted, balancers={}))
@@ -164,6 +178,35 @@ def test_an_unhealthy_target_gets_nothing_and_if_all_are_so_all_do(world: World)
     second.healthy = False
     until(lambda: {world.ask()[:2] for _ in range(4)} == {"11", "12"}, "both serve again")
     first.healthy = second.healthy = True
+
+
+def test_an_unhealthy_target_loses_what_it_has_under_way_unless_the_group_keeps_it(world: World) -> None:
+    balancer, first = world.wanted.balancers["b"], world.edges[0]
+    ((port, group),) = balancer.listeners
+    # With 12 alone for a moment, it is known to be healthy; so from here on 11 gets something only while it is, too.
+    first.healthy = False
+    until(lambda: {world.ask()[:2] for _ in range(4)} == {"12"}, "edge 12 alone serves")
+    first.healthy = True
+    for resets, answered in ((True, {"12"}), (False, {"11", "12"})):
+        listeners = ((port, replace(group, resets=resets)),)
+        world.apply(replace(world.wanted, balancers={"b": replace(balancer, listeners=listeners)}))
+        until(lambda: {world.ask()[:2] for _ in range(4)} == {"11", "12"}, "both serve")
+        begun = [world.begin() for _ in EDGES]
+        first.healthy = False
+        until(lambda: {world.ask()[:2] for _ in range(4)} == {"12"}, "edge 12 alone gets what is new")
+        assert {number for connection in begun if (number := finish(connection))} == answered
+        first.healthy = True
+    world.apply(world.wanted)
+
+
+def finish(connection: socket.socket) -> str:
+    """The number of the edge that answers the request which was begun; nothing where the connection was reset."""
+    with connection:
+        try:
+            connection.sendall(b"HTTP/1.1\r\n\r\n")
+            return connection.recv(4096).partition(b"\r\n\r\n")[2][:2].decode()
+        except ConnectionError:
+            return ""
 
 
 def test_a_balancer_that_lost_a_listener_or_is_gone_takes_no_connection(world: World) -> None:

@@ -305,6 +305,12 @@ def test_reading_the_api_finds_a_network_load_balancer_with_an_interface_in_each
     ((port, group_of),) = balancer.listeners
     assert port == 80 and group_of.targets == (Target(IPv4Address("10.0.0.11"), 8081),)
     assert (group_of.proxy_protocol, group_of.check_port, group_of.check_path, group_of.interval) == (True, 8081, "/health", 10)
+    # AWS resets an unhealthy target's connections unless it is told otherwise.
+    assert group_of.resets
+    keep = {"Key": "target_health_state.unhealthy.connection_termination.enabled", "Value": "false"}
+    api.modify_target_group_attributes(TargetGroupArn=targets, Attributes=[keep])
+    found = wanted.read(ec2, api, "eu-west-1")
+    assert not found.balancers[arn].listeners[0][1].resets
     # The same again: an address that moved would cut what is under way.
     assert wanted.read(ec2, api, "eu-west-1").balancers == found.balancers
 
@@ -319,14 +325,15 @@ def test_a_target_counts_by_its_first_check_then_by_thresholds_and_none_healthy_
         address, port = listener.getsockname()
         alive, dead = Target(IPv4Address(address), port), Target(IPv4Address(address), 1)
         group = TargetGroup("g", (dead, alive), False, None, None, 0, 1, 2, 2)
-        health = Health(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        lost = list[Target]()
+        health = Health(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM), lambda _, target: lost.append(target))
         assert health.usable(group) == [dead, alive]
         health.look([group])
         assert health.usable(group) == [alive]
     health.look([group])
-    assert health.usable(group) == [alive]
+    assert (health.usable(group), lost) == ([alive], [])
     health.look([group])
-    assert health.usable(group) == [dead, alive]
+    assert (health.usable(group), lost) == ([dead, alive], [alive])
 
 
 def test_reading_the_api_finds_subnets_routes_interfaces_and_groups(ec2: Any) -> None:
