@@ -269,8 +269,19 @@ def _layers(cluster: Cluster, role: Role) -> list[str]:
 
 def _from_repository(cluster: Cluster, host: PlannedHost, values: Mapping[str, str]) -> Iterator[HostFile]:
     for layer in _layers(cluster, host.role):
-        for source in _sources(_FOLDER / layer):
-            yield _host_file(host, layer, source, values)
+        for file in _layer(_FOLDER, layer):
+            yield _filled(host, file, values) if file.path.endswith(_TEMPLATE) else file
+
+
+@functools.cache
+def _layer(folder: Path, layer: str) -> tuple[HostFile, ...]:
+    """The layer's files as every host has them, templates still to be filled."""
+    bundle = None if layer == _BOOT else layer.rpartition("/")[2]
+    found: list[HostFile] = []
+    for source in _sources(folder / layer):
+        content, path = _lean(source), "/" + source.relative_to(folder / layer).as_posix()
+        found.append(HostFile(path, _mode(content), content, source.relative_to(folder).as_posix(), bundle))
+    return tuple(found)
 
 
 @functools.cache
@@ -298,19 +309,16 @@ def _sources(folder: Path) -> list[Path]:
     )
 
 
-def _host_file(host: PlannedHost, layer: str, source: Path, values: Mapping[str, str]) -> HostFile:
-    content, path = _lean(source), "/" + source.relative_to(_FOLDER / layer).as_posix()
-    bundle = None if layer == _BOOT else layer.rpartition("/")[2]
-    if path.endswith(_TEMPLATE):
-        path, bundle = path.removesuffix(_TEMPLATE), None
+def _filled(host: PlannedHost, template: HostFile, values: Mapping[str, str]) -> HostFile:
+    """The host's own file, which its user-data carries."""
 
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in values:
-                raise UserDataError(f"{host.name}: {source}: unknown name {match[1]}; known: {', '.join(values)}")
-            return values[match[1]]
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UserDataError(f"{host.name}: {template.source}: unknown name {match[1]}; known: {', '.join(values)}")
+        return values[match[1]]
 
-        content = _FIELD.sub(value, content)
-    return HostFile(path, _mode(content), content, source.relative_to(_FOLDER).as_posix(), bundle)
+    content = _FIELD.sub(value, template.content)
+    return HostFile(template.path.removesuffix(_TEMPLATE), _mode(content), content, template.source)
 
 
 def _mode(content: str) -> int:
