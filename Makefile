@@ -5,7 +5,8 @@
 #   make preview STACK=dev        what a stack would create, without an account
 #   make status | outputs         the hosts, the exports
 #   make map                      draws the local stack: apollo-local.svg and apollo-local.html
-#   make test | lint | bench      the checks, the linters, the measurements
+#   make test-fast                the tests that need neither machines nor the engine, for the minute after an edit
+#   make test | lint | bench      all checks, the linters, the measurements
 
 SHELL := /bin/bash
 STACK ?= local
@@ -14,7 +15,7 @@ ARGS ?=
 PY := scripts/python
 SETS := $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: map up down preview refresh status outputs test lint format bench
+.PHONY: map up down preview refresh status outputs test test-fast lint format bench
 
 up:
 	@$(PY) -m localcloud up --stack $(STACK) $(SETS) $(ARGS)
@@ -33,7 +34,10 @@ map:
 
 test:
 	@$(PY) -m localcloud.machines.prepare --checks || [ -z "$$CI" ]
-	@$(PY) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 2 --no-loadscope-reorder --durations 25 --durations-min 5 $(ARGS)
+
+test-fast:
+	@$(PY) -m pytest -n 2 -q -m "not engine and not machines" $(ARGS)
 
 lint:
 	@$(PY) -m ruff check .
