@@ -101,7 +101,9 @@ def up(request: Request) -> Outcome:
                 f"`down` ends it, then --edge-port {edge_port} holds"
             )
         if machines:
-            boot.prepare_machine(folder, None if running else edge_port)
+            # On a cold machine both take minutes, each mostly on one core.
+            with tools.pulumi_beside():
+                boot.prepare_machine(folder, None if running else edge_port)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
         if request.mesos_root is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import LocalCloudError
-from .paths import cache_dir
+from .paths import REPOSITORY, cache_dir
 from .processes import supervised
 from .show import say
 
@@ -65,13 +65,10 @@ def pulumi() -> Path:
 
     LocalCloudError: none of these worked; says what failed in each.
     """
+    if there := _pulumi_at_hand():
+        return there
     found = shutil.which("pulumi")
-    if found and (version := _version(found)) and version >= _OLDEST_PULUMI:
-        return Path(found)
     tried = [f"pulumi on PATH: {'none' if not found else f'{found} is older than 3.214'}"]
-    for cached in (_downloaded(), go_binary(GO_TOOLS["pulumi"])):
-        if cached.exists():
-            return cached
     try:
         return _download()
     except LocalCloudError as error:
@@ -81,6 +78,45 @@ def pulumi() -> Path:
     except LocalCloudError as error:
         tried.append(f"a build with Go: {error}")
     raise LocalCloudError("could not get the Pulumi CLI.\n" + "\n".join(f"  {line}" for line in tried))
+
+
+def _pulumi_at_hand() -> Path | None:
+    found = shutil.which("pulumi")
+    if found and (version := _version(found)) and version >= _OLDEST_PULUMI:
+        return Path(found)
+    return next((cached for cached in (_downloaded(), go_binary(GO_TOOLS["pulumi"])) if cached.exists()), None)
+
+
+_BESIDE = """
+from contextlib import suppress
+from localcloud.errors import LocalCloudError
+from localcloud.processes import die_with_parent
+from localcloud.tools import pulumi
+die_with_parent()
+with suppress(LocalCloudError):
+    pulumi()
+"""
+
+
+@contextlib.contextmanager
+def pulumi_beside() -> Generator[None]:
+    """Where the engine is still to be made, begins with it beside what the caller does meanwhile, and waits for it at the end.
+
+    What fails is left to `pulumi()`, which says so. An exception, Ctrl-C too, ends it at once.
+    """
+    if _pulumi_at_hand():
+        yield
+        return
+    # A process, as a thread could not be stopped.
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BESIDE], cwd=REPOSITORY, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield
+        process.wait()
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def go_binary(tool: GoTool) -> Path:

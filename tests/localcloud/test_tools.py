@@ -139,6 +139,31 @@ def test_a_build_that_fails_ends_with_the_compilers_words(module: Path, tmp_path
     assert [p.name for p in (tmp_path / "cache" / "tools").iterdir()] == ["small.lock"]
 
 
+def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A compiler that goes on until it is let, in place of one that takes five minutes.
+    gate, pids = tmp_path / "gate", tmp_path / "pids"
+    script(
+        tmp_path / "bin" / "go", f'echo $$ >> {pids}; while [ ! -e {gate} ]; do sleep 0.05; done; echo >"$6"; chmod 755 "$6"'
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    built = go_binary(GO_TOOLS["pulumi"])
+
+    with pytest.raises(KeyboardInterrupt), tools.pulumi_beside():
+        until("the build under way", lambda: pids.exists() and pids.read_text() != "")
+        raise KeyboardInterrupt
+    pid = pids.read_text().split()[0]
+    until("its end", lambda: not Path(f"/proc/{pid}").exists())
+    assert not built.exists()
+
+    with tools.pulumi_beside():
+        until("the second build under way", lambda: len(pids.read_text().split()) == 2)
+        gate.touch()
+    assert built.exists(), "it waits for the build at the end"
+    with tools.pulumi_beside():
+        pass
+    assert len(pids.read_text().split()) == 2, "what is there is not made again"
+
+
 def test_the_language_host_runs_this_very_python() -> None:
     import sys
 
