@@ -1,6 +1,6 @@
-"""`python -m bench`: the benchmarks, as a table or with --json as one document.
+"""`python -m bench`: the benchmarks, as tables or with --json as one document. Ten minutes by default.
 
-Exit status: 0 measured, 1 a run failed.
+Exit status: 0 measured, whether goals hold or not; 1 a run failed.
 """
 
 from __future__ import annotations
@@ -8,39 +8,43 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench import engine, mesh, planning
+from bench import engine, mesh, planning, start
 from localcloud import show
+
+Rows = list[dict[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios, measured side by side in one run.")
-    parser.add_argument("--only", choices=["planning", "engine", "mesh"], help="one part (default: the first two)")
     parser.add_argument("--runs", type=int, default=mesh.RUNS, help="of each way through the mesh, on the booted local stack")
-    parser.add_argument("--slaves", type=int, nargs="+", default=[10, 50, 250], help="sizes of stack for the engine")
+    parser.add_argument("--slaves", type=int, nargs="+", default=[10, 50, 250], help="sizes of stack for preview and up")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parts: dict[str, Callable[[argparse.Namespace], Rows]] = {
+        "start": lambda _: start.commands(),
+        "bytes": lambda _: start.bytes_of_user_data(),
+        "planning": lambda _: planning.measure(),
+        "preview": lambda args: [row for slaves in args.slaves for row in engine.previews(slaves)],
+        "members": lambda _: mesh.members(),
+        # Takes a booted local stack.
+        "mesh": lambda args: mesh.peers(args.runs),
+        # Ten minutes for 250 slaves.
+        "up": lambda args: [row for slaves in args.slaves for row in engine.ups(slaves)],
+    }
+    longer = ("mesh", "up")
+    parser.add_argument("--only", choices=list(parts), help=f"one part (default: all but {' and '.join(longer)})")
     args = parser.parse_args(argv)
-    found: dict[str, list[dict[str, Any]]] = {}
-    if args.only in (None, "planning"):
-        _say("planning: 239 and 65,000 slaves …")
-        found["planning"] = planning.measure()
-    if args.only in (None, "engine"):
-        found["engine"] = []
-        for place, slaves in enumerate(args.slaves, 1):
-            _say(f"engine: {slaves} slaves ({place} of {len(args.slaves)}; 250 take about ten minutes) …")
-            try:
-                found["engine"] += engine.measure(slaves)
-            except RuntimeError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 1
-    if args.only == "mesh":
+    found: dict[str, Rows] = {}
+    for name, measure in parts.items():
+        if args.only != name and (args.only or name in longer):
+            continue
+        print(f"{name} …", file=sys.stderr, flush=True)
         try:
-            found["members"] = mesh.members()
-            found["mesh"] = mesh.peers(args.runs)
+            found[name] = [_judged(row) for row in measure(args)]
         except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {name}: {error}", file=sys.stderr)
             return 1
     if args.json:
         show.document(found)
@@ -52,12 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, and whether its goal holds: for its ratio, or what it counts instead."""
+    for word, holds in (("at most", lambda value, goal: value <= goal), ("at least", lambda value, goal: value >= goal)):
+        if (goal := row.get(f"goal, {word}")) is not None:
+            value = float(next(row[key] for key in ("ratio", "bytes", "packets", "to bare VXLAN") if key in row))
+            return {**row, "holds": "yes" if holds(value, goal) else "NO"}
+    return row
+
+
 def _cell(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
