@@ -8,10 +8,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .errors import LocalCloudError
 from .hosts import HostRow
@@ -53,8 +51,10 @@ class Cloud:
 
     def ask(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """A question (without body) or an order to the process. LocalCloudError: it does not answer, or refuses."""
+        from http.client import HTTPConnection, HTTPException  # not for a help text
+
         data = None if body is None else json.dumps(body)
-        connection = HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_ANSWER_SECONDS)
+        connection = HTTPConnection(self.endpoint.removeprefix("http://"), timeout=_ANSWER_SECONDS)
         try:
             connection.request("GET" if data is None else "POST", f"/apollo-cloud/{name}", data)
             answer: dict[str, Any] = json.loads(connection.getresponse().read())

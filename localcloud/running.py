@@ -10,7 +10,6 @@ from .cloud import Cloud
 from .errors import LocalCloudError
 from .hosts import HostRow
 from .paths import cloud_dir
-from .project import program_dir, read_project
 from .state import outputs, resources
 
 
@@ -47,6 +46,8 @@ def host_names(stack: str) -> list[str]:
 
 
 def _state_file(stack: str) -> Path:
+    from .project import program_dir, read_project
+
     return state_file(cloud_dir(stack), str(read_project(program_dir())["name"]), stack)
 
 
