@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from netaddr import IPNetwork
 from pulumi import ComponentResource, Resource, ResourceOptions
 from pulumi_aws import ec2
 
@@ -24,14 +25,15 @@ class Vpc(ComponentResource):
 
     Creates: {name}-vpc, {name}-internet (gateway), {name}-public (route table with the way to the internet),
     {name}-s3 (gateway endpoint), and for each zone {name}-public-<letter> and {name}-private-<letter> (subnet and
-    association; private: also a route table). NAT: {name}-nat-<letter> with its elastic address in the first zone, or in each.
+    association; private: also a route table) with {name}-<kind>-<letter>-reserved-<offset> (reservations of its planned
+    addresses). NAT: {name}-nat-<letter> with its elastic address in the first zone, or in each.
     Each zone has its own private table even when all share a NAT gateway, so that going to one per zone changes a route only.
     """
 
     def __init__(self, name: str, args: VpcArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("apollo:network:Vpc", name, None, opts)
         self._name, self._tags = name, args.tags
-        settings, zones = args.cluster.settings, args.cluster.zones
+        settings, zones, plan = args.cluster.settings, args.cluster.zones, args.cluster.vpc
         child = ResourceOptions(parent=self)
 
         self.vpc = ec2.Vpc(
@@ -62,15 +64,18 @@ class Vpc(ComponentResource):
         for zone in zones:
             letter = zone.name[-1]
             public, association = self._subnet("public", zone, public_table)
+            reserved = self._reserve(public, f"public-{letter}", zone.public_subnet, plan.reserved_public(zone.index))
             self.public_subnets[zone.index] = public
-            self.public_ready[zone.index] = [way_out, association]
+            self.public_ready[zone.index] = [way_out, association, *reserved]
             if nat is None or settings.network.nat == "perZone":
-                nat = self._nat(letter, public, needs=[way_out, association])
+                nat = self._nat(letter, public, needs=self.public_ready[zone.index])
             table = ec2.RouteTable(
                 f"{name}-private-{letter}", vpc_id=self.vpc_id, tags=args.tags.named(f"private-{letter}"), opts=child
             )
             private_tables.append(table)
             private, association = self._subnet("private", zone, table)
+            blocks = plan.reserved_private(zone.index, args.cluster.overlay.last_slot)
+            reserved = self._reserve(private, f"private-{letter}", zone.private_subnet, blocks)
             route = ec2.Route(
                 f"{name}-private-{letter}-nat",
                 route_table_id=table.id,
@@ -79,7 +84,7 @@ class Vpc(ComponentResource):
                 opts=child,
             )
             self.private_subnets[zone.index] = private
-            self.private_ready[zone.index] = [route, association]
+            self.private_ready[zone.index] = [route, association, *reserved]
 
         ec2.VpcEndpoint(
             f"{name}-s3",
@@ -113,6 +118,24 @@ class Vpc(ComponentResource):
             f"{self._name}-{name}", subnet_id=subnet.id, route_table_id=table.id, opts=ResourceOptions(parent=self)
         )
         return subnet, association
+
+    def _reserve(self, subnet: ec2.Subnet, name: str, network: IPNetwork, blocks: list[IPNetwork]) -> list[Resource]:
+        """Keeps AWS from giving the blocks to NAT gateways, load balancers and others that ask for any address.
+
+        What stands in them already stays, and whoever names an address gets it: so a running stack takes them too.
+        """
+        return [
+            ec2.SubnetCidrReservation(
+                f"{self._name}-{name}-reserved-{block.first - network.first}",
+                subnet_id=subnet.id,
+                cidr_block=str(block),
+                reservation_type="explicit",
+                description="Planned addresses of hosts",
+                # Reservations must not overlap, so one that becomes wider cannot stand beside its former self.
+                opts=ResourceOptions(parent=self, delete_before_replace=True),
+            )
+            for block in blocks
+        ]
 
     def _nat(self, letter: str, subnet: ec2.Subnet, needs: list[Resource]) -> ec2.NatGateway:
         # Without the way out in place first, AWS creates the gateway but its first connections are lost.

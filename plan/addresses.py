@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress, IPNetwork, iprange_to_cidrs
 
 MAX_CONTROL = 5
 MAX_EDGES = 10
@@ -44,6 +44,11 @@ def nth_block(network: IPNetwork, prefix: int, index: int) -> IPNetwork:
             f"block {index} of {network} cut into /{prefix}: give 0 to {(1 << (prefix - network.prefixlen)) - 1}"
         )
     return IPNetwork((network.first + (index << (32 - prefix)), prefix))
+
+
+def _blocks(subnet: IPNetwork, first: int, last: int) -> list[IPNetwork]:
+    """The fewest CIDR blocks of eight addresses or more that hold the offsets first to last of the subnet."""
+    return iprange_to_cidrs(IPAddress(subnet.first + first // 8 * 8), IPAddress(subnet.first + last // 8 * 8 + 7))
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,17 @@ class VpcPlan:
         if not 1 <= slot <= self.last_slot:
             raise AddressError(f"slot {slot} has no address in {self.private_subnet(zone_index)}: give 1 to {self.last_slot}")
         return IPAddress(self.private_subnet(zone_index).first + SLOT_OFFSET + slot)
+
+    def reserved_public(self, zone_index: int) -> list[IPNetwork]:
+        """What is kept of the zone's public subnet, so that AWS gives no planned address to others: those of all ten edges."""
+        return _blocks(self.public_subnet(zone_index), INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_EDGES)
+
+    def reserved_private(self, zone_index: int, last_slot: int) -> list[IPNetwork]:
+        """The same of the private subnet: the addresses of all five control nodes, and of slots 1 to last_slot of the overlay
+        as far as the subnet holds them."""
+        subnet, last = self.private_subnet(zone_index), min(last_slot, self.last_slot)
+        control = _blocks(subnet, INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_CONTROL)
+        return [*control, *_blocks(subnet, SLOT_OFFSET + 1, SLOT_OFFSET + last)]
 
     @staticmethod
     def _zone(index: int) -> int:

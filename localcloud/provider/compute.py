@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from .diff import Found
 from .kind import Aws, CloudError, Ec2, Kind, absent, arguments, first, from_aws, pascal, retag, tag_list, tag_map, wait
-from .network import public_dns
+from .network import public_dns, vpc_of_subnet
 from .schema import Failure
 from .security import same_vpc
 from .values import UNKNOWN, Props, is_unknown
@@ -39,10 +39,6 @@ def check_address(aws: Aws, subnet_id: str, address: str) -> None:
             f"InvalidIPAddress.InUse: address {address} of subnet {subnet_id} is already in use by "
             f"{holder.get('Attachment', {}).get('InstanceId') or holder['NetworkInterfaceId']}"
         )
-
-
-def vpc_of_subnet(aws: Aws, subnet_id: str) -> str:
-    return str(aws.client("ec2").describe_subnets(SubnetIds=[subnet_id])["Subnets"][0]["VpcId"])
 
 
 class NetworkInterface(Ec2):

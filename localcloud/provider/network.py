@@ -65,6 +65,42 @@ class Subnet(Ec2):
         return {"arn": record["SubnetArn"]}
 
 
+class SubnetCidrReservation(Kind):
+    token = "aws:ec2/subnetCidrReservation:SubnetCidrReservation"
+    inputs = ("subnetId", "cidrBlock", "reservationType", "description")
+    kept = {"description": "moto has no place for it"}
+
+    def validate(self, inputs: Props) -> Iterable[Failure]:
+        if inputs.get("reservationType") not in ("explicit", "prefix", UNKNOWN):
+            yield Failure("reservationType", f"is {inputs['reservationType']!r}; one of explicit, prefix is needed")
+
+    def create(self, aws: Aws, inputs: Props) -> str:
+        ec2 = aws.client("ec2")
+        names = ("subnetId", "cidrBlock", "reservationType", "description")
+        args = arguments(ec2, "create_subnet_cidr_reservation", inputs, names, cidrBlock="Cidr")
+        return str(ec2.create_subnet_cidr_reservation(**args)["SubnetCidrReservation"]["SubnetCidrReservationId"])
+
+    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+        subnet = known.get("subnetId")
+        if not subnet:  # an import: SUBNET:RESERVATION, as for the real provider
+            subnet, _, id = id.partition(":")
+        answer = absent(lambda: aws.client("ec2").get_subnet_cidr_reservations(SubnetId=subnet))
+        record = first([r for r in (answer or {}).get("SubnetIpv4CidrReservations", []) if r["SubnetCidrReservationId"] == id])
+        if record is None:
+            return None
+        return {
+            "subnetId": subnet,
+            "cidrBlock": record["Cidr"],
+            "reservationType": record["ReservationType"],
+            "description": known.get("description"),
+            "ownerId": record["OwnerId"],
+        }
+
+    def delete(self, aws: Aws, id: str, known: Props) -> None:
+        if self.read(aws, id, known):
+            aws.client("ec2").delete_subnet_cidr_reservation(SubnetCidrReservationId=id)
+
+
 class InternetGateway(Ec2):
     token = "aws:ec2/internetGateway:InternetGateway"
     noun, snake = "InternetGateway", "internet_gateway"
@@ -424,4 +460,16 @@ class VpcEndpoint(Ec2):
             aws.client("ec2").delete_vpc_endpoints(VpcEndpointIds=[id])
 
 
-KINDS = (Vpc, Subnet, InternetGateway, Eip, EipAssociation, NatGateway, RouteTable, Route, RouteTableAssociation, VpcEndpoint)
+KINDS = (
+    Vpc,
+    Subnet,
+    SubnetCidrReservation,
+    InternetGateway,
+    Eip,
+    EipAssociation,
+    NatGateway,
+    RouteTable,
+    Route,
+    RouteTableAssociation,
+    VpcEndpoint,
+)

@@ -84,10 +84,9 @@ TEXTS: dict[str, dict[str, Text]] = {
     },
     "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": {"description": _EC2_DESCRIPTION},
     "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": {"description": _EC2_DESCRIPTION},
-    "aws:ec2/networkInterface:NetworkInterface": {
-        # No set is documented, so the one of EC2's other descriptions.
-        "description": _EC2_DESCRIPTION,
-    },
+    # For these two no set is documented: the one of EC2's other descriptions.
+    "aws:ec2/networkInterface:NetworkInterface": {"description": _EC2_DESCRIPTION},
+    "aws:ec2/subnetCidrReservation:SubnetCidrReservation": {"description": _EC2_DESCRIPTION},
     "aws:ec2/keyPair:KeyPair": {
         "keyName": Text(_of(r"\u0020-\u007e"), "ASCII", 255, "InvalidParameterValue", "EC2 API, ImportKeyPair", 1),
     },

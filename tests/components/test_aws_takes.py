@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from netaddr import IPNetwork
 
 from localcloud.provider.texts import MOST_TAGS, TAGS, TEXTS, problem, refused
 from tests.components.recording import Recording, Registration, run_consumer, run_program
@@ -27,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tags": ("prod", {"tags": {"cost centre": "R/D + core @ 4711", "e-mail": "ops@example.com"}}),
 }
 # Properties whose values people write: each has a rule, or is no text to AWS. Of a name that is not given, Pulumi makes one.
+INSTANCE, INTERFACE = "aws:ec2/instance:Instance", "aws:ec2/networkInterface:NetworkInterface"
 WRITTEN = ("name", "description", "policy", "assumeRolePolicy", "keyName", "path")
 DIGITS = "-1234567"
 
@@ -85,14 +87,16 @@ def written(value: Any) -> Iterator[str]:
 
 # AWS refuses these, or loses their first packets, before what they do not name: (type, types of what must stand before it).
 # An address cannot be bound, nor a load balancer or NAT gateway made, in a VPC without a gateway (Gateway.NotAttached,
-# InvalidSubnet); and the way out is a route in the table of their own subnet.
+# InvalidSubnet); and the way out is a route in the table of their own subnet. What takes any free address of a subnet must not
+# take a planned one (InvalidIPAddress.InUse for the host).
 GATEWAY = "aws:ec2/internetGateway:InternetGateway"
+RESERVATION = "aws:ec2/subnetCidrReservation:SubnetCidrReservation"
 WAY_OUT = (GATEWAY, "aws:ec2/route:Route", "aws:ec2/routeTableAssociation:RouteTableAssociation")
 NEEDS = {
     "aws:ec2/eipAssociation:EipAssociation": WAY_OUT,
-    "aws:ec2/natGateway:NatGateway": WAY_OUT,
-    "aws:lb/loadBalancer:LoadBalancer": WAY_OUT,
-    "aws:ec2/instance:Instance": (*WAY_OUT, "aws:iam/rolePolicy:RolePolicy", "aws:ssm/parameter:Parameter"),
+    "aws:ec2/natGateway:NatGateway": (*WAY_OUT, RESERVATION),
+    "aws:lb/loadBalancer:LoadBalancer": (*WAY_OUT, RESERVATION),
+    INSTANCE: (*WAY_OUT, "aws:iam/rolePolicy:RolePolicy", "aws:ssm/parameter:Parameter"),
 }
 
 
@@ -109,6 +113,24 @@ def test_what_aws_needs_beforehand_is_waited_for_even_where_nothing_names_it(
             for subnet in subnets_of(recording, resource):
                 bound = [r for r in before if r.type == WAY_OUT[2] and r.inputs["subnetId"] == subnet]
                 assert bound, f"{resource.name} does not wait for the routes of {subnet}"
+                if RESERVATION in NEEDS[resource.type]:
+                    kept = {r.name for r in recording.of(RESERVATION).values() if r.inputs["subnetId"] == subnet}
+                    assert kept and kept <= {r.name for r in before}, f"{resource.name} may take a planned address of {subnet}"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_planned_address_is_reserved_in_its_subnet(name: str, recordings: dict[str, Recording]) -> None:
+    recording = recordings[name]
+    placed = {
+        r.name: (r.inputs["subnetId"], r.inputs["privateIp"]) for r in recording.of(INSTANCE).values() if "subnetId" in r.inputs
+    }
+    placed |= {r.name: (r.inputs["subnetId"], r.inputs["privateIps"][0]) for r in recording.of(INTERFACE).values()}
+    kept = [(r.inputs["subnetId"], IPNetwork(r.inputs["cidrBlock"])) for r in recording.of(RESERVATION).values()]
+    assert {r.inputs["reservationType"] for r in recording.of(RESERVATION).values()} == {"explicit"}
+    free = [
+        host for host, (subnet, address) in placed.items() if not any(subnet == s and address in block for s, block in kept)
+    ]
+    assert placed and not free
 
 
 def waited_for(recording: Recording, resource: Registration) -> set[str]:
@@ -128,7 +150,7 @@ def subnets_of(recording: Recording, resource: Registration) -> list[str]:
     inputs = resource.inputs
     interface = inputs.get("networkInterfaceId") or inputs.get("primaryNetworkInterface", {}).get("networkInterfaceId")
     if interface:
-        inputs = recording.named("aws:ec2/networkInterface:NetworkInterface", interface.removesuffix("-id")).inputs
+        inputs = recording.named(INTERFACE, interface.removesuffix("-id")).inputs
     return inputs.get("subnets") or [inputs["subnetId"]]
 
 

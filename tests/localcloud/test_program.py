@@ -220,7 +220,9 @@ def test_appending_a_zone_and_growing_control_change_no_host_subnet_or_address(s
     assert changed(zone) == {"create", "update"}
     # The endpoint's routes reach the new zone's table too, and the record of what stays has the zone.
     assert names(zone, "update") == {"VpcEndpoint network-s3", "Stash settings"}
-    assert {name.split()[0] for name in names(zone, "create")} == {"Subnet", "RouteTable", "Route", "RouteTableAssociation"}
+    assert {name.split()[0] for name in names(zone, "create")} == {
+        *("Subnet", "SubnetCidrReservation", "RouteTable", "Route", "RouteTableAssociation")
+    }
     stack.up()
     control = stack.up("control.count=5")
     assert (names(control, "create"), changed(control)) == (host("control-4") | host("control-5"), {"create", "update"})

@@ -131,6 +131,25 @@ def test_what_faces_the_internet_is_refused_until_the_vpc_has_its_gateway(world:
         world.aws.create(type, {**inputs, **({"name": f"lb-{world.number()}"} if "name" in inputs else {})})
 
 
+def test_reserved_addresses_go_to_whoever_names_them_and_to_no_other(world: World) -> None:
+    vpc = world.open_vpc()
+    subnet = world.aws.create("aws:ec2/subnet:Subnet", {"vpcId": vpc, "cidrBlock": f"{world.cidr(vpc)}.5.0/28"})[0]
+    # Of sixteen addresses five are AWS's; these leave .4, .5, .6 and .7.
+    kept = {"subnetId": subnet, "cidrBlock": f"{world.cidr(vpc)}.5.8/29", "reservationType": "explicit"}
+    world.aws.create("aws:ec2/subnetCidrReservation:SubnetCidrReservation", kept)
+    overlapping = {**kept, "cidrBlock": f"{world.cidr(vpc)}.5.12/30"}
+    assert "InvalidParameterValue" in refusal(
+        lambda: world.aws.create("aws:ec2/subnetCidrReservation:SubnetCidrReservation", overlapping)
+    )
+    gateway = {"subnetId": subnet, "allocationId": world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc"})[0]}
+    addresses = [world.aws.create("aws:ec2/natGateway:NatGateway", gateway)[1]["privateIp"]]
+    addresses += [world.aws.create(INTERFACE, {"subnetId": subnet})[1]["privateIp"] for _ in range(3)]
+    assert sorted(addresses) == [f"{world.cidr(vpc)}.5.{last}" for last in (4, 5, 6, 7)]
+    assert "InsufficientFreeAddressesInSubnet" in refusal(lambda: world.aws.create(INTERFACE, {"subnetId": subnet}))
+    named = {"subnetId": subnet, "privateIps": [f"{world.cidr(vpc)}.5.9"]}
+    assert plain(world.aws.create(INTERFACE, named)[1])["privateIp"] == f"{world.cidr(vpc)}.5.9"
+
+
 def test_a_subnet_in_two_route_tables_is_refused(world: World) -> None:
     vpc = world.vpc()
     subnet = world.subnet(vpc)

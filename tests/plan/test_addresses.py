@@ -126,3 +126,28 @@ def test_no_host_has_an_address_that_aws_keeps(prefix: int, zone: int, data: st.
         assert subnet.first + 4 <= int(address) < subnet.last
     with pytest.raises(AddressError):
         vpc.slot_address(zone, vpc.last_slot + 1)
+
+
+def test_the_reserved_ranges_of_the_default_plan() -> None:
+    vpc = VpcPlan(IPNetwork("10.0.0.0/16"))
+    assert [str(block) for block in vpc.reserved_public(0)] == ["10.0.224.8/29", "10.0.224.16/29"]
+    assert [str(block) for block in vpc.reserved_private(1, SEED.last_slot)] == [
+        *("10.0.32.8/29", "10.0.32.32/27", "10.0.32.64/26", "10.0.32.128/25", "10.0.33.0/28")
+    ]
+
+
+@given(st.integers(16, 21), st.integers(0, 6), st.integers(1, 65_000), st.data())
+def test_every_address_that_a_host_may_ever_have_is_reserved_and_aws_keeps_room(
+    prefix: int, zone: int, last_slot: int, data: st.DataObject
+) -> None:
+    vpc = VpcPlan(IPNetwork((10 << 24, prefix)))
+    slot = data.draw(st.integers(1, min(last_slot, vpc.last_slot)))
+    private, public = vpc.reserved_private(zone, last_slot), vpc.reserved_public(zone)
+    for address in (vpc.slot_address(zone, slot), *(vpc.control_address(zone, k) for k in range(1, 6))):
+        assert sum(address in block for block in private) == 1
+    for k in range(1, 11):
+        assert sum(vpc.edge_address(zone, k) in block for block in public) == 1
+    for subnet, blocks in ((vpc.private_subnet(zone), private), (vpc.public_subnet(zone), public)):
+        assert all(block in subnet and block.first >= subnet.first + 4 for block in blocks)
+        # A load balancer asks for eight free addresses in each of its subnets (ELB guide), a NAT gateway for one.
+        assert subnet.size - 5 - sum(block.size for block in blocks) >= 9
