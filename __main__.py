@@ -52,10 +52,12 @@ def main() -> None:
     security = Security("security", SecurityArgs(cluster, vpc.vpc_id, tags))
     secrets = SecretStore("secrets", SecretStoreArgs(secrets_of(settings), values, settings.control.count, tags))
     programs = Programs("programs", ProgramsArgs(cluster, tags))
-    identities: dict[Role, Identity] = {
-        role: Identity(role, IdentityArgs(role, [*secrets.readable_arns(role), *programs.readable_arns(role)], tags))
-        for role in ROLES
-    }
+
+    def identity(role: Role) -> Identity:
+        readable = [*secrets.readable_arns(role), *programs.readable_arns(role)]
+        return Identity(role, IdentityArgs(role, readable, secrets.encrypted_arns(role), secrets.key_arn, tags))
+
+    identities: dict[Role, Identity] = {role: identity(role) for role in ROLES}
     site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings, kept), tags)
 
     control = Control("control", ControlArgs(site))

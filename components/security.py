@@ -199,18 +199,23 @@ class Security(ComponentResource):
 
 @dataclass(frozen=True)
 class IdentityArgs:
-    """readable_arns: the SSM parameters that hosts of this role read at boot, and all that they may ask for."""
+    """readable_arns: the SSM parameters that hosts of this role read at boot, and all that they may ask for.
+
+    encrypted_arns: those of them that are under the key of key_arn.
+    """
 
     role: Role
     readable_arns: Sequence[Input[str]]
+    encrypted_arns: Sequence[Input[str]]
+    key_arn: Input[str]
     tags: Tags
 
 
 class Identity(ComponentResource):
     """What hosts of one role may ask AWS for, type apollo:security:Identity.
 
-    Creates: {name} (IAM role for EC2), {name}-secrets (policy: read the role's own parameters), {name} (instance profile).
-    No more is needed: the parameters are under AWS's own key, whose policy admits callers that may read the parameter.
+    Creates: {name} (IAM role for EC2), {name}-secrets (policy: read the role's own parameters, and decrypt nothing but those),
+    {name} (instance profile).
     """
 
     def __init__(self, name: str, args: IdentityArgs, opts: ResourceOptions | None = None) -> None:
@@ -218,26 +223,38 @@ class Identity(ComponentResource):
         child = ResourceOptions(parent=self)
         role = iam.Role(
             name,
-            assume_role_policy=_policy(
+            assume_role_policy=policy(
                 {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
             ),
             description=f"Apollo {args.role} hosts",
             tags=args.tags.named(args.role),
             opts=child,
         )
-        policy = iam.RolePolicy(
+        reading = iam.RolePolicy(
             f"{name}-secrets",
             role=role.id,
-            policy=Output.all(*args.readable_arns).apply(
-                lambda arns: _policy({"Effect": "Allow", "Action": "ssm:GetParameters", "Resource": sorted(arns)})
+            policy=Output.all(
+                readable=Output.all(*args.readable_arns), encrypted=Output.all(*args.encrypted_arns), key=args.key_arn
+            ).apply(
+                lambda known: policy(
+                    {"Effect": "Allow", "Action": "ssm:GetParameters", "Resource": sorted(known["readable"])},
+                    # SSM asks the key in the host's name, and says for which parameter.
+                    {
+                        "Effect": "Allow",
+                        "Action": "kms:Decrypt",
+                        "Resource": known["key"],
+                        "Condition": {"StringEquals": {"kms:EncryptionContext:PARAMETER_ARN": sorted(known["encrypted"])}},
+                    },
+                )
             ),
             opts=child,
         )
         profile = iam.InstanceProfile(name, role=role.name, tags=args.tags.named(args.role), opts=child)
         self.profile_name = profile.name
-        self.ready: list[Resource] = [policy, profile]
+        self.ready: list[Resource] = [reading, profile]
         self.register_outputs({"instanceProfile": self.profile_name})
 
 
-def _policy(statement: dict[str, object]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, sort_keys=True)
+def policy(*statements: dict[str, object]) -> str:
+    """An IAM policy document."""
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)}, sort_keys=True)

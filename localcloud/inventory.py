@@ -20,10 +20,12 @@ _EC2 = (
     ("describe_key_pairs", "KeyPairs", "KeyName"),
     ("describe_vpc_endpoints", "VpcEndpoints", "VpcEndpointId"),
     ("describe_volumes", "Volumes", "VolumeId"),
+    ("describe_flow_logs", "FlowLogs", "FlowLogId"),
 )
 _OTHERS = (
     ("iam", "list_roles", "Roles", "Arn"),
     ("iam", "list_instance_profiles", "InstanceProfiles", "Arn"),
+    ("logs", "describe_log_groups", "logGroups", "arn"),
     ("ssm", "describe_parameters", "Parameters", "Name"),
     ("elbv2", "describe_load_balancers", "LoadBalancers", "LoadBalancerArn"),
     ("elbv2", "describe_target_groups", "TargetGroups", "TargetGroupArn"),
@@ -37,9 +39,17 @@ def inventory(aws: Aws) -> frozenset[str]:
     names = {name for call, items, field in _EC2 for name in _names(getattr(ec2, call)()[items], field)}
     for service, call, items, field in _OTHERS:
         names.update(_names(getattr(aws.client(service), call)()[items], field))
+    names |= _keys(aws.client("kms"))
     reservations = ec2.describe_instances()["Reservations"]
     names.update(i["InstanceId"] for r in reservations for i in r["Instances"] if i["State"]["Name"] not in _GONE)
     return frozenset(names)
+
+
+def _keys(kms: Any) -> set[str]:
+    """The keys that are not AWS's own, which come with the first use of a service."""
+    own = {alias.get("TargetKeyId") for alias in kms.list_aliases()["Aliases"] if alias["AliasName"].startswith("alias/aws/")}
+    found = [kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"] for key in kms.list_keys()["Keys"] if key["KeyId"] not in own]
+    return {key["Arn"] for key in found if key["KeyState"] != "PendingDeletion"}
 
 
 def _names(items: Iterable[Any], field: str) -> Iterable[str]:

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from .diff import Found
-from .kind import ACCOUNT, Aws, Kind, absent, arguments, tag_changes, tag_list, tag_map
+from .kind import ACCOUNT, Aws, CloudError, Kind, absent, arguments, tag_changes, tag_list, tag_map
 from .schema import Failure
 from .values import UNKNOWN, Props
 
 
-def _json_failure(inputs: Props, name: str) -> Iterable[Failure]:
+def json_failure(inputs: Props, name: str) -> Iterable[Failure]:
     text = inputs.get(name)
     if isinstance(text, str):
         try:
@@ -23,7 +23,7 @@ def _json_failure(inputs: Props, name: str) -> Iterable[Failure]:
             yield Failure(name, f"is not JSON: {error}")
 
 
-def _same_json(live: Any, known: str | None) -> str:
+def same_json(live: Any, known: str | None) -> str:
     """A policy document as text: the text we know where it means the same, so that spacing is no drift."""
     document = live if isinstance(live, dict) else json.loads(live)
     if known is not None:
@@ -47,7 +47,7 @@ class Role(Kind):
     changes_cloud = False
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
-        return _json_failure(inputs, "assumeRolePolicy")
+        return json_failure(inputs, "assumeRolePolicy")
 
     def create(self, aws: Aws, inputs: Props) -> str:
         iam = aws.client("iam")
@@ -70,7 +70,7 @@ class Role(Kind):
             "description": role.get("Description") or None,
             "maxSessionDuration": role.get("MaxSessionDuration"),
             "permissionsBoundary": role.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn"),
-            "assumeRolePolicy": _same_json(role["AssumeRolePolicyDocument"], known.get("assumeRolePolicy")),
+            "assumeRolePolicy": same_json(role["AssumeRolePolicyDocument"], known.get("assumeRolePolicy")),
             "tags": tag_map(role.get("Tags")),
         }
 
@@ -111,7 +111,7 @@ class RolePolicy(Kind):
     changes_cloud = False
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
-        return _json_failure(inputs, "policy")
+        return json_failure(inputs, "policy")
 
     def create(self, aws: Aws, inputs: Props) -> str:
         self._put(aws, inputs["role"], inputs["name"], inputs["policy"])
@@ -122,7 +122,7 @@ class RolePolicy(Kind):
         answer = absent(lambda: aws.client("iam").get_role_policy(RoleName=role, PolicyName=name))
         if answer is None:
             return None
-        return {"role": role, "name": name, "policy": _same_json(answer["PolicyDocument"], known.get("policy"))}
+        return {"role": role, "name": name, "policy": same_json(answer["PolicyDocument"], known.get("policy"))}
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
         role, _, name = id.partition(":")
@@ -277,9 +277,20 @@ class Parameter(Kind):
 
     def _put(self, aws: Aws, inputs: Props, overwrite: bool) -> None:
         ssm = aws.client("ssm")
+        self._check_key(aws, inputs.get("keyId"))
         names = ("name", "type", "description", "tier", "keyId", "allowedPattern", "dataType")
         value = inputs["value"] if inputs.get("value") is not None else inputs["insecureValue"]
         ssm.put_parameter(**arguments(ssm, "put_parameter", inputs, names), Value=value, Overwrite=overwrite)
+
+    def _check_key(self, aws: Aws, key: str | None) -> None:
+        """Refuses a key that cannot encrypt; moto takes any text for one."""
+        if key is None or key.startswith("alias/aws/"):
+            return
+        about = absent(lambda: aws.client("kms").describe_key(KeyId=key))
+        if about is None:
+            raise CloudError(f"InvalidKeyId: {key} is no KMS key of this account and region")
+        if about["KeyMetadata"]["KeyState"] != "Enabled":
+            raise CloudError(f"InvalidKeyId: {about['KeyMetadata']['Arn']} is {about['KeyMetadata']['KeyState']}")
 
     def _tag(self, aws: Aws, id: str, old: Props, new: Props) -> None:
         ssm = aws.client("ssm")

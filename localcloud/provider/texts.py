@@ -116,6 +116,10 @@ TEXTS: dict[str, dict[str, Text]] = {
         ),
         "description": Text(_everything, "any character", 1024, "ValidationException", "SSM API, PutParameter"),
     },
+    "aws:kms/key:Key": {
+        "description": Text(_everything, "any character", 8192, "ValidationException", "KMS API, CreateKey"),
+        "policy": Text(_LATIN, _LATIN_SHOWN, 32768, "LimitExceededException", "KMS quotas, key policy document size", 1),
+    },
     "aws:lb/loadBalancer:LoadBalancer": {"name": _BALANCER_NAME},
     "aws:lb/targetGroup:TargetGroup": {
         "name": _BALANCER_NAME,
@@ -161,6 +165,7 @@ TAGS: dict[str, TagRule] = {
     "vpc": _EC2_TAGS,
     "iam": _strict("ValidationError", "LimitExceeded", "IAM API, Tag"),
     "ssm": _strict("ValidationException", "TooManyTagsError", "SSM API, Tag"),
+    "kms": _strict("TagException", "LimitExceededException", "KMS developer guide, tag restrictions"),
     "lb": _strict("ValidationError", "TooManyTags", "ELB API, Tag"),
 }
 

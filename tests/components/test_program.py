@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from pulumi import RunError
 
+from components.secrets import key_policy
 from components.security import ROLES
 from ops import drain
 from plan.aws import EDGE_RULES, MOST_RULES, OWN_TAGS
 from plan.cluster import Role
 from plan.secrets import SECRETS, parameters
-from tests.components.recording import TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
+from tests.components.recording import ACCOUNT, TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
 from tests.plan.support import cluster
 from tests.userdata.support import USERDATA
 from userdata import bundles
@@ -326,11 +327,36 @@ def test_ssh_is_closed_until_an_administrators_network_is_given(dev: Recording) 
 def test_a_role_may_read_exactly_its_own_parameters(dev: Recording) -> None:
     for role in ROLES:
         policy = json.loads(dev.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"])
-        (statement,) = policy["Statement"]
-        assert statement["Action"] == "ssm:GetParameters"
-        readable = {arn.rsplit(":", 1)[1] for arn in statement["Resource"]}
+        read, decrypt = policy["Statement"]
+        assert (read["Action"], decrypt["Action"]) == ("ssm:GetParameters", "kms:Decrypt")
+        readable = {arn.rsplit(":", 1)[1] for arn in read["Resource"]}
         secrets = {f"secrets-{parameter.replace('/', '-')}" for parameter in parameters(role, cluster().settings)}
         assert readable == secrets | set(programs_of(role))
+        # By the stack's key, for those very parameters, and for no other.
+        assert decrypt["Resource"] == f"arn:aws:test:eu-west-1:{ACCOUNT}:secrets-key"
+        ((context, arns),) = decrypt["Condition"]["StringEquals"].items()
+        assert context == "kms:EncryptionContext:PARAMETER_ARN"
+        assert {arn.rsplit(":", 1)[1] for arn in arns} == secrets - {"secrets-control-count"}
+
+
+def test_every_secret_is_under_the_stacks_own_key_which_is_used_for_its_parameters_alone(dev: Recording) -> None:
+    for name, parameter in dev.of("aws:ssm/parameter:Parameter").items():
+        secret = parameter.inputs["type"] == "SecureString"
+        assert ("keyId" in parameter.inputs) == secret, name
+        assert parameter.inputs.get("keyId") in (None, f"arn:aws:test:eu-west-1:{ACCOUNT}:secrets-key")
+    key = dev.named("aws:kms/key:Key", "secrets-key").inputs
+    assert key["enableKeyRotation"] is True
+    for statement in json.loads(key["policy"])["Statement"]:
+        assert statement["Principal"] == {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
+        uses = [action for action in statement["Action"] if action.endswith(("crypt", "DataKey", ":*"))]
+        assert not uses or "kms:EncryptionContext:PARAMETER_ARN" in statement["Condition"]["StringLike"]
+
+
+def test_the_keys_policy_names_the_stacks_parameters_in_its_account_and_partition() -> None:
+    prefix = "arn:aws-us-gov:ssm:us-gov-west-1:210987654321:parameter/apollo/dev/"
+    manage, use = json.loads(key_policy(prefix))["Statement"]
+    assert manage["Principal"] == use["Principal"] == {"AWS": "arn:aws-us-gov:iam::210987654321:root"}
+    assert use["Condition"] == {"StringLike": {"kms:EncryptionContext:PARAMETER_ARN": f"{prefix}*"}}
 
 
 def programs_of(role: Role) -> dict[str, str]:

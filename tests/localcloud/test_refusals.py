@@ -47,6 +47,7 @@ CHECKS: list[tuple[str, Props, str]] = [
     (GROUP, {"ingress": [{"protocol": "tcp", "fromPort": 9, "toPort": 8, "cidrBlocks": ["10.0.0.0/8"]}]}, "above toPort 8"),
     ("aws:iam/rolePolicy:RolePolicy", {"role": "r", "policy": "{"}, "policy: is not JSON"),
     ("aws:ssm/parameter:Parameter", {"type": "SecretString", "value": "v"}, "one of String, StringList, SecureString"),
+    ("aws:kms/key:Key", {"deletionWindowInDays": 1}, "deletionWindowInDays: ValidationException: is 1; AWS takes 7 to 30"),
     ("aws:ec2/vpc:Vpcs", {}, "the aws provider has no type aws:ec2/vpc:Vpcs; did you mean Vpc?"),
     (INGRESS, rule(description="Marathon's API"), "description: InvalidParameterValue: has \"'\"; AWS takes 0 to 255 characters here"),
     (ROLE, {"assumeRolePolicy": "{}", "tags": {"team": "R&D (core)"}}, "tags.team: ValidationError: has '&()'"),
@@ -194,6 +195,15 @@ def test_a_failed_second_step_leaves_nothing_behind(world: World) -> None:
     before = world.boto("ec2").describe_addresses()["Addresses"]
     refusal(lambda: world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc", "networkInterface": "eni-00000000"}))
     assert world.boto("ec2").describe_addresses()["Addresses"] == before
+
+
+def test_a_parameter_under_a_key_that_cannot_encrypt_is_refused(world: World) -> None:
+    key, outputs = world.aws.create("aws:kms/key:Key", {"description": "test", "deletionWindowInDays": 7})
+    inputs = {"name": f"/keyed/{world.number()}", "type": "SecureString", "value": "one", "keyId": outputs["arn"]}
+    world.aws.delete("aws:kms/key:Key", key, outputs)
+    assert "InvalidKeyId" in refusal(lambda: world.aws.create("aws:ssm/parameter:Parameter", inputs))
+    unknown = {**inputs, "keyId": f"{outputs['arn']}0"}
+    assert "InvalidKeyId" in refusal(lambda: world.aws.create("aws:ssm/parameter:Parameter", unknown))
 
 
 def test_secrets_stay_marked_and_out_of_messages(world: World) -> None:

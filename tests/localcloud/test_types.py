@@ -104,6 +104,10 @@ def _profile(w: World) -> str:
     return w.aws.create("aws:iam/instanceProfile:InstanceProfile", {"role": _role(w)}, name=f"profile-{w.number()}")[0]
 
 
+def _key(w: World) -> str:
+    return str(w.aws.create("aws:kms/key:Key", {"description": "test"})[1]["arn"])
+
+
 def _volume() -> Props:
     return {"availabilityZone": f"{REGION}a", "size": 2, "type": "gp3", "encrypted": True, "tags": {"Name": "data"}}
 
@@ -211,6 +215,12 @@ CASES = [
     Case("aws:ssm/parameter:Parameter",
          lambda w: {"name": f"/test/{w.number()}", "type": "SecureString", "value": "one", "description": "d", "tags": {"a": "b"}},
          {"value": "two", "description": "e", "tags": {}}, "name", ("arn", "version", "tier")),
+    Case("aws:ssm/parameter:Parameter",
+         lambda w: {"name": f"/test/{w.number()}", "type": "SecureString", "value": "one", "keyId": _key(w)},
+         {"keyId": "alias/aws/ssm"}, None, ("keyId",)),
+    Case("aws:kms/key:Key", lambda w: {"description": "one", "policy": POLICY, "tags": {"a": "b"}},
+         {"description": "two", "policy": POLICY.replace("Get", "Put"), "enableKeyRotation": True, "tags": {"c": "d"}}, None,
+         ("arn", "keyId")),
     Case("aws:lb/loadBalancer:LoadBalancer", _balancer, {"enableCrossZoneLoadBalancing": False, "tags": {"a": "c"}}, "internal",
          ("arn", "dnsName", "zoneId", "vpcId", "arnSuffix")),
     Case("aws:lb/targetGroup:TargetGroup", _targets, {"deregistrationDelay": 60, "tags": {"a": "b"},
