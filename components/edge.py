@@ -80,6 +80,7 @@ class Edge(ComponentResource):
             security_groups=[site.security.balancer.id],
             # Edges are few and every zone has a node of the balancer, which else had no edge to send to.
             enable_cross_zone_load_balancing=True,
+            enable_deletion_protection=site.cluster.settings.edge.deletion_protection,
             tags=site.tags.named("balancer"),
             # AWS refuses it (InvalidSubnet) before the VPC has its gateway, and nothing above names that.
             opts=ResourceOptions(parent=self, depends_on=[way for ways in site.vpc.public_ready.values() for way in ways]),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from netaddr import IPNetwork
 from pulumi import ComponentResource, Resource, ResourceOptions
-from pulumi_aws import ec2
+from pulumi_aws import cloudwatch, ec2, iam
 
+from components.security import policy
 from components.tags import Tags
 from plan.cluster import Cluster, PlannedZone
+
+FLOW_LOG_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Vpc(ComponentResource):
     Creates: {name}-vpc, {name}-internet (gateway), {name}-public (route table with the way to the internet),
     {name}-s3 (gateway endpoint), and for each zone {name}-public-<letter> and {name}-private-<letter> (subnet and
     association; private: also a route table) with {name}-<kind>-<letter>-reserved-<offset> (reservations of its planned
-    addresses). NAT: {name}-nat-<letter> with its elastic address in the first zone, or in each.
+    addresses). NAT: {name}-nat-<letter> with its elastic address in the first zone, or in each. {name}-default: the VPC's
+    default security group, taken over and left without a rule. With network.flowLogs: {name}-flow-logs (log group, role,
+    its policy, flow log).
     Each zone has its own private table even when all share a NAT gateway, so that going to one per zone changes a route only.
     """
 
@@ -45,6 +51,12 @@ class Vpc(ComponentResource):
             opts=child,
         )
         self.vpc_id = self.vpc.id
+        # Whatever is launched without a group of its own is in this one, which AWS makes with all open among its members.
+        ec2.DefaultSecurityGroup(
+            f"{name}-default", vpc_id=self.vpc_id, ingress=[], egress=[], tags=args.tags.named("default"), opts=child
+        )
+        if settings.network.flow_logs != "none":
+            self._flow_logs(settings.network.flow_logs)
         gateway = ec2.InternetGateway(f"{name}-internet", vpc_id=self.vpc_id, tags=args.tags.named("internet"), opts=child)
         public_table = ec2.RouteTable(f"{name}-public", vpc_id=self.vpc_id, tags=args.tags.named("public"), opts=child)
         way_out = ec2.Route(
@@ -118,6 +130,49 @@ class Vpc(ComponentResource):
             f"{self._name}-{name}", subnet_id=subnet.id, route_table_id=table.id, opts=ResourceOptions(parent=self)
         )
         return subnet, association
+
+    def _flow_logs(self, traffic: Literal["reject", "all"]) -> None:
+        """Records of the VPC's traffic in CloudWatch Logs."""
+        name, tags, child = f"{self._name}-flow-logs", self._tags.named("flow-logs"), ResourceOptions(parent=self)
+        group = cloudwatch.LogGroup(
+            name, name=f"/apollo/{self._tags.stack}/flow-logs", retention_in_days=FLOW_LOG_DAYS, tags=tags, opts=child
+        )
+        role = iam.Role(
+            name,
+            # For flow logs of this account alone, as the service writes for whoever names the role.
+            assume_role_policy=self.vpc.arn.apply(
+                lambda arn: policy(
+                    {
+                        "Effect": "Allow",
+                        "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
+                        "Action": "sts:AssumeRole",
+                        "Condition": {"StringEquals": {"aws:SourceAccount": arn.split(":")[4]}},
+                    }
+                )
+            ),
+            description="Apollo flow logs",
+            tags=tags,
+            opts=child,
+        )
+        actions = ("CreateLogStream", "PutLogEvents", "DescribeLogGroups", "DescribeLogStreams")
+        writing = iam.RolePolicy(
+            name,
+            role=role.id,
+            policy=group.arn.apply(
+                lambda arn: policy({"Effect": "Allow", "Action": [f"logs:{a}" for a in actions], "Resource": f"{arn}:*"})
+            ),
+            opts=child,
+        )
+        ec2.FlowLog(
+            name,
+            vpc_id=self.vpc_id,
+            traffic_type=traffic.upper(),
+            log_destination=group.arn,
+            iam_role_arn=role.arn,
+            tags=tags,
+            # Before the role may write, AWS takes the flow log and says "Access error" in its status.
+            opts=ResourceOptions(parent=self, depends_on=[writing]),
+        )
 
     def _reserve(self, subnet: ec2.Subnet, name: str, network: IPNetwork, blocks: list[IPNetwork]) -> list[Resource]:
         """Keeps AWS from giving the blocks to NAT gateways, load balancers and others that ask for any address.

@@ -46,7 +46,7 @@ from .hosts import live_hosts  # noqa: E402
 from .inventory import inventory  # noqa: E402
 from .machines.errors import MachineError  # noqa: E402
 from .processes import die_with_parent, start_ticks  # noqa: E402
-from .provider import balancing, command, compute, identity, keys, network, security, storage  # noqa: E402
+from .provider import balancing, command, compute, identity, keys, logs, network, security, storage  # noqa: E402
 from .provider.desk import Desk, Fault  # noqa: E402
 from .provider.kind import Aws  # noqa: E402
 from .provider.servicer import Servicer  # noqa: E402
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _LOOK_SECONDS = 2.0
-_MODULES = (network, security, compute, storage, identity, keys, balancing)
+_MODULES = (network, security, compute, storage, identity, keys, logs, balancing)
 
 
 class Daemon:

@@ -170,6 +170,7 @@ def down(request: Request, *, force: bool = False) -> Outcome:
                     if outcome.result != "succeeded":
                         return outcome
             if resources(workspace.state_file):
+                _unprotect(cloud)
                 outcome = _run("destroy", tools.pulumi(), workspace, cloud)
                 outcome.operation = "down"
             if outcome.result != "succeeded":
@@ -186,6 +187,16 @@ def down(request: Request, *, force: bool = False) -> Outcome:
         shutil.rmtree(folder)
     _remove_if_empty(run_dir())
     return outcome
+
+
+def _unprotect(cloud: Cloud) -> None:
+    """Takes deletion protection off the load balancers. On AWS an `up` must do that first; what is local may go at once."""
+    from .provider.kind import Aws
+
+    elb = Aws(cloud.endpoint, cloud.region).client("elbv2")
+    for balancer in elb.describe_load_balancers()["LoadBalancers"]:
+        off = [{"Key": "deletion_protection.enabled", "Value": "false"}]
+        elb.modify_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"], Attributes=off)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

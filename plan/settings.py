@@ -113,6 +113,10 @@ class Network(Section):
     nat: Literal["single", "perZone"] = Field(
         default="single", description="One NAT gateway for all zones, or one in each (no zone depends on another)."
     )
+    flow_logs: Literal["none", "reject", "all"] = Field(
+        default="none",
+        description="Records of the VPC's traffic, 30 days in CloudWatch Logs: `none`, what was refused (`reject`) or `all`.",
+    )
     mtu: Annotated[StrictInt, Field(ge=1280, le=9001)] = Field(
         default=9001, description="MTU of the hosts' uplinks in bytes, 1280 to 9001 (EC2's jumbo frames)."
     )
@@ -212,6 +216,10 @@ class Edge(Section):
     )
     tls: EdgeTls = Field(default_factory=EdgeTls)
     client: EdgeClient = Field(default_factory=EdgeClient)
+    deletion_protection: StrictBool = Field(
+        default=False,
+        description="AWS refuses to delete the load balancer. Set it to false and run `pulumi up` before `destroy`.",
+    )
     instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type.")
     root_gib: Annotated[StrictInt, Field(ge=8, le=16384)] = Field(default=20, description="Root disk in GiB.")
     generations: dict[Index, Generation] = Field(
@@ -580,6 +588,12 @@ def _check_admin(s: Settings) -> Iterator[Problem]:
 
 
 def _check_edge(s: Settings) -> Iterator[Problem]:
+    if s.edge.deletion_protection and s.edge.count == 1:
+        yield Problem(
+            "edge.deletionProtection",
+            "protects the load balancer, and one edge has none; leave it out, and where the stack has several edges set it to "
+            "false and run `pulumi up` before you lower edge.count",
+        )
     seen: set[str] = set()
     for place, name in enumerate(s.edge.publish):
         if name in seen:
@@ -602,7 +616,7 @@ _CHECKS: Sequence[tuple[tuple[str, ...], _Check]] = (
     (("control.count", "control.generations", "edge.generations"), _check_control),
     (("network.mtu", "overlay.mesh", "overlay.mtu"), _check_mtu),
     (("overlay.mesh", "slaves.count", "control.count", "edge.count"), _check_mesh),
-    (("edge.publish", "edge.tls"), _check_edge),
+    (("edge.publish", "edge.tls", "edge.count", "edge.deletionProtection"), _check_edge),
     (("mesos",), _check_mesos),
     (("overlay.mesh", "overlay.switchFrom"), _check_switch),
     (("admin",), _check_admin),

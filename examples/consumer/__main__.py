@@ -66,7 +66,10 @@ machine = ec2.Instance(
     private_ip=address,
     vpc_security_group_ids=[group.id],
     user_data_base64=base64.b64encode(SERVE.encode()).decode(),
-    metadata_options=ec2.InstanceMetadataOptionsArgs(http_endpoint="enabled", http_tokens="required"),
+    metadata_options=ec2.InstanceMetadataOptionsArgs(
+        http_endpoint="enabled", http_tokens="required", http_put_response_hop_limit=1
+    ),
+    root_block_device=ec2.InstanceRootBlockDeviceArgs(encrypted=True, tags=TAGS),
     tags=TAGS,
     opts=pulumi.ResourceOptions(depends_on=[rule], delete_before_replace=True, ignore_changes=["ami"]),
 )

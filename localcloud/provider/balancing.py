@@ -151,7 +151,10 @@ class LoadBalancer(_Balancing):
             return
         attributes = aws.client("elbv2").describe_load_balancer_attributes(LoadBalancerArn=id)["Attributes"]
         if any(a["Key"] == "deletion_protection.enabled" and a["Value"] == "true" for a in attributes):
-            raise CloudError(f"OperationNotPermitted: {id} is protected (enableDeletionProtection is true)")
+            raise CloudError(
+                f"OperationNotPermitted: Load balancer '{id}' cannot be deleted because deletion protection is enabled; "
+                "set enableDeletionProtection to false and run `up` first"
+            )
         aws.client("elbv2").delete_load_balancer(LoadBalancerArn=id)
 
     def _record(self, aws: Aws, arn: str) -> Props | None:

@@ -103,6 +103,25 @@ class SecurityGroup(Ec2):
         absent(lambda: aws.client("ec2").delete_security_group(GroupId=id))
 
 
+class DefaultSecurityGroup(SecurityGroup):
+    """The group that AWS makes with each VPC: taken over, never made or deleted. Rules that are not given are taken out."""
+
+    token = "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup"
+    inputs = ("vpcId", "ingress", "egress", "revokeRulesOnDelete", "tags")
+    defaults = {"revokeRulesOnDelete": False}
+    autoname = None
+
+    def create(self, aws: Aws, inputs: Props) -> str:
+        filters = [{"Name": "vpc-id", "Values": [inputs["vpcId"]]}, {"Name": "group-name", "Values": ["default"]}]
+        id = str(aws.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"])
+        self.settle(aws, id, inputs, {"ingress", "egress"})
+        retag(aws, id, {}, inputs)
+        return id
+
+    def delete(self, aws: Aws, id: str, known: Props) -> None:
+        pass
+
+
 def _permission(rule: Props, group: str) -> Props:
     """An inline rule of a security group as AWS's IpPermission."""
     about = {"Description": rule["description"]} if rule.get("description") else {}
@@ -322,4 +341,4 @@ class KeyPair(Kind):
         absent(lambda: ec2.delete_key_pair(**arguments(ec2, "delete_key_pair", {"keyName": id}, ["keyName"])))
 
 
-KINDS = (SecurityGroup, IngressRule, EgressRule, KeyPair)
+KINDS = (SecurityGroup, DefaultSecurityGroup, IngressRule, EgressRule, KeyPair)

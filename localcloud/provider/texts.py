@@ -120,6 +120,16 @@ TEXTS: dict[str, dict[str, Text]] = {
         "description": Text(_everything, "any character", 8192, "ValidationException", "KMS API, CreateKey"),
         "policy": Text(_LATIN, _LATIN_SHOWN, 32768, "LimitExceededException", "KMS quotas, key policy document size", 1),
     },
+    "aws:cloudwatch/logGroup:LogGroup": {
+        "name": Text(
+            _of(r"A-Za-z0-9._\-/#"),
+            "letters, digits and ._-/#",
+            512,
+            "InvalidParameterException",
+            "Logs API, CreateLogGroup",
+            1,
+        ),
+    },
     "aws:lb/loadBalancer:LoadBalancer": {"name": _BALANCER_NAME},
     "aws:lb/targetGroup:TargetGroup": {
         "name": _BALANCER_NAME,
@@ -166,6 +176,7 @@ TAGS: dict[str, TagRule] = {
     "iam": _strict("ValidationError", "LimitExceeded", "IAM API, Tag"),
     "ssm": _strict("ValidationException", "TooManyTagsError", "SSM API, Tag"),
     "kms": _strict("TagException", "LimitExceededException", "KMS developer guide, tag restrictions"),
+    "cloudwatch": _strict("InvalidParameterException", "InvalidParameterException", "Logs API, CreateLogGroup"),
     "lb": _strict("ValidationError", "TooManyTags", "ELB API, Tag"),
 }
 

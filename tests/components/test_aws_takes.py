@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vxlan, published": ("dev", {"overlay": {"mesh": "vxlan"}, "mesos": {"published": ["marathon", "mesos-master"]}}),
     "a change of the mesh": ("dev", {"overlay": {"mesh": "wireguard", "switchFrom": "weave"}}),
     "an appended zone": ("prod", {"zones": ["a", "b", "c", {"name": "d", "fromSlot": 9}]}),
+    "refused traffic recorded": ("dev", {"network": {"flowLogs": "reject"}}),
     "tags": ("prod", {"tags": {"cost centre": "R/D + core @ 4711", "e-mail": "ops@example.com"}}),
 }
 # Properties whose values people write: each has a rule, or is no text to AWS. Of a name that is not given, Pulumi makes one.
@@ -96,6 +97,7 @@ NEEDS = {
     "aws:ec2/eipAssociation:EipAssociation": WAY_OUT,
     "aws:ec2/natGateway:NatGateway": (*WAY_OUT, RESERVATION),
     "aws:lb/loadBalancer:LoadBalancer": (*WAY_OUT, RESERVATION),
+    "aws:ec2/flowLog:FlowLog": ("aws:iam/rolePolicy:RolePolicy", "aws:cloudwatch/logGroup:LogGroup"),
     INSTANCE: (*WAY_OUT, "aws:iam/rolePolicy:RolePolicy", "aws:ssm/parameter:Parameter"),
 }
 
@@ -108,8 +110,8 @@ def test_what_aws_needs_beforehand_is_waited_for_even_where_nothing_names_it(
     for resource in cloud_resources(recording):
         before = [recording.resources[urn] for urn in waited_for(recording, resource)]
         for needed in NEEDS.get(resource.type, ()):
-            assert needed in {r.type for r in before}, f"{resource.name} does not wait for a {needed}"
-        if resource.type in NEEDS:
+            assert needed in {r.type for r in before}, f"{resource.name} does not wait for {needed}"
+        if WAY_OUT[2] in NEEDS.get(resource.type, ()):
             for subnet in subnets_of(recording, resource):
                 bound = [r for r in before if r.type == WAY_OUT[2] and r.inputs["subnetId"] == subnet]
                 assert bound, f"{resource.name} does not wait for the routes of {subnet}"

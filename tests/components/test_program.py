@@ -316,6 +316,23 @@ def test_while_the_mesh_is_switched_the_old_ones_ports_stay_open() -> None:
     assert {"security-node-udp-51820-from-node", "security-node-udp-4789-from-node"} <= names
 
 
+def test_the_vpcs_default_group_is_taken_over_and_has_no_rule(dev: Recording) -> None:
+    group = dev.named("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", "network-default").inputs
+    assert (group["vpcId"], group["ingress"], group["egress"]) == ("network-vpc-id", [], [])
+
+
+def test_prod_records_its_traffic_and_protects_its_load_balancer_and_dev_does_neither(dev: Recording) -> None:
+    prod = run_program("prod")
+    log = prod.named("aws:ec2/flowLog:FlowLog", "network-flow-logs").inputs
+    assert (log["vpcId"], log["trafficType"]) == ("network-vpc-id", "ALL")
+    assert log["logDestination"] == f"arn:aws:test:eu-west-1:{ACCOUNT}:network-flow-logs"
+    trust = json.loads(prod.named("aws:iam/role:Role", "network-flow-logs").inputs["assumeRolePolicy"])["Statement"][0]
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert prod.named("aws:lb/loadBalancer:LoadBalancer", "edge-balancer").inputs["enableDeletionProtection"] is True
+    for type_ in ("aws:ec2/flowLog:FlowLog", "aws:cloudwatch/logGroup:LogGroup"):
+        assert not dev.of(type_)
+
+
 def test_ssh_is_closed_until_an_administrators_network_is_given(dev: Recording) -> None:
     assert not [name for name in dev.of(INGRESS) if "tcp-22" in name]
     admin = {"allowedCidrs": ["203.0.113.7/32"], "publicKey": "ssh-ed25519 AAAA"}

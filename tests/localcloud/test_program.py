@@ -342,13 +342,13 @@ def test_prod_with_239_slaves_can_be_previewed(tmp_path: Path) -> None:
     assert hosts["slave-239"]["dockerSubnet"] == "10.2.239.0/24"
 
 
-def test_the_weave_stack_comes_up_whole(tmp_path: Path) -> None:
+def test_prod_comes_up_whole_and_goes_although_its_load_balancer_is_protected(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "run")
     try:
-        status, _, err = stack.run("up", "--stack", "dev", "--no-machines")
+        status, _, err = stack.run("up", "--stack", "prod", "--no-machines")
         assert status == 0, err
     finally:
-        status, _, err = stack.run("down", "--stack", "dev")
+        status, _, err = stack.run("down", "--stack", "prod")
     assert status == 0, err
 
 

@@ -173,3 +173,22 @@ def test_the_image_is_the_newest_that_matches_and_none_is_an_error(world: World)
     none: Props = {**query, "filters": [{"name": "name", "values": ["debian-99-*"]}]}
     assert "debian-99-*" in refusal(lambda: world.aws.invoke("aws:ec2/getAmi:getAmi", none))
     assert "no look-up aws:ec2/getAmis" in refusal(lambda: world.aws.invoke("aws:ec2/getAmis:getAmis", {}))
+
+
+def test_what_is_left_in_the_cloud_is_named_and_what_aws_keeps_for_itself_is_not(world: World) -> None:
+    # moto makes a key of AWS's own for the first encrypted volume.
+    volume, outputs = world.aws.create(
+        "aws:ebs/volume:Volume", {"availabilityZone": f"{REGION}a", "size": 1, "encrypted": True}
+    )
+    world.aws.delete("aws:ebs/volume:Volume", volume, outputs)
+    key, outputs = world.aws.create("aws:kms/key:Key", {"description": "left"})
+    group, _ = world.aws.create("aws:cloudwatch/logGroup:LogGroup", {"name": f"/left/{world.number()}"})
+    left = world.cloud.ask("leftovers")["leftovers"]
+    keys = {name for name in left if ":key/" in name}
+    assert f"arn:aws:kms:{REGION}:123456789012:key/{key}" in keys
+    assert not [
+        k for k in keys if "Default master key" in world.boto("kms").describe_key(KeyId=k)["KeyMetadata"]["Description"]
+    ]
+    assert any(group in name for name in left)
+    world.aws.delete("aws:kms/key:Key", key, outputs)
+    assert f"arn:aws:kms:{REGION}:123456789012:key/{key}" not in world.cloud.ask("leftovers")["leftovers"]

@@ -197,6 +197,36 @@ def test_a_failed_second_step_leaves_nothing_behind(world: World) -> None:
     assert world.boto("ec2").describe_addresses()["Addresses"] == before
 
 
+def test_a_protected_load_balancer_is_not_deleted(world: World) -> None:
+    vpc, kind = world.open_vpc(), "aws:lb/loadBalancer:LoadBalancer"
+    inputs = {"loadBalancerType": "network", "subnets": [world.subnet(vpc)], "name": f"lb-{world.number()}"}
+    id, outputs = world.aws.create(kind, {**inputs, "enableDeletionProtection": True})
+    words = refusal(lambda: world.aws.delete(kind, id, outputs))
+    assert "OperationNotPermitted" in words and "enableDeletionProtection to false" in words
+    old = {**inputs, "enableDeletionProtection": True}
+    outputs = world.aws.update(kind, id, outputs, old, {**inputs, "enableDeletionProtection": False})
+    world.aws.delete(kind, id, outputs)
+    assert world.aws.read(kind, id, outputs, inputs)[0] == ""
+
+
+def test_a_default_security_group_that_is_taken_over_has_no_rule_left(world: World) -> None:
+    vpc = world.vpc()
+    id, _ = world.aws.create("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", {"vpcId": vpc})
+    (group,) = world.boto("ec2").describe_security_groups(GroupIds=[id])["SecurityGroups"]
+    assert (group["GroupName"], group["IpPermissions"], group["IpPermissionsEgress"]) == ("default", [], [])
+
+
+def test_a_flow_log_into_no_log_group_is_refused(world: World) -> None:
+    role = world.aws.create(ROLE, {"assumeRolePolicy": "{}"}, name=f"flow-{world.number()}")[1]["arn"]
+    inputs = {
+        "vpcId": world.vpc(),
+        "trafficType": "ALL",
+        "iamRoleArn": role,
+        "logDestination": "arn:aws:logs:x:1:log-group:/no",
+    }
+    assert "/no: Access error" in refusal(lambda: world.aws.create("aws:ec2/flowLog:FlowLog", inputs))
+
+
 def test_a_parameter_under_a_key_that_cannot_encrypt_is_refused(world: World) -> None:
     key, outputs = world.aws.create("aws:kms/key:Key", {"description": "test", "deletionWindowInDays": 7})
     inputs = {"name": f"/keyed/{world.number()}", "type": "SecureString", "value": "one", "keyId": outputs["arn"]}

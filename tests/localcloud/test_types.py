@@ -24,7 +24,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJlBG1Lq8NJJ0nqHOFbHpj7yMEb2uVSyJ5nUF
 @dataclass(frozen=True)
 class Case:
     """make: inputs, given a world. update: inputs that an update changes. replace: a property whose other value replaces.
-    outputs: outputs that must have a value. imports: how a user names the resource to take it over, from id and outputs;
+    stays: AWS keeps the resource when it is deleted. outputs: outputs that must have a value. imports: how a user names the resource to take it over, from id and outputs;
     None where the real provider cannot either."""
 
     type: str
@@ -33,6 +33,7 @@ class Case:
     replace: str | None = None
     outputs: tuple[str, ...] = ()
     imports: Callable[[str, Props], str] | None = lambda id, outputs: id
+    stays: bool = False
 
 
 def _route(w: World) -> Props:
@@ -108,6 +109,12 @@ def _key(w: World) -> str:
     return str(w.aws.create("aws:kms/key:Key", {"description": "test"})[1]["arn"])
 
 
+def _flow_log(w: World) -> Props:
+    group = w.aws.create("aws:cloudwatch/logGroup:LogGroup", {"name": f"/log/{w.number()}"})[1]["arn"]
+    role = w.aws.create("aws:iam/role:Role", {"assumeRolePolicy": TRUST}, name=f"role-{w.number()}")[1]["arn"]
+    return {"vpcId": w.vpc(), "trafficType": "ALL", "logDestination": group, "iamRoleArn": role, "tags": {"a": "b"}}
+
+
 def _volume() -> Props:
     return {"availabilityZone": f"{REGION}a", "size": 2, "type": "gp3", "encrypted": True, "tags": {"Name": "data"}}
 
@@ -178,6 +185,10 @@ CASES = [
                     "ingress": [{"protocol": "tcp", "fromPort": 22, "toPort": 22, "cidrBlocks": ["10.0.0.0/8"], "description": "ssh"}]},
          {"tags": {"a": "c"}, "ingress": [{"protocol": "tcp", "fromPort": 23, "toPort": 23, "cidrBlocks": ["10.0.0.0/8"]}]},
          "description", ("arn", "ownerId")),
+    Case("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup",
+         lambda w: {"vpcId": w.vpc(), "ingress": [], "egress": [], "tags": {"a": "b"}},
+         {"tags": {"a": "c"}, "ingress": [{"protocol": "tcp", "fromPort": 23, "toPort": 23, "cidrBlocks": ["10.0.0.0/8"]}]},
+         "vpcId", ("arn", "ownerId", "name"), stays=True),
     Case("aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule", _rule,
          {"toPort": 90, "description": "wider", "tags": {"a": "c"}}, None, ("arn", "securityGroupRuleId")),
     Case("aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule", _peer_rule, {"description": "other"}),
@@ -221,6 +232,9 @@ CASES = [
     Case("aws:kms/key:Key", lambda w: {"description": "one", "policy": POLICY, "tags": {"a": "b"}},
          {"description": "two", "policy": POLICY.replace("Get", "Put"), "enableKeyRotation": True, "tags": {"c": "d"}}, None,
          ("arn", "keyId")),
+    Case("aws:cloudwatch/logGroup:LogGroup", lambda w: {"name": f"/log/{w.number()}", "retentionInDays": 30, "tags": {"a": "b"}},
+         {"retentionInDays": 7, "tags": {"c": "d"}}, "name", ("arn",)),
+    Case("aws:ec2/flowLog:FlowLog", _flow_log, {"tags": {"c": "d"}}, "trafficType", ("arn",)),
     Case("aws:lb/loadBalancer:LoadBalancer", _balancer, {"enableCrossZoneLoadBalancing": False, "tags": {"a": "c"}}, "internal",
          ("arn", "dnsName", "zoneId", "vpcId", "arnSuffix")),
     Case("aws:lb/targetGroup:TargetGroup", _targets, {"deregistrationDelay": 60, "tags": {"a": "b"},
@@ -271,7 +285,7 @@ def test_a_resource_lives_through_all_its_calls(case: Case, world: World) -> Non
         assert left.replaces == []
 
     aws.delete(case.type, id, outputs)
-    assert aws.read(case.type, id, outputs, changed)[0] == ""
+    assert aws.read(case.type, id, outputs, changed)[0] == (id if case.stays else "")
     aws.delete(case.type, id, outputs)
 
 

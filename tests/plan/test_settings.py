@@ -97,6 +97,8 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"edge": {"publish": "web"}}, "edge.publish: web is not a list; give one such as [web, api]"),
         ({"edge": {"domain": "a" * 254}}, f"edge.domain: {'a' * 80}… is too long; give 253 characters at most"),
         ({"edge": {"publish": ["web", "web"]}}, "edge.publish[1]: web is listed twice; list each service once"),
+        ({"edge": {"deletionProtection": True}}, "edge.deletionProtection: protects the load balancer, and one edge has none; leave it out, and where the stack has several edges set it to false and run `pulumi up` before you lower edge.count"),
+        ({"network": {"flowLogs": "yes"}}, "network.flowLogs: yes is not a choice; give 'none', 'reject' or 'all'"),
         ({"edge": {"defaultService": "a b"}}, "edge.defaultService: a b is malformed; give one such as web"),
         ({"edge": {"tls": {"enabeld": True}}}, "edge.tls.enabeld: unknown key; did you mean edge.tls.enabled?"),
         ({"edge": {"tls": {"enabled": 1}}}, "edge.tls.enabled: 1 is neither true nor false; give one of the two"),
