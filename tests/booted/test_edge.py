@@ -115,7 +115,16 @@ def test_containers_that_come_and_go_reload_nothing_once_their_name_is_known(sta
 
     def loaded() -> str:
         """The newest worker's process."""
-        lines = [line.split() for line in stack.out("edge-1", "python3", "-c", show).splitlines() if " worker " in line]
+        answers = list[str]()
+
+        def asked() -> bool:
+            # In a moment of each reload the master refuses.
+            done = stack.run("edge-1", "python3", "-c", show)
+            answers.append(done.stdout)
+            return done.returncode == 0
+
+        until(asked, "HAProxy's master answers")
+        lines = [line.split() for line in answers[-1].splitlines() if " worker " in line]
         return next(line[0] for line in lines if line[2] == "0")
 
     names = [("slave-1", "churn-1"), ("slave-2", "churn-2")]
