@@ -23,12 +23,14 @@ class Volumes:
         folder.mkdir(parents=True, exist_ok=True)
 
     def device(self, disk: Disk) -> Path:
-        """The loop device of this volume, made if need be, with the volume's file behind it."""
+        """The loop device of this volume, as large as the volume, made if need be, with the volume's file behind it."""
         file = self._file(disk.id)
+        existing = loops(file)
         if not file.exists() or file.stat().st_size < disk.size * GIB:
             with file.open("ab") as handle:
                 handle.truncate(disk.size * GIB)
-        existing = loops(file)
+            for device in existing:
+                run(["losetup", "--set-capacity", str(device)])
         return existing[0] if existing else Path(run(["losetup", "--find", "--show", str(file)]).strip())
 
     def release(self, disk_id: str) -> None:

@@ -26,6 +26,12 @@ import mesos
 import network
 
 Facts = Mapping[str, str]
+# Where Docker, Consul, ZooKeeper, Mesos and the journal write; /data is the root's on a host without a data volume.
+FILE_SYSTEMS = ("/", "/data")
+# (share, GiB): with less of its bytes or inodes free than the share, and fewer GiB, a file system is low, or out. 15 % is where
+# the kubelet begins to delete images (imagefs.available), 5 % where it begins to end pods for inodes (nodefs.inodesFree). The
+# GiB are for large disks: 5 % of a TiB is no emergency.
+LOW, OUT = (0.15, 20), (0.05, 5)
 
 
 class Failed(Exception):
@@ -73,6 +79,40 @@ def data(facts: Facts) -> str:
     if not os.path.ismount("/data"):
         raise Failed(f"/data is no mount of {facts['DATA_DEVICE']}; see journalctl -u apollo-data")
     return "/data is mounted"
+
+
+def disks(_: Facts) -> str:
+    """Counts what is free for others than root, as df does: at zero Consul, ZooKeeper and containers cannot write."""
+    told: list[str] = []
+    found: dict[tuple[float, int], list[str]] = {LOW: [], OUT: []}
+    for path in FILE_SYSTEMS:
+        if path != "/" and not os.path.ismount(path):
+            continue
+        at = os.statvfs(path)
+        if at.f_flag & os.ST_RDONLY:
+            raise Failed(f"{path} is read-only, as ext4 makes a file system that has errors; see dmesg")
+        gib = at.f_frsize / (1 << 30)
+        kinds = {
+            "GiB": (at.f_bavail * gib, (at.f_blocks - at.f_bfree + at.f_bavail) * gib),
+            # Some file systems do not count them.
+            "inodes": (at.f_favail, at.f_files - at.f_ffree + at.f_favail),
+        }
+        for unit, (free, whole) in kinds.items():
+            if not whole:
+                continue
+            amount = f"{free:.1f} of {whole:.1f} GiB" if unit == "GiB" else f"{free:,} of {whole:,} inodes"
+            words = f"{path} has {amount} free, {100 * free / whole:.0f} %"
+            told.append(words)
+            for limit in (OUT, LOW):
+                if free < limit[0] * whole and (unit != "GiB" or free < limit[1]):
+                    found[limit].append(words)
+                    break
+    if found[OUT]:
+        raise Failed(f"{'; '.join(found[OUT] + found[LOW])}; make room, or raise dataGib or rootGib")
+    warnings = [f"nearly full: {words}" for words in found[LOW]]
+    if not subprocess.run(["systemctl", "-q", "is-failed", "apollo-data-grow"], check=False, timeout=20).returncode:
+        warnings.append("/data did not grow with its disk, which a reboot may do; see journalctl -u apollo-data-grow")
+    return judged("; ".join(told), warnings)
 
 
 def bridge(facts: Facts) -> str:
@@ -213,7 +253,7 @@ def web(_: Facts) -> str:
 
 
 def checks(facts: Facts) -> dict[str, Callable[[Facts], str]]:
-    found = {"units": units, "secrets": secrets, "bridge": bridge, "rules": rules}
+    found = {"units": units, "secrets": secrets, "disks": disks, "bridge": bridge, "rules": rules}
     if facts["DATA_DEVICE"]:
         found["data"] = data
     if facts["DOCKER_SUBNET"]:
