@@ -10,7 +10,7 @@ from pulumi import ComponentResource, Input, Output, ResourceOptions
 from pulumi_command import local
 
 from components.host import Host
-from components.readiness import public_half
+from components.readiness import ADMIN_KEY, public_half
 from plan.cluster import Cluster, PlannedHost
 
 
@@ -48,7 +48,7 @@ class Drains(ComponentResource):
             local.Command(
                 f"{host.name}-drain",
                 delete=known.apply(lambda known, host=host: _command(args, host, *known)),
-                environment=None if args.private_key is None else {"APOLLO_ADMIN_KEY": args.private_key},
+                environment=None if args.private_key is None else {ADMIN_KEY: args.private_key},
                 triggers=[own.instance_id],
                 add_previous_output_in_env=False,
                 opts=ResourceOptions(parent=self, depends_on=[own, way], delete_before_replace=True),

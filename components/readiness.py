@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import shlex
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
 from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
-from pulumi_command import remote
+from pulumi_command import local, remote
 
 from components.host import Host
 from plan.cluster import Cluster, PlannedHost
@@ -22,6 +23,9 @@ from userdata import ADMIN_USER
 DEADLINE = 1200
 CHECK_SECONDS = 600
 _DIAL_SECONDS = 15
+
+# Where `python -m ops` finds the administrators' private key, so that it is in no list of processes.
+ADMIN_KEY = "APOLLO_ADMIN_KEY"
 
 # cloud-init ends with 2 where it is done in spite of errors that it recovered from; older versions do not tell them apart.
 READY = f"""\
@@ -59,7 +63,9 @@ class ReadinessArgs:
 class Readiness(ComponentResource):
     """Waits for every host's cloud-init, and then for it to pass `apollo-check`; type apollo:compute:Readiness.
 
-    Creates: {host}-ready (a command over SSH, through the first edge) for each host, run again when its machine is replaced
+    Creates: {name}-way (a local command, run again when any machine is another one), which fails within seconds where the first
+    edge is up and does not answer at its SSH port from here, and says why, instead of DEADLINE's wait for each host;
+    {host}-ready (a command over SSH, through the first edge) for each host, run again when its machine is replaced
     and when other ports are opened for the mesh. The host keys are pinned: they were made with the secrets, so a
     stranger at the address is refused.
     """
@@ -67,6 +73,15 @@ class Readiness(ComponentResource):
     def __init__(self, name: str, args: ReadinessArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("apollo:compute:Readiness", name, None, opts)
         pinned = Output.from_input(args.host_key).apply(public_half)
+        # Every `up` that waits for a host below needs the way, and none else: so machines are inputs, and nothing is replaced.
+        machines = Output.all(*(host.instance_id for host in args.hosts.values())).apply(",".join)
+        way = local.Command(
+            f"{name}-way",
+            create=Output.all(args.jump, pinned).apply(lambda known: _look(*known, agent=args.private_key is None)),
+            environment={"APOLLO_MACHINES": machines, **({} if args.private_key is None else {ADMIN_KEY: args.private_key})},
+            add_previous_output_in_env=False,
+            opts=ResourceOptions(parent=self, depends_on=[args.hosts[args.cluster.edges[0].name]]),
+        )
         for host in args.cluster.hosts:
             remote.Command(
                 f"{host.name}-ready",
@@ -77,7 +92,7 @@ class Readiness(ComponentResource):
                 # A check needs what other hosts do (Consul's majority, the mesh's other ends), so none waits for another.
                 opts=ResourceOptions(
                     parent=self,
-                    depends_on=[args.hosts[host.name]],
+                    depends_on=[args.hosts[host.name], way],
                     custom_timeouts=CustomTimeouts(create=f"{DEADLINE}s", update=f"{DEADLINE}s"),
                 ),
             )
@@ -114,6 +129,10 @@ def public_half(private_key: str) -> str:
     except (binascii.Error, struct.error, UnicodeDecodeError, ValueError):
         raise ValueError("secrets.sshHostKey is not an OpenSSH private key; make one with: python -m ops secrets") from None
     return f"{kind} {base64.b64encode(public).decode()}"
+
+
+def _look(jump: str, pinned: str, *, agent: bool) -> str:
+    return shlex.join(["python3", "-m", "ops", "reach", "--jump", jump, "--host-key", pinned, *(["--agent"] if agent else [])])
 
 
 def _digest(cluster: Cluster) -> str:

@@ -19,6 +19,7 @@ COMMANDS = {
     "roll": "replace hosts one at a time, each by its generation",
     "drain": "let a host go in order: nobody is sent there, what runs there ends, the others forget it",
     "doctor": "list what disagrees between plan, state, AWS, Consul and the mesh, with what mends it",
+    "reach": "say whether the hosts can be reached from this machine, and why not",
     "map": "draw the stack as a picture and as a page",
     "gate": "refuse a preview that would take a host, a subnet or the VPC away by accident",
     "pin-images": "put the digest behind every image that the configuration names by its tag",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -14,26 +15,34 @@ from typing import Any
 from ops.errors import OpsError
 from ops.gate import refusals
 from ops.preview import HOST, PLACE, SUBNET, VPC, WAITING, HostChange, Preview, load
+from ops.text import lines, safe
 
 _VERBS = {"create": "created", "replace": "replaced", "delete": "deleted", "update": "updated"}
 # GitHub takes 65,536 characters, some of which become five when they are escaped.
 _MOST = 12_000
+# A stack's name, as Pulumi takes it.
+_STACK = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+# What is nothing but text in Markdown, wherever it stands. All else is shown as code, in which no name is notified.
+_PLAIN = re.compile(r"[A-Za-z0-9 .,;:/()→…-]*")
+_LINK = re.compile(r"//|www|mailto|xmpp", re.IGNORECASE)
 
 
 def render(preview: Preview, stack: str, allowed: Collection[str] = ()) -> str:
-    """The comment. Its first line is a mark by which the next run finds it again."""
+    """The comment. Its first line is a mark by which the next run finds it again. OpsError: the stack's name is none."""
     return "\n".join([_mark(stack), *_body(preview, stack, allowed)]) + "\n"
 
 
 def render_failure(stack: str, reason: str) -> str:
     """The comment where there is no preview to render. reason: why, in the engine's words."""
-    shown = reason if len(reason) <= _MOST else f"{reason[:_MOST]}\n…"
+    shown = lines(reason if len(reason) <= _MOST else f"{reason[:_MOST]}\n…")
     # The words may be a pull request's own: between these tags nothing of them is Markdown, HTML or somebody's name.
     told = f"<pre>\n{html.escape(shown, quote=False)}\n</pre>"
     return f"{_mark(stack)}\n### Preview of `{stack}`: failed\n\n{told}\n"
 
 
 def _mark(stack: str) -> str:
+    if not _STACK.fullmatch(stack):
+        raise OpsError(f"{safe(stack)} is no name of a stack", 2)
     return f"<!-- apollo-preview {stack} -->"
 
 
@@ -43,9 +52,7 @@ def _body(preview: Preview, stack: str, allowed: Collection[str]) -> Iterator[st
     yield f"### Preview of `{stack}`: {_verdict(changes, bool(found))}"
     if found:
         yield ""
-        yield from (
-            f"- **{_cell(refusal.name)}**: {_cell(refusal.reason)}. To pass: {_cell(refusal.mend)}" for refusal in found
-        )
+        yield from (f"- {_cell(refusal.name)}: {_cell(refusal.reason)}. To pass: {_cell(refusal.mend)}" for refusal in found)
     hosts = [host for host in preview.hosts.values() if _fate(host)]
     if hosts:
         yield ""
@@ -130,8 +137,12 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
 
 
 def _cell(text: str) -> str:
-    """Names and values come from a pull request: none may end a cell or begin a tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Names and values come from a pull request: none may be Markdown or HTML, lead anywhere, or notify anyone."""
+    text = safe(text)
+    if _PLAIN.fullmatch(text) and not _LINK.search(text):
+        return text
+    coded = "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
+    return f"<code>{coded}</code>"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

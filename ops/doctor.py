@@ -12,9 +12,13 @@ from ops.errors import OpsError
 from ops.preview import ATTACHMENT, INSTANCE, parse
 from ops.reach import opened
 from ops.stack import Stack
-from ops.survey import Survey, survey
+from ops.survey import Survey, on_terminal, survey
+from ops.text import argument
 from plan.cluster import Cluster, PlannedHost
 from userdata import user_data_base64
+
+# What apollo-check says of these is compared here, host with host; its other checks are passed on.
+_COMPARED = ("mesh", "consul")
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,15 @@ def examine(stack: Stack, plan: Cluster) -> tuple[list[Finding], list[str]]:
         return found, unseen
     deployed = stack.hosts
     with opened(way) as reach:
-        seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed])
+        seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed], on_terminal())
+    if seen.way:
+        edge = plan.edges[0]
+        found.append(Finding("this machine and the edge", edge.name, seen.way, f"python -m ops reach --stack {stack.name}"))
+        unseen.append("Consul and the mesh: no host was asked")
+        return found, unseen
     found += _live(stack.name, plan, seen, lost, way.jump)
+    again = f"a busy host is no dead one, so ask again: python -m ops doctor --stack {stack.name}"
+    unseen += [f"{name}: answers at its SSH port, but {why}; {again}" for name, why in seen.slow.items()]
     if seen.nodes is None:
         unseen.append("Consul: no control node and no edge could tell its catalog")
     return found, unseen
@@ -98,21 +109,40 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
     """What the hosts say, but for hosts that are known to be lost: the rest follows from that. jump: where one gets in."""
     planned = {host.name: host for host in plan.hosts}
     away = lost | seen.silent.keys()
+    drain = f"python -m ops drain --stack {stack} --host"
+    mesh_units = "apollo-mesh" if plan.mesh.name == "weave" else "apollo-mesh apollo-mesh-sync"
+
+    def on(name: str, command: str) -> str:
+        at = f"admin@{jump}" if planned[name] is plan.edges[0] else f"-J admin@{jump} admin@{planned[name].private_ip}"
+        return f"ssh {at} sudo {command}"
+
+    def again(name: str, units: str) -> str:
+        """Who answers needs no new machine."""
+        return on(name, f"systemctl restart {units}") if name in seen.consul else _roll(stack, planned[name])
+
     for name, reason in seen.silent.items():
         if name not in lost:
             yield Finding("plan and machine", name, f"does not answer: {reason}", _roll(stack, planned[name]))
-    drain = f"python -m ops drain --stack {stack} --host"
+    for name, reason in seen.odd.items():
+        if name not in lost:
+            yield Finding("plan and machine", name, f"answers, and does not tell how it is: {reason}", on(name, "apollo-check"))
+    for name, checks in seen.checks.items():
+        for check in checks:
+            if name not in lost and check["check"] not in _COMPARED:
+                room = check["check"] == "disks"
+                look = on(name, "du -xhd2 / /data" if room else "apollo-check")
+                yield Finding("plan and machine", name, f"apollo-check, {check['check']}: {check['detail']}", look)
     for name, node in (seen.nodes or {}).items():
         host = planned.get(name)
         if name in away:
             continue
         elif host is None:
-            forget = f"{drain} {name} --forget --address {node['address']}"
+            forget = f"{drain} {argument(name)} --forget --address {argument(node['address'])}"
             yield Finding("plan and Consul", name, "is in the catalog and not planned", forget)
         elif node["maintenance"]:
             yield Finding("plan and Consul", name, "is in maintenance, left by a drain", f"{drain} {name} --undo")
         elif not node["alive"]:
-            yield Finding("plan and Consul", name, "its agent does not answer the others", _roll(stack, host))
+            yield Finding("plan and Consul", name, "its agent does not answer the others", again(name, "consul"))
         elif (node["address"], node["bridge"]) != (str(host.private_ip), str(host.bridge_address.ip)):
             yield Finding("plan and Consul", name, f"registered {node['address']}, bridge {node['bridge']}", _roll(stack, host))
     if seen.nodes is not None:
@@ -120,23 +150,19 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
             if seen.consul.get(name) == "inactive":
                 yield Finding("plan and Consul", name, "has left Consul, as a drain does", f"{drain} {name} --undo")
             else:
-                yield Finding("plan and Consul", name, "is not in the catalog", _roll(stack, planned[name]))
-    units = "apollo-mesh" if plan.mesh.name == "weave" else "apollo-mesh apollo-mesh-sync"
-
-    def restart(name: str) -> str:
-        at = f"admin@{jump}" if planned[name] is plan.edges[0] else f"-J admin@{jump} admin@{planned[name].private_ip}"
-        return f"ssh {at} sudo systemctl restart {units}"
-
+                yield Finding("plan and Consul", name, "is not in the catalog", again(name, "consul"))
     for name, reason in seen.lost.items():
-        yield Finding("plan and mesh", name, f"cannot tell its mesh's table: {reason}", restart(name))
+        found = f"cannot tell its mesh's table: {reason}"
+        yield Finding("plan and mesh", name, found, on(name, f"systemctl restart {mesh_units}"))
     for name, peers in seen.mesh.items():
         missing = sorted(planned.keys() - {name, *peers} - away)
         # The vxlan mesh drops by itself who left the catalog, after two minutes.
         extra = sorted(set(peers) - planned.keys()) if plan.mesh.name == "weave" else []
         if missing:
-            yield Finding("plan and mesh", name, f"has no entry of {', '.join(missing)}", restart(name))
+            lacks = f"has no entry of {', '.join(missing)}"
+            yield Finding("plan and mesh", name, lacks, on(name, f"systemctl restart {mesh_units}"))
         if extra:
-            gone = " && ".join(f"{drain} {peer} --forget" for peer in extra)
+            gone = " && ".join(f"{drain} {argument(peer)} --forget" for peer in extra)
             yield Finding("plan and mesh", name, f"still has an entry of {', '.join(extra)}", gone)
 
 
@@ -157,5 +183,6 @@ def run(given: argparse.Namespace) -> int:
         print(f"{finding.host}: {finding.found} ({finding.between})\n    {finding.mend}")
     for line in unseen:
         print(f"not looked at: {line}", file=sys.stderr)
-    print(f"{len(found)} disagreements of {len(plan.hosts)} hosts" if found else f"{len(plan.hosts)} hosts, all agree")
+    agree = f"{len(plan.hosts)} hosts, {'no disagreement in what was looked at' if unseen else 'all agree'}"
+    print(f"{len(found)} disagreements of {len(plan.hosts)} hosts" if found else agree)
     return 1 if found else 0

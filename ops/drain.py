@@ -7,17 +7,16 @@ not answer is taken out of Consul from a control node, and that is all. It needs
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from ops.errors import OpsError
-from ops.reach import Deadline, Reach, Unreachable, Way, addresses, opened
+from ops.reach import DIAL, Deadline, Reach, Unreachable, addresses, given_way, opened, way_arguments
+from ops.text import safe
 
-# Where the administrators' private key stands, so that it is in no list of processes.
-KEY = "APOLLO_ADMIN_KEY"
 # `off` lets machines go as they are, such as before a `pulumi destroy`.
 SWITCH = "APOLLO_DRAIN"
 SECONDS = 60.0
@@ -28,6 +27,8 @@ _MESOS = 30.0
 # Seconds until a load balancer knows of an edge that goes or has come: two of its checks and some (components/edge.py). Nothing
 # here can see what it knows.
 BALANCER = 25.0
+# An instance of a service, as a host names its own.
+_INSTANCE = re.compile(r"[0-9.]{7,15}:[0-9]{1,5}")
 # Seconds beyond those, in which the others are told that the host is gone.
 _CLOSING = 20.0
 
@@ -42,28 +43,48 @@ def drain(
     begun, deadline = time.monotonic(), Deadline(seconds)
 
     def say(line: str) -> None:
-        print(f"{host}: {line} ({time.monotonic() - begun:.1f} s)", flush=True)
+        print(f"{host}: {safe(line, 1000)} ({time.monotonic() - begun:.1f} s)", flush=True)
 
     try:
-        found = json.loads(reach.run(address, "leave", "begin", "0", instance, seconds=min(20.0, deadline.left)))
+        reach.knock(min(DIAL, seconds))
+    except Unreachable as error:
+        # The others are behind the same edge.
+        say(f"not drained, and the others do not know that it goes: {error}")
+        raise
+    ports = _ports(reach, address, *edges, *control)
+    edges, control = ([node for node in nodes if not ports.get(node)] for nodes in (edges, control))
+    try:
+        if ports.get(address):
+            raise Unreachable(ports[address], "down")
+        found = reach.ask(address, "leave", "begin", "0", instance, seconds=min(30.0, deadline.left))
         if "other" in found:
             say(f"nothing to drain: {instance} is gone, and {found['other']} is at its address by now")
             return
+        services = [entry for entry in found["services"] if _INSTANCE.fullmatch(entry)]
         say("in maintenance")
         if host.startswith("edge-") and edges:
             time.sleep(min(BALANCER, deadline.left))
             say("out of the load balancer")
-        _quiet(reach, edges, found["services"], deadline, say)
+        _quiet(reach, edges, services, deadline, say)
         waits = min(_MESOS, deadline.left / 2)
         tell_mesos(reach, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)
         # It ends by itself before that: connections and containers have their own, shorter limits.
         for line in reach.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
             say(line)
-    except Unreachable as error:
-        say(f"not drained: {error}")
+    except (Unreachable, TypeError, KeyError) as error:
+        why = str(error) if isinstance(error, Unreachable) else f"it tells nonsense ({type(error).__name__})"
+        say(f"not drained: {why}")
         _close(reach, host, address, control)
-        raise
+        raise Unreachable(why) from None
     _close(reach, host, address, control)
+
+
+def _ports(reach: Reach, *nodes: str) -> dict[str, str]:
+    """Who is silent, so that no time is spent on them; where that cannot be found out, all may answer."""
+    try:
+        return reach.probe(nodes)
+    except Unreachable:
+        return {}
 
 
 def _quiet(reach: Reach, edges: Sequence[str], services: Sequence[str], deadline: Deadline, say: Callable[[str], None]) -> None:
@@ -91,23 +112,25 @@ def tell_mesos(reach: Reach, host: str, address: str, control: Sequence[str], *o
     seconds: for all of them.
     """
     if host.startswith("slave-"):
-        said = _first_answer(reach, host, control, seconds, "mesos", order[0], address, *order[1:]).strip()
-        if said:
-            print(f"{host}: Mesos: {said}", flush=True)
+        said = _first_answer(reach, host, control, seconds, "mesos", order[0], address, *order[1:])
+        if said and said.strip():
+            print(f"{host}: Mesos: {safe(said.strip())}", flush=True)
 
 
-def forget(reach: Reach, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> None:
+def forget(reach: Reach, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> bool:
     """Has the first control node that answers take the host out of Consul, where it still is, and out of the mesh.
 
-    seconds: for all of them.
+    seconds: for all of them. Gives whether one answered.
     """
     others = [node for node in control if node != address]
-    for line in _first_answer(reach, host, others, seconds, "forget", host, address).splitlines():
-        print(f"{host}: {line}", flush=True)
+    said = _first_answer(reach, host, others, seconds, "forget", host, address)
+    for line in (said or "").splitlines():
+        print(f"{safe(host)}: {safe(line)}", flush=True)
+    return said is not None
 
 
-def _first_answer(reach: Reach, host: str, control: Sequence[str], seconds: float, program: str, *arguments: str) -> str:
-    """What a program says on the first control node that answers; nothing, and why is told, where none does in that time."""
+def _first_answer(reach: Reach, host: str, control: Sequence[str], seconds: float, program: str, *arguments: str) -> str | None:
+    """What a program says on the first control node that answers; None, and why is told, where none does in that time."""
     deadline = Deadline(seconds)
     for node in control:
         if not deadline.left:
@@ -115,18 +138,15 @@ def _first_answer(reach: Reach, host: str, control: Sequence[str], seconds: floa
         try:
             return reach.run(node, program, *arguments, seconds=deadline.left)
         except Unreachable as error:
-            print(f"{host}: control node {node} does not answer: {error}", flush=True)
-    return ""
+            print(f"{safe(host)}: control node {node} does not answer: {error}", flush=True)
+    return None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", help="find everything below in this stack; needs pulumi")
+    way_arguments(parser)
     parser.add_argument("--host", required=True, help="such as slave-2")
     parser.add_argument("--address", help="the host's address in the VPC; empty for the first edge itself")
     parser.add_argument("--instance", default="", help="the machine's id: another one at the address is left as it is")
-    parser.add_argument("--jump", help="the first edge's public address")
-    parser.add_argument("--host-key", help="the hosts' public key, as `type base64`")
-    parser.add_argument("--agent", action="store_true", help="with the SSH agent's keys")
     parser.add_argument("--edges", default="", help="addresses of the edges in the VPC, with commas between")
     parser.add_argument("--control", default="", help="addresses of the control nodes in the VPC, with commas between")
     parser.add_argument("--forget", action="store_true", help="only take it out of Consul and the mesh: it is gone already")
@@ -151,21 +171,24 @@ def run(given: argparse.Namespace) -> int:
         edges = [str(h.private_ip) for h in plan.edges]
         control = [str(h.private_ip) for h in plan.control]
     else:
-        key = os.environ.get(KEY, "")
-        way = Way(given.jump, key, given.host_key) if given.jump and given.host_key and (key or given.agent) else None
+        way = given_way(given)
         address, edges, control = given.address or "", addresses(given.edges), addresses(given.control)
     if way is None:
         print(f"{host}: not drained: no administrators' key (admin.allowedCidrs and apollo:adminPrivateKey, or admin.agent)")
         return 1
     try:
         with opened(way) as reach:
+            if given.forget or given.undo:
+                reach.knock()
             if given.forget:
-                forget(reach, host, address, control)
+                if not forget(reach, host, address, control):
+                    raise Unreachable("no control node answers, so Consul was not told to forget it")
             elif given.undo:
                 print(f"{host}: {reach.run(address, 'leave', 'undo', '0', seconds=given.seconds).strip()}")
             else:
                 drain(reach, host, address, edges, control, given.seconds, given.instance)
     except Unreachable as error:
-        print(f"{host} was not drained: {error}", file=sys.stderr)
+        what = "forgotten" if given.forget else "put to work again" if given.undo else "drained"
+        print(f"{safe(host)} was not {what}: {error}", file=sys.stderr)
         return 1
     return 0

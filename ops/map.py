@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from ops.errors import OpsError
 from ops.reach import opened
 from ops.stack import Stack
-from ops.survey import Survey, survey
+from ops.survey import Service, Survey, on_terminal, survey
+from ops.text import safe
 from plan.cluster import Cluster, PlannedHost
 
 # Beyond so many hosts single links say nothing any more.
@@ -35,7 +35,7 @@ class Card:
     host: PlannedHost
     state: str
     lines: list[str] = field(default_factory=list[str])
-    services: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    services: list[Service] = field(default_factory=list[Service])
     x: float = 0
     y: float = 0
 
@@ -54,7 +54,7 @@ class Picture:
     links: dict[tuple[str, str], bool | None]
     routes: dict[str, list[str]]
     published: frozenset[str]
-    outside: list[dict[str, Any]]
+    outside: list[Service]
     live: bool
 
 
@@ -201,7 +201,7 @@ def _legend(y: float) -> str:
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:
-    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(safe(text))}</text>'
 
 
 def page(drawn: Picture) -> str:
@@ -248,7 +248,7 @@ def page(drawn: Picture) -> str:
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(safe(cell))}</td>' for cell in row)}</tr>\n" for row in rows)
     return f"<h2>{title}</h2>\n<table><tr>{head}</tr>\n{body}</table>\n"
 
 
@@ -270,9 +270,13 @@ def run(given: argparse.Namespace) -> int:
         print("drawn from plan and state alone: nothing is deployed, or there is no administrators' key", file=sys.stderr)
     else:
         with opened(way) as reach:
-            seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed])
-        for host, reason in seen.silent.items():
-            print(f"{host} does not answer: {reason}", file=sys.stderr)
+            seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed], on_terminal())
+        if seen.way:
+            print(f"drawn from plan and state alone: {seen.way}", file=sys.stderr)
+            seen = None
+        else:
+            for host, reason in {**seen.silent, **seen.slow, **seen.odd}.items():
+                print(f"{host} does not tell how it is: {reason}", file=sys.stderr)
     drawn = picture(stack.name, plan, deployed, seen)
     for suffix, text in (("svg", svg(drawn)), ("html", page(drawn))):
         path = folder / f"apollo-{stack.name}.{suffix}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ops.errors import OpsError
+from ops.text import cleaned, lines, safe
 
 HOST = "apollo:compute:Host"
 INSTANCE = "aws:ec2/instance:Instance"
@@ -32,6 +33,8 @@ Inputs = Mapping[str, Any]
 @dataclass(frozen=True)
 class Step:
     """One resource that a preview would touch. op: create, update, replace or delete. old, new: its inputs, empty where none.
+
+    A branch chose the names and values, so they are safe to print.
 
     changed: names of the properties that differ.
     """
@@ -138,7 +141,7 @@ def parse(text: str, where: str = "the preview") -> Preview:
         raise OpsError(f"{where} is no preview: it has neither steps nor a summary; {made_by}", 2)
     content = cast(dict[str, Any], document)
     told: list[dict[str, Any]] = content.get("diagnostics") or []
-    errors = [str(entry.get("message", "")).strip() for entry in told if entry.get("severity") == "error"]
+    errors = [lines(str(entry.get("message", "")).strip()) for entry in told if entry.get("severity") == "error"]
     if errors:
         raise OpsError(
             f"{where} is of a preview that failed, so it says nothing about the change:\n  " + "\n  ".join(errors), 2
@@ -158,14 +161,14 @@ def parse(text: str, where: str = "the preview") -> Preview:
 
 
 def _step(entry: dict[str, Any]) -> Step:
-    urn = str(entry["urn"])
+    urn = safe(str(entry["urn"]), None)
     kind, name = urn.split("::")[2:4]
     old, new = entry.get("oldState") or {}, entry.get("newState") or {}
     op = str(entry["op"])
     detailed = cast(dict[str, Any], entry.get("detailedDiff") or {})
     changed = {*(entry.get("diffReasons") or ()), *(re.split(r"[.\[]", path)[0] for path in detailed)}
     parent = str(new.get("parent") or old.get("parent") or "")
-    inputs = old.get("inputs") or {}, new.get("inputs") or {}
+    inputs: tuple[Inputs, Inputs] = cleaned(old.get("inputs") or {}, None), cleaned(new.get("inputs") or {}, None)
     shown = "replace" if op in _REPLACES else op
     return Step(shown, kind.split("$")[-1], name, parent, *inputs, frozenset(changed))
 

@@ -1,24 +1,58 @@
-"""Reaching a host as an administrator does: SSH through the first edge, host keys pinned. Needs nothing but Python and ssh."""
+"""Reaching a host as an administrator does: SSH through the first edge, host keys pinned. Needs nothing but Python and ssh.
+
+As a command: whether the first edge can be reached from this machine, so that who waits for its hosts need not wait in vain.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import os
+import re
 import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-# Seconds until a silent host counts as away.
-DIAL = 5
+from ops.errors import OpsError
+from ops.text import cleaned, lines, safe
+
+# Seconds that two logins, one through the other, may take on machines whose cores are all busy.
+DIAL = 20
+# Seconds until an address that does not even answer a TCP handshake counts as silent. Its requests go out at 0, 1 and 3 s.
+KNOCK = 5
+# Seconds for a new edge to answer at all: EC2 starts it, and its kernel brings the network up. Its programs come later.
+PATIENCE = 180.0
+# Where the administrators' private key stands, so that it is in no list of processes.
+KEY = "APOLLO_ADMIN_KEY"
+SSH, HTTP = 22, 80
 _REMOTE = Path(__file__).with_name("remote")
+# ssh's words where no connection came about: to the edge from here, and to a host from the edge.
+_NO_WAY = re.compile(r"connect to host \S+ port \d+: (.*)")
+_NO_HOST = re.compile(r"open failed: (?:connect failed: )?(.*)")
+_DENIED = re.compile(r"(?:.*Permission denied.*|Host key verification failed.*|.*Too many authentication failures.*)")
+# Exit statuses: ssh's own where it fails, timeout's where it ends what it runs.
+_SSH_FAILED, _TIMED_OUT = 255, 124
+
+Kind = Literal["way", "down", "slow", "denied", "failed"]
 
 
 class Unreachable(Exception):
-    """The host did not let us in, or what ran there did not end well. The text says what was seen."""
+    """What was asked of a host did not end well. The text, safe to print, says what was seen.
+
+    kind: way (the first edge does not answer from here), down (the host answers no connection, or refuses it), slow (no end in
+    time: it may be busy), denied (it answers and does not let us in, or is not the one it should be), failed (it let us in).
+    """
+
+    def __init__(self, text: str, kind: Kind = "failed") -> None:
+        super().__init__(safe(text, 1000))
+        self.kind: Kind = kind
 
 
 @dataclass(frozen=True)
@@ -47,7 +81,7 @@ class Reach:
             identity = f"IdentityFile {key}\n  IdentitiesOnly yes\n  BatchMode yes"
         both = (
             f"  User {way.user}\n  HostKeyAlias apollo\n  UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n"
-            f"  StrictHostKeyChecking yes\n  {identity}\n  ConnectTimeout {DIAL}\n  ServerAliveInterval {DIAL}\n"
+            f"  StrictHostKeyChecking yes\n  {identity}\n  ConnectTimeout {DIAL}\n  ServerAliveInterval {KNOCK}\n"
             "  ServerAliveCountMax 2\n  LogLevel ERROR\n"
         )
         text = f"Host jump {way.jump}\n  HostName {way.jump}\n  ProxyJump none\n{both}\nHost *\n  ProxyJump jump\n{both}"
@@ -55,24 +89,96 @@ class Reach:
         self._jump = way.jump
 
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
-        """Runs ops/remote/<program>.py as root on the host with this address (empty: the first edge); gives what it printed.
+        """Runs ops/remote/<program>.py as root on the host with this address (empty: the first edge); gives what it printed,
+        each line of it safe, and as long as the host made it.
 
         Raises Unreachable, after the given seconds and at most DIAL more for getting there.
         """
         seconds = max(1.0, seconds)  # `timeout 0` has no limit
-        argv = [*shlex.split(os.environ.get("APOLLO_SSH", "ssh")), "-F", str(self._config), address or self._jump]
         command = ["sudo", "timeout", f"{seconds:.0f}", "/usr/bin/python3", "-", *(shlex.quote(a) for a in arguments)]
         source = (_REMOTE / f"{program}.py").read_bytes()
+        status, out, err = self._ssh([address or self._jump, *command], seconds + DIAL, source)
+        if status:
+            raise _problem(status, err or out, seconds)
+        return lines(out, None)
+
+    def ask(self, address: str, program: str, *arguments: str, seconds: float) -> Any:
+        """As run, for a program that prints JSON: that value, every string in it safe."""
+        said = self.run(address, program, *arguments, seconds=seconds)
         try:
-            done = subprocess.run([*argv, *command], input=source, capture_output=True, timeout=seconds + DIAL, check=False)
+            return cleaned(json.loads(said))
+        except (ValueError, RecursionError):
+            raise Unreachable(f"{program} printed no JSON: {said[:80] or 'nothing'}") from None
+
+    def knock(self, seconds: float = DIAL) -> None:
+        """Raises Unreachable where the first edge does not let us in: after KNOCK seconds where it is silent or refuses, after
+        the given seconds more where it is slow."""
+        problem = None
+        for limit in (min(KNOCK, seconds), seconds):
+            status, _, err = self._ssh(["-o", f"ConnectTimeout={math.ceil(max(1.0, limit))}", "jump", "true"], limit + KNOCK)
+            if not status:
+                return
+            problem = _problem(status, err, limit)
+            if problem.kind != "slow":
+                break
+        assert problem
+        raise self.explained(problem)
+
+    def silence(self, port: int = SSH) -> str:
+        """Why this port of the first edge gives no answer to a TCP connection from here; empty where it does, or refuses.
+
+        Asked of ssh, as that is what goes this way (APOLLO_SSH); whether it then finds its protocol does not matter.
+        """
+        argv = ["-o", f"ConnectTimeout={KNOCK}", "-p", str(port), "jump", "true"]
+        status, _, err = self._ssh(argv, KNOCK + DIAL)
+        found = _NO_WAY.search(err) if status == _SSH_FAILED else None
+        return safe(found[1].strip()) if found and "refused" not in found[1] else ""
+
+    def probe(self, addresses: Iterable[str]) -> dict[str, str]:
+        """Address → why its SSH port does not answer the first edge, or "". Raises Unreachable."""
+        asked = [address for address in addresses if address]
+        return self.ask("", "probe", str(2 * KNOCK), *asked, seconds=2 * KNOCK + DIAL) if asked else {}
+
+    def _ssh(self, argv: Sequence[str], seconds: float, stdin: bytes = b"") -> tuple[int, str, str]:
+        """Status (timeout's own where it took longer), output and errors of ssh."""
+        program = shlex.split(os.environ.get("APOLLO_SSH", "ssh"))
+        try:
+            done = subprocess.run(
+                [*program, "-F", str(self._config), *argv], input=stdin, capture_output=True, timeout=seconds, check=False
+            )
         except subprocess.TimeoutExpired:
-            raise Unreachable(f"no end after {seconds:.0f} s") from None
+            return _TIMED_OUT, "", ""
         except OSError as error:
             raise Unreachable(f"ssh cannot be run: {error.strerror}") from None
-        if done.returncode:
-            words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-            raise Unreachable(words[-1] if words else f"ended with {done.returncode}")
-        return done.stdout.decode(errors="replace")
+        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+    def explained(self, problem: Unreachable) -> Unreachable:
+        """With its most frequent cause, where the edge gives no answer at all."""
+        if problem.kind != "way" or "refused" in str(problem):
+            return problem
+        lacks = "admin.allowedCidrs does not have the address that this machine's connections come from"
+        # One edge serves the world at port 80; of several, the load balancer alone.
+        cause = f"it is up, as its port {HTTP} answers, so {lacks}" if not self.silence(HTTP) else f"it is down, or {lacks}"
+        out = "run this from a machine inside admin.allowedCidrs, or add its address and `up` again (docs/operations.md)"
+        return Unreachable(f"{problem}: {cause}; {out}", "way")
+
+
+def _problem(status: int, words: str, seconds: float) -> Unreachable:
+    """What ssh, or what ran at its end, meant by a status and its last words."""
+    told = [line.strip() for line in words.splitlines() if line.strip()]
+    if status == _SSH_FAILED:
+        for line in told:
+            if found := _NO_WAY.search(line):
+                return Unreachable(f"the first edge does not answer: {line.removeprefix('ssh: ')}", "way")
+            if found := _NO_HOST.search(line):
+                return Unreachable(found[1], "down")
+            if found := _DENIED.fullmatch(line):
+                return Unreachable(found[0], "denied")
+        if any("timed out" in line for line in told):
+            return Unreachable(f"no login within {DIAL} s", "slow")
+    if status == _TIMED_OUT:
+        return Unreachable(f"no end after {seconds:.0f} s", "slow")
+    return Unreachable(told[-1] if told else f"ended with {status}")
 
 
 @contextmanager
@@ -100,3 +206,48 @@ def _private(path: Path, text: str) -> None:
 
 def addresses(text: str) -> Sequence[str]:
     return [part for part in text.split(",") if part]
+
+
+def given_way(given: argparse.Namespace) -> Way | None:
+    """The way that the options and the environment name; None where a part of it is missing."""
+    key = os.environ.get(KEY, "")
+    return Way(given.jump, key, given.host_key) if given.jump and given.host_key and (key or given.agent) else None
+
+
+def way_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", help="find the way in this stack; needs pulumi")
+    parser.add_argument("--jump", help="the first edge's public address")
+    parser.add_argument("--host-key", help="the hosts' public key, as `type base64`")
+    parser.add_argument("--agent", action="store_true", help="with the SSH agent's keys")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    way_arguments(parser)
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE, help=f"seconds for an edge that boots (default: {PATIENCE:.0f})"
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Ends as soon as the edge answers, and with OpsError as soon as it is known that it will not."""
+    if given.stack:
+        from ops.stack import Stack
+
+        way = Stack(given.stack).way()
+    else:
+        way = given_way(given)
+    if way is None:
+        raise OpsError("no way: no administrators' key (admin.allowedCidrs and apollo:adminPrivateKey, or admin.agent)")
+    deadline, served = Deadline(given.patience), 0
+    try:
+        with opened(way) as reach:
+            while why := reach.silence():
+                print(f"{way.jump} does not answer at port {SSH} ({why}); {deadline.left:.0f} s more for its boot", flush=True)
+                # An edge that boots answers at both ports at about the same time.
+                served += not reach.silence(HTTP)
+                if served > 1 or not deadline.left:
+                    raise reach.explained(Unreachable(f"{way.jump} does not answer at port {SSH}: {why}", "way"))
+    except Unreachable as error:
+        raise OpsError(str(error)) from None
+    print(f"{way.jump} answers", flush=True)
+    return 0

@@ -24,7 +24,7 @@ from ops import gate
 from ops.drain import BALANCER
 from ops.errors import OpsError
 from ops.preview import VOLUME
-from ops.reach import Reach, Unreachable, opened
+from ops.reach import Reach, Unreachable, Way, opened
 from ops.stack import SECTIONS, Stack, last_words
 from plan.cluster import PlannedHost
 
@@ -95,6 +95,8 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
             "or roll blindly with --unchecked"
         )
     with _alone(path.with_suffix(".lock"), stack.name):
+        if way:
+            _let_in(way)
         found = Roll.load(path)
         if found is None:
             found = Roll(path, [Turn(host.name, host.generation + 1) for host in wanted])
@@ -126,6 +128,15 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
         return found
 
 
+def _let_in(way: Way) -> None:
+    """OpsError where no host can be reached from this machine: each would go undrained, and its check be waited for in vain."""
+    try:
+        with opened(way) as reach:
+            reach.knock()
+    except Unreachable as error:
+        raise OpsError(f"no host can be reached, so nothing was touched: {error}") from None
+
+
 def _turn(stack: Stack, roll: Roll, turn: Turn, reach: Reach | None, patience: float, say: Say, pressed: Pressed) -> None:
     """One host, from whatever an earlier run left."""
     stack.reread()
@@ -135,7 +146,10 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, reach: Reach | None, patience: f
     if host is None:
         raise OpsError(f"{turn.host} is no host of {stack.file} any more; remove the roll's file to give it up")
     if reach and turn.healthy is None:
-        before = _published(reach, {}, 0)
+        try:
+            before = _published(reach, {}, 0)
+        except Unreachable as error:
+            raise OpsError(f"the edge does not tell what it serves, so nothing was touched: {error}") from None
         for service, (healthy, _, nodes) in before.items():
             if nodes and set(nodes) == {turn.host}:
                 say.line(f"  {service} has {healthy} healthy instances, all on {turn.host}: it is away meanwhile")
@@ -190,12 +204,12 @@ def _only(stack: Stack, turn: Turn) -> None:
 
 
 def _published(reach: Reach, wanted: dict[str, int], seconds: float) -> dict[str, tuple[int, int, list[str]]]:
-    return {
-        name: (entry[0], entry[1], entry[2])
-        for name, entry in json.loads(
-            reach.run("", "edge", "published", f"{seconds:.0f}", json.dumps(wanted), seconds=seconds + 10)
-        ).items()
-    }
+    """Of each published service: instances that are healthy, all, the nodes of the healthy. Raises Unreachable."""
+    told = reach.ask("", "edge", "published", f"{seconds:.0f}", json.dumps(wanted), seconds=seconds + 10)
+    try:
+        return {name: (int(entry[0]), int(entry[1]), [str(node) for node in entry[2]]) for name, entry in told.items()}
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise Unreachable(f"it tells nonsense ({type(error).__name__})") from None
 
 
 def _healthy(reach: Reach, wanted: dict[str, int], patience: float, say: Say, pressed: Pressed) -> None:

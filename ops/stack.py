@@ -19,6 +19,7 @@ from pulumi import automation as auto
 from ops import preview
 from ops.errors import OpsError
 from ops.reach import Way
+from ops.text import lines as safe_lines
 from plan.cluster import Cluster, plan_cluster
 from plan.problems import PlanError
 from plan.settings import SECRET_KEYS, parse
@@ -235,8 +236,8 @@ class Stack:
 
 
 def last_words(error: Exception) -> str:
-    """The engine's own words, without what Pulumi puts around them."""
-    text = str(error)
+    """The engine's own words, without what Pulumi puts around them. Hosts' words are among them, so they are made safe."""
+    text = safe_lines(str(error))
     lines = [line.strip().removeprefix("stderr: ") for line in text.splitlines()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
     if isinstance(error, auto.errors.ConcurrentUpdateError):

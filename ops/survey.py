@@ -2,63 +2,156 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NotRequired
 
-from ops.reach import Reach, Unreachable
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from ops.reach import Deadline, Reach, Unreachable
 from plan.cluster import Cluster, PlannedHost
 
-# Seconds for one host.
-_EACH = 20.0
+# Seconds for one host, whose cores may all be busy, and for all hosts together.
+EACH, ALL = 60.0, 300.0
 _AT_ONCE = 8
+# Seconds between two lines of progress.
+_PACE = 5.0
+
+
+class Node(TypedDict):
+    address: str
+    bridge: str
+    subnet: str
+    alive: bool
+    maintenance: bool
+
+
+class Service(TypedDict):
+    name: str
+    node: str
+    address: str
+    port: int
+    healthy: bool
+
+
+class Check(TypedDict):
+    check: str
+    detail: str
+
+
+class _Told(TypedDict):
+    """What ops/remote/survey.py prints. A host may be anyone's by now, so its answer is held to this."""
+
+    consul: str
+    checks: NotRequired[list[Check]]
+    slow: NotRequired[str]
+    mesh: NotRequired[list[str]]
+    meshProblem: NotRequired[str]
+    routes: NotRequired[dict[str, str]]
+    nodes: NotRequired[dict[str, Node]]
+    services: NotRequired[list[Service]]
+
+
+_TOLD = TypeAdapter(_Told)
 
 
 @dataclass
 class Survey:
     """nodes, services: Consul's, None where no host could tell. mesh: peers by host. silent: host → why it did not answer.
 
-    lost: host → why it cannot tell its mesh's table. consul: host → the state of its agent's unit. routes: host name and path
-    at the edge, with a slash at the end (`web.example.com/`, `*/api/`), → service.
+    slow: host → how it is known to be up, though it did not tell in time. odd: host → what is wrong with its answer.
+    lost: host → why it cannot tell its mesh's table. consul: host → the state of its agent's unit. checks: host → what its
+    apollo-check fails or warns of. routes: host name and path at the edge, with a slash at the end (`web.example.com/`,
+    `*/api/`), → service. way: why no host could be asked at all.
     """
 
-    nodes: dict[str, dict[str, Any]] | None = None
-    services: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    nodes: dict[str, Node] | None = None
+    services: list[Service] = field(default_factory=list[Service])
     mesh: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     silent: dict[str, str] = field(default_factory=dict[str, str])
+    slow: dict[str, str] = field(default_factory=dict[str, str])
+    odd: dict[str, str] = field(default_factory=dict[str, str])
     lost: dict[str, str] = field(default_factory=dict[str, str])
     consul: dict[str, str] = field(default_factory=dict[str, str])
+    checks: dict[str, list[Check]] = field(default_factory=dict[str, list[Check]])
     routes: dict[str, str] = field(default_factory=dict[str, str])
+    way: str = ""
 
 
-def survey(reach: Reach, plan: Cluster, hosts: Iterable[PlannedHost] | None = None) -> Survey:
-    """Asks all hosts of the plan, or those given, a few at a time."""
-    found = Survey()
+def survey(
+    reach: Reach, plan: Cluster, hosts: Iterable[PlannedHost] | None = None, progress: Callable[[int, int], None] | None = None
+) -> Survey:
+    """Asks all hosts of the plan, or those given, a few at a time; ends after ALL seconds. progress: (asked, all)."""
+    found, deadline = Survey(), Deadline(ALL)
     asked = list(plan.hosts if hosts is None else hosts)
     # A server has the catalog itself; the edge is where one gets in anyway.
     tellers = {host.name for host in (*plan.control, *plan.edges)}
 
-    def ask(host: PlannedHost) -> tuple[str, dict[str, Any] | str]:
-        address = "" if host is plan.edges[0] else str(host.private_ip)
+    def at(host: PlannedHost) -> str:
+        return "" if host is plan.edges[0] else str(host.private_ip)
+
+    try:
+        reach.knock()
+        ports = reach.probe(at(host) for host in asked)
+    except Unreachable as error:
+        found.way = str(error)
+        return found
+
+    def ask(host: PlannedHost) -> tuple[PlannedHost, _Told | Unreachable]:
+        if why := ports.get(at(host)):
+            return host, Unreachable(why, "down")
+        if not deadline.left:
+            return host, Unreachable(f"not asked within {ALL:.0f} s", "slow")
         try:
             wanted = ["catalog"] if host.name in tellers else []
-            return host.name, json.loads(reach.run(address, "survey", *wanted, seconds=_EACH))
-        except (Unreachable, ValueError) as error:
-            return host.name, str(error)
+            return host, _TOLD.validate_python(reach.ask(at(host), "survey", *wanted, seconds=min(EACH, deadline.left)))
+        except Unreachable as error:
+            return host, error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            return host, Unreachable(f"tells nonsense: {place}: {first['msg']}", "failed")
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for name, seen in pool.map(ask, asked):
-            if isinstance(seen, str):
-                found.silent[name] = seen
-                continue
-            if "mesh" in seen:
-                found.mesh[name] = seen["mesh"]
+        for number, (host, told) in enumerate(pool.map(ask, asked), 1):
+            if progress:
+                progress(number, len(asked))
+            if isinstance(told, Unreachable):
+                {"down": found.silent, "slow": found.slow}.get(told.kind, found.odd)[host.name] = str(told)
             else:
-                found.lost[name] = seen["meshProblem"]
-            found.consul[name] = seen["consul"]
-            found.routes = found.routes or seen.get("routes", {})
-            if "nodes" in seen and found.nodes is None:
-                found.nodes, found.services = seen["nodes"], seen["services"]
+                _keep(found, host, told, host.name in tellers)
     return found
+
+
+def _keep(found: Survey, host: PlannedHost, told: _Told, teller: bool) -> None:
+    """Of itself a host may say what it likes; of the others only control nodes and edges are believed."""
+    name = host.name
+    if "mesh" in told:
+        found.mesh[name] = told["mesh"]
+    else:
+        found.lost[name] = told.get("meshProblem", "it does not say why")
+    found.consul[name] = told["consul"]
+    found.checks[name] = told.get("checks", [])
+    if "slow" in told:
+        found.slow[name] = told["slow"]
+    if host.role == "edge":
+        found.routes = found.routes or told.get("routes", {})
+    if teller and "nodes" in told and found.nodes is None:
+        found.nodes, found.services = told["nodes"], told.get("services", [])
+
+
+def on_terminal() -> Callable[[int, int], None]:
+    """Progress on standard error, a line every few seconds."""
+    last = time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal last
+        if done < of and time.monotonic() - last > _PACE:
+            last = time.monotonic()
+            print(f"{done} of {of} hosts asked", file=sys.stderr, flush=True)
+
+    return tell

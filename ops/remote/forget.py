@@ -18,11 +18,16 @@ import apollo
 NOTICED = 8.0
 
 
+def quoted(node: str) -> str:
+    """A name of the catalog as one segment of a path: whoever registered it chose it."""
+    return urllib.parse.quote(node, safe="")
+
+
 def alive(node: str, token: str) -> bool:
     """Whether the others still hear its agent, some seconds after it may have gone."""
     end = time.monotonic() + NOTICED
     while True:
-        checks, _ = apollo.consul(f"health/node/{node}", token)
+        checks, _ = apollo.consul(f"health/node/{quoted(node)}", token)
         if not any(check["CheckID"] == "serfHealth" and check["Status"] == "passing" for check in checks):
             return False
         if time.monotonic() > end:
@@ -33,13 +38,13 @@ def alive(node: str, token: str) -> bool:
 def main(node: str, address: str) -> int:
     facts = apollo.facts()
     token = apollo.secret("consul/management-token")
-    found, _ = apollo.consul(f"catalog/node/{node}", token)
+    found, _ = apollo.consul(f"catalog/node/{quoted(node)}", token)
     if found and alive(node, token):
         # Its successor by now, or the drain did not get through and it was never gone.
         print(f"{node} is alive in Consul: nothing to forget")
         return 0
     if found:
-        apollo.consul(f"agent/force-leave/{node}?prune", token, "PUT")
+        apollo.consul(f"agent/force-leave/{quoted(node)}?prune", token, "PUT")
         print(f"{node} taken out of Consul")
     # Those of the control nodes stand whether there are five or not (consul_acl.py), and whoever had one had every other.
     if not node.startswith("control-"):

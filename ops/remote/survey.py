@@ -1,7 +1,8 @@
 """Runs on any host and changes nothing. Prints what this host sees, as JSON.
 
 mesh: names of the peers in its table. consul: the state of its agent's unit. routes, on an edge: host name and path → service.
-nodes and services, with the argument `catalog`: Consul's.
+checks: what apollo-check fails or warns of. slow: that it did not end, as on a busy host. nodes and services, with the argument
+`catalog`: Consul's.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/apollo")
 import apollo
 
+# Seconds for apollo-check, which asks each part of the host in turn.
+PATIENCE = 40
 ROUTES = Path("/etc/haproxy/live/routes.map")
 
 
@@ -35,7 +39,7 @@ def catalog(token: str) -> dict[str, Any]:
         meta = node["Meta"] or {}
         if meta.get("external-node") == "true":
             continue  # somebody else's, without an agent
-        checks, _ = apollo.consul(f"health/node/{node['Node']}", token)
+        checks, _ = apollo.consul(f"health/node/{quote(node['Node'], safe='')}", token)
         found["nodes"][node["Node"]] = {
             "address": node["Address"],
             "bridge": meta.get("bridge", ""),
@@ -44,7 +48,7 @@ def catalog(token: str) -> dict[str, Any]:
             "maintenance": any(check["CheckID"] == "_node_maintenance" for check in checks),
         }
     for name in sorted(apollo.consul("catalog/services", token)[0]):
-        for entry in apollo.consul(f"health/service/{name}", token)[0]:
+        for entry in apollo.consul(f"health/service/{quote(name, safe='')}", token)[0]:
             service = entry["Service"]
             found["services"].append(
                 {
@@ -58,8 +62,23 @@ def catalog(token: str) -> dict[str, Any]:
     return found
 
 
+def complaints(check: subprocess.Popen[str]) -> dict[str, Any]:
+    """The checks that failed or warn, with their words."""
+    try:
+        out, err = check.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        check.kill()
+        return {"slow": f"its apollo-check did not end within {PATIENCE} s"}
+    try:
+        results = json.loads(out)["checks"]
+    except (ValueError, LookupError):
+        return {"checks": [{"check": "apollo-check", "detail": f"failed: {err.strip()[-300:]}"}]}
+    return {"checks": [{"check": r["check"], "detail": r["detail"]} for r in results if not r["ok"] or r.get("warning")]}
+
+
 def main(*wanted: str) -> int:
     facts = apollo.facts()
+    check = subprocess.Popen(["apollo-check", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     state = subprocess.run(["systemctl", "is-active", "consul"], capture_output=True, text=True, check=False)
     seen: dict[str, Any] = {"host": facts["NODE_NAME"], "consul": state.stdout.strip()}
     if ROUTES.exists():
@@ -74,6 +93,7 @@ def main(*wanted: str) -> int:
             seen |= catalog(apollo.secret(f"consul/{facts['ROLE']}-token"))
         except (apollo.ConsulError, OSError) as error:
             seen["catalogProblem"] = str(error)
+    seen |= complaints(check)
     print(json.dumps(seen))
     return 0
 

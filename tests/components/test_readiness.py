@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from components.readiness import CHECK_SECONDS, DEADLINE, READY, public_half
+from components.readiness import ADMIN_KEY, CHECK_SECONDS, DEADLINE, READY, public_half
+from ops import reach
 from ops.secrets import generate
 from tests.components.recording import TEST_SECRETS, Recording, run_program
 
@@ -38,6 +39,23 @@ def test_every_host_is_checked_through_the_first_edge(checked: Recording) -> Non
     edge = commands["edge-1-ready"].inputs["connection"]
     assert edge["host"] == "203.0.113.10"
     assert "proxy" not in edge
+
+
+def test_no_host_is_waited_for_before_the_edge_has_answered_from_here(checked: Recording, secrets: dict[str, str]) -> None:
+    way = checked.named("command:local:Command", "readiness-way")
+    assert way.inputs["create"] == f"python3 -m ops reach --jump 203.0.113.10 --host-key '{public_half(secrets['sshHostKey'])}'"
+    assert all(way.urn in command.dependencies for command in checked.of(COMMAND).values())
+    # An edge has to be there, or its boot would be waited for before anyone starts it.
+    assert checked.named("aws:ec2/instance:Instance", "edge-1-instance").urn in way.dependencies
+
+
+def test_the_way_is_looked_at_again_for_any_new_machine_and_replaces_nothing(checked: Recording) -> None:
+    way = checked.named("command:local:Command", "readiness-way").inputs
+    assert not way.get("triggers")
+    machines = way["environment"]["APOLLO_MACHINES"].split(",")
+    assert sorted(machines) == sorted(f"{name.removesuffix('-ready')}-instance-id" for name in checked.of(COMMAND))
+    assert way["environment"][ADMIN_KEY] == "the-private-half"
+    assert ADMIN_KEY == reach.KEY
 
 
 def test_a_replaced_machine_is_checked_again(checked: Recording) -> None:

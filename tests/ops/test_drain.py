@@ -20,13 +20,22 @@ class Hosts(Reach):
 
     def __init__(self, folder: Path, answers: dict[tuple[str, ...], Answer | Callable[[], str]]) -> None:
         super().__init__(Way("203.0.113.2", "", "ssh-ed25519 AAAA"), folder)
-        self.answers = {(HOST, "leave", "begin"): json.dumps({"services": ["10.2.2.0:80"]})} | answers
+        self.answers = {
+            (HOST, "leave", "begin"): json.dumps({"services": ["10.2.2.0:80"]}),
+            ("", "probe", "10"): json.dumps(dict.fromkeys((HOST, EDGE, *CONTROL), "")),
+        } | answers
         self.calls: list[tuple[str, ...]] = []
+
+    def knock(self, seconds: float = 0) -> None:
+        del seconds
+        if isinstance(answer := self.answers.get(("", "knock")), Exception):
+            raise answer
 
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
         assert seconds > 0
         call = (address, program, arguments[0])
-        self.calls.append(call)
+        if program != "probe":
+            self.calls.append(call)
         answer = self.answers.get(call, "")
         if isinstance(answer, Exception):
             raise answer
@@ -62,6 +71,54 @@ def test_a_host_that_goes_down_in_its_drain_does_not_keep_its_successor_out(
         (CONTROL[0], "forget", "slave-2"),
     ]
     assert "slave-2: not drained: no route" in capsys.readouterr().out
+
+
+def test_silent_hosts_cost_no_time_and_a_silent_control_node_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silence = {HOST: "no answer at port 22 within 10 s", CONTROL[0]: "port 22: No route to host", EDGE: "", CONTROL[1]: ""}
+    hosts = Hosts(tmp_path, {("", "probe", "10"): json.dumps(silence)})
+    with pytest.raises(Unreachable, match="no answer at port 22"):
+        drained(hosts)
+    assert hosts.calls == [(CONTROL[1], "mesos", "up"), (CONTROL[1], "forget", "slave-2")]
+    assert "slave-2: not drained: no answer at port 22 within 10 s" in capsys.readouterr().out
+
+
+def test_where_no_way_leads_in_that_is_said_once_and_nothing_else_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosts = Hosts(tmp_path, {("", "knock"): Unreachable("the first edge does not answer", "way")})
+    with pytest.raises(Unreachable):
+        drained(hosts)
+    assert hosts.calls == []
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("slave-2: not drained, and the others do not know that it goes: the first edge does not answer")
+
+
+@pytest.mark.parametrize("answer", ["[]", "{}", '{"services": [7]}', '{"services": "x"}', "null", "no JSON", "[" * 100_000])
+def test_an_answer_of_the_wrong_form_ends_a_drain_like_silence(tmp_path: Path, answer: str) -> None:
+    hosts = Hosts(tmp_path, {(HOST, "leave", "begin"): answer})
+    if answer == '{"services": "x"}':  # a text is a list of its characters, none of which is an instance
+        drained(hosts)
+        assert (EDGE, "edge", "quiet") not in hosts.calls
+        return
+    with pytest.raises(Unreachable):
+        drained(hosts)
+    assert hosts.calls[-1] == (CONTROL[0], "forget", "slave-2")
+
+
+def test_only_addresses_of_instances_reach_an_edges_command_line(tmp_path: Path) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    class Recorded(Hosts):
+        def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
+            asked.append((program, *arguments))
+            return super().run(address, program, *arguments, seconds=seconds)
+
+    services = ["10.2.2.0:80", "$(reboot)", "--x", "10.2.2.1:99999999"]
+    drained(Recorded(tmp_path, {(HOST, "leave", "begin"): json.dumps({"services": services})}))
+    (quiet,) = [arguments for program, *arguments in asked if program == "edge"]
+    assert quiet == ["quiet", "15", "10.2.2.0:80"]
 
 
 def test_another_machine_at_the_address_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

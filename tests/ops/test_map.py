@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ops.map import Picture, page, picture, svg
-from ops.survey import Survey
+from ops.survey import Node, Service, Survey
 from plan.cluster import Cluster, plan_cluster
 from plan.settings import parse
 
@@ -30,12 +30,13 @@ def cluster(**raw: Any) -> Cluster:
 def seen(plan: Cluster, *, silent: str = "") -> Survey:
     """A survey of a stack where all is well but for one host."""
     names = [host.name for host in plan.hosts]
-    nodes = {name: {"alive": name != silent, "maintenance": False} for name in names}
+    nodes = {
+        name: Node(address="10.0.0.1", bridge="10.2.0.1", subnet="", alive=name != silent, maintenance=False) for name in names
+    }
     services = [
-        {"name": "web", "node": f"slave-{slot}", "address": f"10.2.{slot}.0", "port": 80, "healthy": slot == 1}
-        for slot in (1, 2)
+        Service(name="web", node=f"slave-{slot}", address=f"10.2.{slot}.0", port=80, healthy=slot == 1) for slot in (1, 2)
     ]
-    services.append({"name": "database", "node": "elsewhere", "address": "10.0.31.246", "port": 5432, "healthy": True})
+    services.append(Service(name="database", node="elsewhere", address="10.0.31.246", port=5432, healthy=True))
     mesh = {name: [peer for peer in names if peer not in (name, silent)] for name in names if name != silent}
     routes = {"web.apollo.test/": "web", "www.example.com/shop/": "web"}
     return Survey(nodes, services, mesh, {silent: "no answer"} if silent else {}, routes=routes)
@@ -91,12 +92,17 @@ def test_no_card_overlaps_another_or_leaves_the_picture(raw: dict[str, Any]) -> 
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
-def test_names_from_the_catalog_cannot_become_markup() -> None:
+def test_names_from_the_catalog_cannot_become_markup_nor_break_the_picture() -> None:
     plan = cluster()
     survey = seen(plan)
-    survey.services[0]["name"] = "<script>alert(1)</script>"
-    for text in (svg(picture("test", plan, {}, survey)), page(picture("test", plan, {}, survey))):
-        assert "<script>" not in text
+    survey.services[0]["name"] = "<script>alert(1)</script>\x1b]0;x\x07\x00\u202e"
+    survey.services[2]["node"] = "\"'><img src=x>"
+    survey.routes["\x0b<b>/"] = "web"
+    image = picture("test", plan, {}, survey)
+    xml.fromstring(svg(image))
+    for text in (svg(image), page(image)):
+        assert not {"<script>", "<img", "<b>"} & set(re.findall(r"<[a-z]+>?", text))
+        assert all(character.isprintable() or character == "\n" for character in text)
 
 
 def test_a_stack_that_is_only_planned_is_drawn_too() -> None:

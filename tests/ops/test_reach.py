@@ -1,0 +1,119 @@
+"""What is said where an edge cannot be reached, with the real ssh, from a network of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from localcloud.paths import REPOSITORY
+from ops.reach import Unreachable, Way, _problem, opened  # pyright: ignore[reportPrivateUsage]
+from tests.userdata.support import left_out, needs
+
+EDGE = "127.0.0.9"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of its own, where the edge's address is this machine's. Ports without a listener refuse, as a booting host's do."""
+
+    pid: int
+
+    def drop(self, *ports: int) -> None:
+        """As a security group does: no answer at all."""
+        rules = "".join(f"add rule inet t i tcp dport {port} drop\n" for port in ports)
+        table = f"add table inet t\nadd chain inet t i {{ type filter hook input priority 0; }}\nflush chain inet t i\n{rules}"
+        argv = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "nft", "-f", "-"]
+        subprocess.run(argv, input=table, text=True, check=True)
+
+    def ops(self, *argv: str) -> tuple[subprocess.CompletedProcess[str], float]:
+        """`python -m ops` with ssh in this network, and the seconds that it took."""
+        env = {**os.environ, "APOLLO_SSH": f"nsenter --net=/proc/{self.pid}/ns/net ssh", "APOLLO_ADMIN_KEY": "none"}
+        begun = time.monotonic()
+        way = ("--jump", EDGE, "--host-key", "ssh-ed25519 AAAA")
+        command = [sys.executable, "-m", "ops", *argv, *way]
+        done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return done, time.monotonic() - begun
+
+
+@pytest.fixture
+def network() -> Generator[Network]:
+    needs("nft", "nftables")
+    if os.geteuid() != 0:
+        left_out("a network of its own needs root")
+    script = "ip link set lo up && echo ready && exec cat"
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline() == b"ready\n"
+        try:
+            yield Network(holder.pid)
+        finally:
+            holder.terminate()
+
+
+def test_an_edge_that_is_up_and_closed_to_this_machine_is_named_with_the_reason(network: Network) -> None:
+    network.drop(22)
+    done, seconds = network.ops("reach")
+    assert done.returncode == 1
+    assert f"{EDGE} does not answer at port 22" in done.stderr
+    assert "it is up, as its port 80 answers, so admin.allowedCidrs does not have the address" in done.stderr
+    assert seconds < 60, "of the 180 that an edge may take to boot"
+
+
+def test_of_a_silent_edge_both_causes_are_named_at_the_end_of_patience(network: Network) -> None:
+    network.drop(22, 80)
+    done, _ = network.ops("reach", "--patience", "6")
+    assert done.returncode == 1
+    assert "s more for its boot" in done.stdout
+    assert "it is down, or admin.allowedCidrs does not have the address" in done.stderr
+
+
+def test_an_edge_that_refuses_is_one_that_boots_and_can_be_waited_for(network: Network) -> None:
+    done, _ = network.ops("reach")
+    assert (done.returncode, done.stdout) == (0, f"{EDGE} answers\n")
+
+
+@pytest.mark.parametrize("verb", [(), ("--forget",), ("--undo",)])
+def test_a_drain_without_a_way_says_so_at_once_and_fails(network: Network, verb: Sequence[str]) -> None:
+    network.drop(22)
+    drain = ("drain", "--host", "slave-1", "--address", "10.0.0.33", "--control", "10.0.0.11,10.0.0.12,10.0.0.13", *verb)
+    done, seconds = network.ops(*drain)
+    assert done.returncode == 1
+    assert "admin.allowedCidrs" in done.stderr
+    assert seconds < 45
+    if not verb:
+        assert "slave-1: not drained, and the others do not know that it goes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "kind", "text"),
+    [
+        (255, "ssh: connect to host 192.0.2.1 port 22: Connection timed out\nConnection closed by UNKNOWN", "way", "timed out"),
+        (255, "channel 0: open failed: connect failed: No route to host\nstdio forwarding failed", "down", "No route to host"),
+        (255, "Connection timed out during banner exchange\nConnection to UNKNOWN port 65535 timed out", "slow", "no login"),
+        (255, "admin@apollo: Permission denied (publickey).", "denied", "Permission denied"),
+        (255, "Host key verification failed.", "denied", "Host key"),
+        (124, "", "slow", "no end after 7 s"),
+        (1, "Traceback\nConsulError: \x1b[31mno\n", "failed", "ConsulError: \\x1b[31mno"),
+    ],
+)  # fmt: skip
+def test_the_words_of_ssh_are_told_apart(status: int, words: str, kind: str, text: str) -> None:
+    problem = _problem(status, words, 7)
+    assert isinstance(problem, Unreachable)
+    assert problem.kind == kind
+    assert text in str(problem)
+
+
+def test_an_answer_of_any_length_arrives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an ssh that runs what it is asked to here."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import json; print(json.dumps([\"x\" * 300] * 1000))'\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("APOLLO_SSH", str(ssh))
+    with opened(Way(EDGE, "", "ssh-ed25519 AAAA")) as reach:
+        assert reach.ask("", "survey", seconds=20) == ["x" * 300] * 1000
