@@ -16,6 +16,7 @@ import yaml
 
 from ops.__main__ import main
 from ops.comment import render_failure
+from tests.components import recording
 from tests.localcloud.test_program import Stack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,15 +62,17 @@ def test_every_longer_script_is_valid_bash(text: str) -> None:
 def test_no_key_of_an_aws_user_is_in_a_workflow_and_oidc_is() -> None:
     for path in FILES:
         assert "AWS_SECRET_ACCESS_KEY" not in path.read_text()
-    assert workflow("deploy.yml")["permissions"]["id-token"] == "write"
+    jobs = workflow("deploy.yml")["jobs"]
+    assert {name for name, job in jobs.items() if job["permissions"].get("id-token") == "write"} == {"preview", "up"}
 
 
 def test_forks_are_served_without_a_secret_and_kept_from_the_jobs_that_have_one() -> None:
     checks = (ROOT / ".github" / "workflows" / "checks.yml").read_text()
     assert "secrets." not in checks
     assert "id-token" not in checks
-    preview = workflow("deploy.yml")["jobs"]["preview"]
-    assert "github.event.pull_request.head.repo.full_name == github.repository" in preview["if"]
+    for job in ("preview", "judge"):
+        condition = workflow("deploy.yml")["jobs"][job]["if"]
+        assert "github.event.pull_request.head.repo.full_name == github.repository" in condition
 
 
 def test_no_text_of_a_pull_request_reaches_a_script_but_by_the_environment() -> None:
@@ -77,11 +80,155 @@ def test_no_text_of_a_pull_request_reaches_a_script_but_by_the_environment() -> 
         assert not re.search(r"\$\{\{\s*(github\.event\.pull_request\.(title|body|labels|head)|github\.head_ref)", text), name
 
 
-def test_an_up_runs_only_on_merge_in_the_environment_that_may_ask_for_approval() -> None:
+def test_an_up_runs_only_on_main_in_the_environment_that_may_ask_for_approval() -> None:
     up = workflow("deploy.yml")["jobs"]["up"]
-    assert up["if"] == "github.event_name == 'push'"
+    assert up["if"] == "github.event_name == 'push' && github.ref == 'refs/heads/main'"
     assert up["environment"] == "${{ matrix.stack }}"
     assert up["strategy"]["max-parallel"] == 1
+    assert workflow("deploy.yml")[True]["push"] == {"branches": ["main"]}
+
+
+# What a branch's code gets hold of.
+
+
+def test_every_action_is_pinned_by_its_commit_and_says_which_release_that_is() -> None:
+    for path in FILES:
+        used = re.findall(r"uses: (.*)", path.read_text())
+        assert used
+        for action in used:
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), f"{path.name}: {action}"
+
+
+def test_one_action_has_one_commit_everywhere() -> None:
+    found = {action for path in FILES for action in re.findall(r"uses: (\S+)", path.read_text())}
+    names = [action.partition("@")[0] for action in found]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_token_stays_in_a_checkout_that_a_branchs_code_can_read() -> None:
+    for path in FILES:
+        for job in workflow(path.name)["jobs"].values():
+            for step in job["steps"]:
+                if step.get("uses", "").startswith("actions/checkout@"):
+                    assert step["with"]["persist-credentials"] is False
+
+
+def test_the_workflow_that_has_secrets_is_the_base_branchs_and_gives_each_job_its_own_rights() -> None:
+    deploy = workflow("deploy.yml")
+    assert "pull_request" not in deploy[True]
+    assert deploy[True]["pull_request_target"]["branches"] == ["main"]
+    assert deploy["permissions"] == {}
+    assert {name: job["permissions"] for name, job in deploy["jobs"].items()} == {
+        "preview": {"contents": "read", "id-token": "write"},
+        "judge": {"contents": "read", "pull-requests": "write"},
+        "up": {"contents": "read", "id-token": "write"},
+    }
+
+
+def test_a_branchs_code_runs_only_where_reviewers_were_asked_and_at_the_commit_that_they_saw() -> None:
+    jobs = workflow("deploy.yml")["jobs"]
+    assert jobs["preview"]["environment"] == "${{ matrix.stack }}-preview"
+    for name, job in jobs.items():
+        checkouts = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+        refs = {
+            "preview": "${{ github.event.pull_request.head.sha }}",
+            "judge": "${{ github.event.pull_request.base.sha }}",
+            "up": None,
+        }
+        assert [checkout.get("ref") for checkout in checkouts] == [refs[name]]
+
+
+def test_the_gate_and_the_comment_are_the_base_branchs_and_have_no_secret() -> None:
+    judge = workflow("deploy.yml")["jobs"]["judge"]
+    assert "environment" not in judge
+    assert "secrets." not in str(judge)
+    (download,) = [step["with"] for step in judge["steps"] if step.get("uses", "").startswith("actions/download-artifact@")]
+    # What the branch puts into its artifact must not take the place of a program of ours.
+    assert download["path"] == "of-the-branch"
+    for name in ("Comment", "Gate"):
+        assert "python3 -m ops" in script("deploy.yml", "judge", name)
+    for step in ("Say what it does", "Gate"):
+        steps = workflow("checks.yml")["jobs"]["preview-without-account"]["steps"]
+        assert next(entry for entry in steps if entry.get("name") == step)["working-directory"] == "base"
+
+
+@pytest.mark.parametrize("command", ["comment", "gate"])
+def test_what_judges_a_preview_needs_no_package(command: str, tmp_path: Path) -> None:
+    (tmp_path / "preview.json").write_text(json.dumps({**LOST, "steps": []}))
+    code = f"import sys; sys.path.insert(0, '.'); from ops.__main__ import main; sys.exit(main(['{command}', sys.argv[1]]))"
+    argv = [sys.executable, "-I", "-S", "-c", code, str(tmp_path / "preview.json")]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "ModuleNotFoundError" not in done.stderr, done.stderr
+
+
+def test_no_pull_request_runs_on_a_machine_of_ours_and_an_up_runs_where_the_edge_lets_it_in() -> None:
+    for path in FILES:
+        for name, job in workflow(path.name)["jobs"].items():
+            own = "self-hosted" in job["runs-on"]
+            assert own == ((path.name, name) == ("deploy.yml", "up"))
+    order = [step.get("run", "") for step in workflow("deploy.yml")["jobs"]["up"]["steps"]]
+    reach, up = (next(n for n, text in enumerate(order) if words in text) for words in ("ops reach", "pulumi up"))
+    assert reach < up
+
+
+def test_the_header_says_what_to_set_up() -> None:
+    head = (ROOT / ".github/workflows/deploy.yml").read_text().partition("\nname:")[0]
+    for words in (
+        "dev, prod, dev-preview, prod-preview",
+        "Deployment branches: `main` only",
+        "Required reviewers",
+        "OIDC provider",
+        "trusts exactly that environment",
+        "PULUMI_CONFIG_PASSPHRASE",
+        "runner of your own",
+        "admin.allowedCidrs",
+    ):
+        assert words in head, words
+
+
+def policies() -> dict[str, list[dict[str, Any]]]:
+    """The statements of the IAM policies in docs/operations.md, by the Sid of their first."""
+    text = (ROOT / "docs/operations.md").read_text()
+    found = [json.loads(block)["Statement"] for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "Sid" in block]
+    return {statements[0]["Sid"]: statements for statements in found}
+
+
+def test_a_role_trusts_one_environment_of_one_repository() -> None:
+    (statement,) = policies()["OneEnvironment"]
+    assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+    assert statement["Condition"] == {
+        "StringEquals": {
+            "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
+            "token.actions.githubusercontent.com:sub": "repo:OWNER/REPOSITORY:environment:ENVIRONMENT",
+        }
+    }
+
+
+# What the program looks up while it previews, by Pulumi's name, and the permission that takes.
+LOOKUPS = {"aws:ec2/getAmi:getAmi": "ec2:DescribeImages"}
+
+
+def test_the_preview_role_reads_the_state_and_looks_up_what_the_program_does_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: set[str] = set()
+    call = recording._Cloud.call  # pyright: ignore[reportPrivateUsage]
+
+    def record(self: Any, args: Any) -> Any:
+        looked.add(args.token)
+        return call(self, args)
+
+    monkeypatch.setattr(recording._Cloud, "call", record)  # pyright: ignore[reportPrivateUsage]
+    for stack in ("dev", "prod"):
+        recording.run_program(stack)
+    statements = policies()["State"]
+    allowed = [action for statement in statements for action in statement["Action"]]
+    assert sorted(allowed) == sorted(["s3:ListBucket", "s3:GetObject", *(LOOKUPS[name] for name in looked)])
+    for statement in statements:
+        assert statement["Effect"] == "Allow"
+        # EC2 knows no narrower resource for a look-up.
+        narrow = all("*" not in resource.removesuffix("/.pulumi/*") for resource in statement["Resource"])
+        assert narrow or statement["Action"] == ["ec2:DescribeImages"]
 
 
 # A preview on AWS: what becomes of its comment and of the gate.
@@ -100,14 +247,15 @@ FAILED = {"diagnostics": [{"severity": "error", "message": "slaves.count: true i
 
 
 class Runner:
-    """Runs steps of deploy.yml's preview in a folder of their own, and keeps what gh was called with."""
+    """Runs steps of deploy.yml's judge in a folder of their own, and keeps what gh was called with."""
 
     def __init__(self, folder: Path, preview: dict[str, Any] | None, allowed: str = "") -> None:
         self.folder = folder
         if preview is not None:
-            (folder / "preview.json").write_text(json.dumps(preview))
+            (folder / "of-the-branch").mkdir()
+            (folder / "of-the-branch/preview.json").write_text(json.dumps(preview))
         (folder / "allowed").write_text(allowed)
-        self._program(".venv/bin/python", f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
+        self._program("bin/python3", f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
         self._program("bin/gh", f'printf "%s\\n" "$*" >> {folder}/calls')
 
     def _program(self, name: str, body: str) -> None:
@@ -118,18 +266,18 @@ class Runner:
 
     def step(self, name: str) -> int:
         env = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "STACK": "dev", "PR": "7", "REPOSITORY": "o/r", "RUN": "URL"}
-        argv = ["bash", "-eo", "pipefail", "-c", script("deploy.yml", "preview", name)]
+        argv = ["bash", "-eo", "pipefail", "-c", script("deploy.yml", "judge", name)]
         return subprocess.run(argv, cwd=self.folder, env=env, capture_output=True, timeout=60, check=False).returncode
 
     @property
     def comment(self) -> str:
-        assert "pr comment 7 --body-file comment.md" in (self.folder / "calls").read_text()
+        assert "pr comment 7 --repo o/r --body-file comment.md" in (self.folder / "calls").read_text()
         return (self.folder / "comment.md").read_text()
 
 
 def test_a_label_starts_the_preview_and_the_comment_says_what_the_gate_does(tmp_path: Path) -> None:
     triggers = workflow("deploy.yml")[True]  # YAML 1.1 takes the key `on` for a truth value
-    assert {"labeled", "unlabeled", "opened", "synchronize", "reopened"} == set(triggers["pull_request"]["types"])
+    assert {"labeled", "unlabeled", "opened", "synchronize", "reopened"} == set(triggers["pull_request_target"]["types"])
     for allowed, status, verdict in (("", 1, "refused by the gate"), ("--allow=edge-2\n", 0, "1 change, the gate passes")):
         (tmp_path / str(status)).mkdir()
         runner = Runner(tmp_path / str(status), LOST, allowed)
@@ -138,7 +286,7 @@ def test_a_label_starts_the_preview_and_the_comment_says_what_the_gate_does(tmp_
         assert runner.step("Gate") == status
 
 
-@pytest.mark.parametrize(("file", "job"), [("deploy.yml", "preview"), ("checks.yml", "preview-without-account")])
+@pytest.mark.parametrize(("file", "job"), [("deploy.yml", "judge"), ("checks.yml", "preview-without-account")])
 def test_the_labels_are_asked_for_and_not_read_from_an_event_that_may_be_old(file: str, job: str) -> None:
     assert "/labels" in script(file, job, "Ask what the labels allow")
     assert "event.pull_request.labels" not in (ROOT / ".github" / "workflows" / file).read_text()
@@ -156,7 +304,7 @@ def test_a_preview_that_failed_has_a_comment_in_the_place_of_the_last_ones(
 
 def test_a_comment_is_made_where_even_python_is_missing(tmp_path: Path) -> None:
     runner = Runner(tmp_path, None)
-    (tmp_path / ".venv/bin/python").unlink()
+    (tmp_path / "bin/python3").write_text("#!/bin/sh\nexit 127\n")
     assert runner.step("Comment") == 0
     assert runner.comment == "<!-- apollo-preview dev -->\n### Preview of dev: failed before it began, see URL\n"
 
