@@ -132,9 +132,11 @@ class Daemon:
 
     def _control(self, method: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the command line and the tests ask: status, hosts, leftovers, fault, cancel, begin, orphans, stop."""
-        self.desk.ready.wait()
         if name == "status":
             return self.desk.status()
+        # `begin` and `cancel` do not wait for moto, so that the engine starts while moto loads.
+        if name not in ("begin", "cancel"):
+            self.desk.ready.wait()
         if name == "hosts":
             return {"hosts": [row.public() for row in live_hosts(self.api)]}
         if name == "leftovers":
@@ -152,6 +154,8 @@ class Daemon:
         if name == "begin":
             self._uncancel()
             self.runner.environment = body.get("environment") or {}
+            if self.machinery is not None:
+                self.machinery.driver.ending = bool(body.get("ending"))
             return {}
         if name == "orphans":
             # Removing one may run its command.

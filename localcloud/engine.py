@@ -61,7 +61,8 @@ class Engine:
         if operation != "preview":
             argv += ["--yes", "--skip-preview"]
         # Nothing is drained where everything goes.
-        self._cloud.ask("begin", {"environment": {"APOLLO_DRAIN": "off"} if operation == "destroy" else {}})
+        ending = operation == "destroy"
+        self._cloud.ask("begin", {"environment": {"APOLLO_DRAIN": "off"} if ending else {}, "ending": ending})
         report = Report()
         started = time.monotonic()
         process = supervised([str(self._binary), *argv], self._env, self._workspace.work, self._log)
