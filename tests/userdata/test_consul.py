@@ -582,6 +582,7 @@ def test_an_agent_restores_no_container_of_before_the_boot_and_all_that_others_r
         check = {"Name": "up", "TTL": "1h", "Status": "passing"}
         body = {"ID": key, "Name": "web", "Port": 80, "Check": check}
         apollo.consul("agent/service/register", token_of("registration"), "PUT", body)
+        apollo.consul(f"agent/check/pass/service:{key}", token_of("registration"), "PUT")
     # What a power cut may leave.
     torn = consul_config.DATA / "services" / ("0" * 64)
     torn.write_text("")

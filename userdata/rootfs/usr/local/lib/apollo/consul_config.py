@@ -255,7 +255,8 @@ def mend_ring(key: str, primary: str) -> None:
 
 def forget_containers() -> None:
     """Takes what the agent would restore of the containers of before out of its data."""
-    for path in (*DATA.glob("services/*"), *DATA.glob("checks/*")):
+    # Beside the files there is checks/state, a folder with what checks with a TTL last said.
+    for path in filter(Path.is_file, (*DATA.glob("services/*"), *DATA.glob("checks/*"))):
         try:
             kept = json.loads(path.read_text())
             of = (kept.get("Service") or {}).get("ID") or (kept.get("Check") or {}).get("ServiceID") or ""
