@@ -77,7 +77,7 @@ def weave(unbooted: Callable[[], Stack]) -> Generator[Stack]:
 
     def serve() -> None:
         """Puts the archive into the cloud's own S3 as soon as there is a cloud; hosts ask again until it is there."""
-        until(lambda: clouds.find(small.run_dir / "local") is not None, "the cloud answers", 120)
+        until(lambda: clouds.find(small.run_dir / "local") is not None, "the cloud answers", 900)  # the image may be made first
         cloud = clouds.find(small.run_dir / "local")
         assert cloud is not None
         s3 = boto3.client(
