@@ -253,6 +253,26 @@ def _template_values(host: PlannedHost, facts: Mapping[str, str]) -> dict[str, s
         "docker_subnet": facts["DOCKER_SUBNET"],
         "consul_domain": facts["CONSUL_DOMAIN"],
         "vpc_resolver": facts["VPC_RESOLVER"],
+        **_kernel_limits(int(facts["OVERLAY_CIDR"].partition("/")[2]), int(facts["HOST_PREFIX"])),
+    }
+
+
+def _kernel_limits(overlay_prefix: int, host_prefix: int) -> dict[str, str]:
+    """What all containers of a host have together, from the most containers that it holds and the addresses they can ask for.
+
+    The neighbour table is one for all network namespaces of a kernel: twice what a scan of the whole overlay puts into it. For
+    each container 1,024 connections, 16 inotify instances and 512 watches. The kernel pins about 400, 320 and 1,000 bytes for
+    a neighbour, a connection and a watch in use.
+    """
+    containers = max(1 << (32 - host_prefix), 64)
+    neighbours = 2 * min(1 << (32 - overlay_prefix), 1 << 16)
+    return {
+        "neighbours": str(neighbours),
+        "neighbours_soft": str(neighbours // 2),
+        "neighbours_kept": str(neighbours // 8),
+        "connections": str(1024 * containers),
+        "inotify_instances": str(128 + 16 * containers),
+        "inotify_watches": str(512 * containers),
     }
 
 

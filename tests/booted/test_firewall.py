@@ -94,23 +94,28 @@ def test_names_answer_in_every_network_of_docker(stack: Stack, networks: dict[st
     assert metadata.returncode != 0
 
 
-# Sends a UDP packet inside VXLAN to a node's mesh port, in the name of the container: the critical attack.
+# Sends UDP packets inside VXLAN to the mesh port of control-1, one for each pair of inner target and inner source: the critical
+# attack of a container.
 TUNNEL = """
 import socket, struct, sys
-outer, inner, source, port = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 def total(data):
     value = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while value >> 16:
         value = (value & 0xFFFF) + (value >> 16)
     return ~value & 0xFFFF
-udp = struct.pack("!4H", 4000, port, 14, 0) + b"attack"
-ends = socket.inet_aton(source) + socket.inet_aton(inner)
-header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0) + ends
-header = header[:10] + struct.pack("!H", total(header)) + header[12:]
-mac = bytes([2, 0x78]) + socket.inet_aton(sys.argv[5]) + bytes([2, 0, 0, 0, 0, 1])
-packet = struct.pack("!II", 0x08000000, 42 << 8) + mac + b"\\x08\\x00" + header + udp
-socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(packet, (outer, 4789))
+udp = struct.pack("!4H", 4000, 9999, 14, 0) + b"attack"
+mac = bytes([2, 0x78]) + socket.inet_aton("10.2.0.250") + bytes([2, 0, 0, 0, 0, 1])
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for pair in sys.argv[1:]:
+    inner, source = pair.split("<")
+    ends = socket.inet_aton(source) + socket.inet_aton(inner)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0) + ends
+    header = header[:10] + struct.pack("!H", total(header)) + header[12:]
+    packet = struct.pack("!II", 0x08000000, 42 << 8) + mac + b"\\x08\\x00" + header + udp
+    out.sendto(packet, ("10.0.0.11", 4789))
 """
+# A target of the control node's own, in the VPC and in the overlay, in the name of a container, another's and the slave.
+PAIRS = [f"{inner}<{source}" for inner in ("10.0.0.11", "10.2.0.250") for source in ("10.2.1.9", "10.2.2.2", "10.0.0.33")]
 # Counts what comes to a port until the word that is sent last.
 LISTEN = """
 import socket
@@ -125,33 +130,30 @@ print(found[:-1])
 """
 
 
-def heard(stack: Stack, send: tuple[str, ...], inside: Inside | None) -> str:
-    """What control-1 hears on a port when slave-1 runs a program, inside a container's network or on the host itself."""
+def heard(stack: Stack, inside: Inside | None) -> str:
+    """What control-1 hears when slave-1 sends the packets, from a container's network or as the host itself."""
     stack.out("control-1", "rm", "-f", "/run/listens", "/run/heard")
     stack.out("control-1", "systemd-run", "-q", "-p", "StandardOutput=file:/run/heard", "python3", "-c", LISTEN)
     until(lambda: stack.run("control-1", "test", "-e", "/run/listens").returncode == 0, "control-1 listens")
-    (inside.out if inside else lambda *argv: stack.out("slave-1", *argv))(*send)
+    (inside.out if inside else lambda *argv: stack.out("slave-1", *argv))("python3", "-c", TUNNEL, *PAIRS)
     last = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'last', ('127.0.0.1', 9999))"
     stack.out("control-1", "python3", "-c", last)
     until(lambda: stack.run("control-1", "test", "-s", "/run/heard").returncode == 0, "control-1 has heard")
     return stack.out("control-1", "cat", "/run/heard")
 
 
-@pytest.mark.parametrize("inner", ["10.0.0.11", "10.2.0.250"])
+@pytest.mark.parametrize("name", ["attacker", "composed"])
 def test_a_container_that_speaks_vxlan_to_a_control_node_is_not_heard(
-    stack: Stack, networks: dict[str, Inside], inner: str
+    stack: Stack, networks: dict[str, Inside], name: str
 ) -> None:
-    for inside in networks.values():
-        for source in ("10.2.1.9", "10.2.2.2", "10.0.0.33"):
-            assert heard(stack, ("python3", "-c", TUNNEL, "10.0.0.11", inner, source, "9999", "10.2.0.250"), inside) == "[]"
+    assert heard(stack, networks[name]) == "[]"
 
 
 def test_a_slave_that_was_taken_over_reaches_no_port_by_the_mesh_either(stack: Stack) -> None:
-    for inner, source in (("10.0.0.11", "10.2.1.9"), ("10.2.0.250", "10.2.1.9"), ("10.2.0.250", "10.2.2.2")):
-        assert heard(stack, ("python3", "-c", TUNNEL, "10.0.0.11", inner, source, "9999", "10.2.0.250"), None) == "[]"
+    assert heard(stack, None) == "[]"
 
 
-def test_a_flushed_firewall_is_back_before_anybody_notices(stack: Stack, networks: dict[str, Inside]) -> None:
+def test_a_flushed_firewall_is_back_by_itself_and_no_container_is_restarted(stack: Stack, networks: dict[str, Inside]) -> None:
     before = {name: stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name) for name in networks}
     for damage in (("nft", "flush", "ruleset"), ("iptables", "-F"), ("iptables", "-t", "nat", "-F")):
         stack.out("slave-1", *damage)
@@ -171,3 +173,71 @@ def test_a_published_port_answers_on_the_slaves_address(stack: Stack) -> None:
         )
     finally:
         stack.run("slave-2", "docker", "rm", "-f", "published")
+
+
+# Says by ARP, as an answer and as a question, that an address is at the MAC of this container's own interface.
+ARP = """
+import fcntl, socket, struct, sys
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(("eth0", 0x0806))
+mac = raw.getsockname()[4]
+for operation in (2, 1, 2):
+    ends = mac + socket.inet_aton(sys.argv[1]) + bytes(6) + socket.inet_aton(sys.argv[2])
+    raw.send(b"\xff" * 6 + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation) + ends)
+"""
+
+
+def neighbour(inside: Inside, address: str) -> str:
+    """The MAC under which a container knows an address, which it asks for if it does not."""
+    inside.out("ping", "-c", "1", "-W", "5", address)
+    return json.loads(inside.out("ip", "-j", "neigh", "show", address))[0]["lladdr"]
+
+
+def settled(stack: Stack, host: str = "slave-1") -> bool:
+    """Whether the rules know the port of every container that has one."""
+    ports = json.loads(stack.out(host, "nft", "-j", "list", "set", "bridge", "apollo", "ports"))["nftables"][1]["set"]
+    attached = stack.out(host, "sh", "-c", "ls /sys/class/net/*/brif | grep -c ^veth || true")
+    return len(ports.get("elem", [])) == int(attached)
+
+
+@pytest.mark.parametrize("when", ["running", "restarted", "after a restart of Docker", "started while rules were flushed"])
+def test_no_container_takes_the_address_of_its_bridge_an_edge_or_a_neighbour(
+    stack: Stack, networks: dict[str, Inside], when: str
+) -> None:
+    if when == "restarted":
+        stack.out("slave-1", "docker", "restart", "-t", "0", "attacker", "composed")
+    if when == "after a restart of Docker":
+        stack.out("slave-1", "systemctl", "restart", "docker")
+    if when == "started while rules were flushed":
+        stack.out("slave-1", "docker", "stop", "-t", "0", "attacker", "composed")
+        stack.out("slave-1", "nft", "flush", "ruleset")
+        stack.out("slave-1", "docker", "start", "attacker", "composed")
+    until(lambda: settled(stack), "the rules know all ports")
+    networks.update({name: Inside(stack, name) for name in networks})
+    victim = Inside(stack, "demo-web")
+    taken = [("10.2.0.1", victim), ("10.2.0.240", victim), ("10.2.3.0", victim)]
+    before = [neighbour(who, address) for address, who in taken]
+    for address, _ in taken:
+        networks["attacker"].out("python3", "-c", ARP, address, "10.2.1.0")
+    # What comes after them comes later.
+    assert [neighbour(who, address) for address, who in taken] == before
+    own = stack.out("slave-1", "docker", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "attacker")
+    assert own not in before
+    composed = json.loads(networks["composed"].out("ip", "-j", "route", "show", "default"))[0]["gateway"]
+    stack.out("slave-1", "docker", "run", "-d", "--name", "beside", "--network", COMPOSE, "--entrypoint", "sleep", IMAGE, "60")
+    try:
+        until(lambda: settled(stack), "the rules know all ports")
+        beside = Inside(stack, "beside")
+        before = [neighbour(beside, composed)]
+        networks["composed"].out("python3", "-c", ARP, composed, "172.18.0.3")
+        assert [neighbour(beside, composed)] == before
+    finally:
+        stack.run("slave-1", "docker", "rm", "-f", "beside")
+
+
+def test_a_container_is_known_as_soon_as_it_runs_and_forgotten_with_its_end(stack: Stack) -> None:
+    """Its first packet goes out at once: a name is asked for by the first program that it runs."""
+    for _ in range(5):
+        ask = ("--entrypoint", "busybox", IMAGE, "nslookup", "consul.service.consul")
+        assert "10.0.0.11" in stack.out("slave-1", "docker", "run", "--rm", *ask)
+    until(lambda: settled(stack), "the rules know all ports and no other")

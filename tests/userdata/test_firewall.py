@@ -63,6 +63,7 @@ sys.path[:0] = sys.argv[2:]
 import apollo, firewall, mesh
 folder = Path(sys.argv[1])
 apollo.NODE_ENV, firewall.LOADED, mesh.TABLE = folder / "node.env", folder / "loaded", folder / "mesh.json"
+firewall.SETTINGS = folder
 firewall.main("")
 """
 
@@ -126,7 +127,7 @@ def rooted() -> None:
 
 
 @pytest.fixture(scope="module")
-def senders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     before, mesh.TABLE = mesh.TABLE, tmp_path_factory.mktemp("mesh") / "mesh.json"
     try:
         mesh.save(FACTS, peers())
@@ -136,7 +137,7 @@ def senders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def slave(senders: list[str]) -> Generator[Place]:
+def slave(senders: dict[str, list[str]]) -> Generator[Place]:
     """slave-1 with the vxlan mesh as its driver makes it, and the rules of the program."""
     place = Place()
     try:
@@ -245,6 +246,15 @@ def test_what_leaves_has_the_address_of_the_slave(slave: Place) -> None:
         assert seen == [(FACTS["PRIVATE_IP"], b"hello")]
 
 
+def test_a_container_may_ask_another_server_for_names(slave: Place) -> None:
+    for inside in (slave.web, slave.compose):
+        seen = arrived(
+            slave.vpc, RESOLVER, 53,
+            lambda inside=inside: say(inside, b"name", RESOLVER, 53), lambda: say(slave.vpc, b"last", RESOLVER, 53),
+        )  # fmt: skip
+        assert seen == [(FACTS["PRIVATE_IP"], b"name")]
+
+
 def test_a_network_of_compose_does_not_reach_the_overlay_nor_is_it_reached(slave: Place) -> None:
     assert scan(slave.compose, WEB) == []
     assert scan(slave.web, COMPOSE) == []
@@ -341,6 +351,174 @@ def test_nothing_of_the_vpc_passes_for_the_overlay(slave: Place) -> None:
         slave.vpc.ip(["address del 10.2.2.9/32 dev lo"])
 
 
+# -- What enters a bridge
+
+MAC = {"web": "02:42:0a:02:01:05", "victim": "02:42:0a:02:01:06", "bridge": "02:77:0a:02:00:01", "other": "02:42:0a:02:01:09"}
+VICTIM, FREE = "10.2.1.6", "10.2.1.9"
+# In every frame of these tests, so that the kernel's own do not count.
+MARK = b"attack"
+
+
+def packed(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def arp(sender: str, mac: str, frame_mac: str = "", operation: int = 2) -> bytes:
+    """A broadcast ARP packet that says where the sender is."""
+    ends = packed(mac) + IPv4Address(sender).packed + bytes(6) + IPv4Address(sender).packed
+    return (
+        bytes([255] * 6) + packed(frame_mac or mac) + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation) + ends + MARK
+    )
+
+
+def ip(source: str, mac: str, target: str = VICTIM) -> bytes:
+    """A UDP packet in a broadcast frame."""
+    packet = wrapped(source, target, 9999, MARK)[22:]
+    return bytes([255] * 6) + packed(mac) + b"\x08\x00" + packet
+
+
+def ip6(mac: str) -> bytes:
+    """An IPv6 packet with nothing in it but the mark, from a local address to all nodes."""
+    ends = bytes.fromhex("fe80" + "00" * 13 + "05" + "ff02" + "00" * 13 + "01")
+    return bytes([255] * 6) + packed(mac) + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(MARK), 59, 64) + ends + MARK
+
+
+def in_vlan(frame: bytes) -> bytes:
+    return frame[:12] + b"\x81\x00\x00\x05" + frame[12:]
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Namespace]]:
+    """A bridge with two containers, their ends named as Docker does, and the port of Weave's router."""
+    del tmp_path_factory
+    names = ("bridge", "attacker", "victim", "router")
+    spaces = {name: Namespace(f"{PREFIX}-{name}") for name in names}
+    ends = {"attacker": ("vethaaaaaaa", MAC["web"]), "victim": ("vethbbbbbbb", MAC["victim"]), "router": ("vethwe-bridge", "")}
+    try:
+        lines = [
+            f"link add weave address {MAC['bridge']} type bridge",
+            "address add 10.2.0.1/16 dev weave",
+            "link set weave up",
+        ]
+        for name, (port, mac) in ends.items():
+            inner = f"address {mac} " if mac else ""
+            lines.append(f"link add {port} type veth peer name eth0 {inner}netns {spaces[name].name}")
+            lines.append(f"link set {port} master weave up")
+        spaces["bridge"].ip(lines)
+        for name, address in (("attacker", WEB), ("victim", VICTIM)):
+            spaces[name].ip([f"address add {address}/16 dev eth0", "link set eth0 up"])
+        spaces["router"].ip(["link set eth0 up"])
+        yield spaces
+    finally:
+        for space in spaces.values():
+            space.delete()
+
+
+def passes(spaces: dict[str, Namespace], source: str, *packets: bytes) -> list[bool]:
+    """Which of the frames come from the source to the victim. Each is seen before the next is sent, or lost."""
+
+    def raw() -> socket.socket:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        opened.bind(("eth0", 0))
+        opened.settimeout(10)
+        return opened
+
+    results: list[bool] = []
+    last = b"\xff" * 6 + packed("02:00:00:00:00:01") + b"\x88\xb5" + b"last".ljust(46)
+    with (
+        spaces["victim"].call(raw) as listener,
+        spaces[source].call(raw) as sender,
+        spaces["bridge"].call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))) as host,
+    ):
+        host.bind(("vethbbbbbbb", 0))
+        for frame in packets:
+            # The bridge knows again where the victim is, whatever the last attack has taught it.
+            listener.send(arp(VICTIM, MAC["victim"]).removesuffix(MARK))
+            sender.send(frame)
+            host.send(last)
+            seen = False
+            while (got := listener.recv(2000)) != last:
+                seen = seen or MARK in got
+            results.append(seen)
+    return results
+
+
+ATTACKS = {
+    "the bridge's address, by ARP": arp("10.2.0.1", MAC["web"]),
+    "an edge's address, by ARP": arp("10.2.0.240", MAC["web"]),
+    "a foreign container's address, by ARP": arp("10.2.2.7", MAC["web"]),
+    "the neighbour's address, by ARP": arp(VICTIM, MAC["web"]),
+    "the neighbour's address, in a question": arp(VICTIM, MAC["web"], operation=1),
+    "the neighbour's MAC, by ARP": arp(VICTIM, MAC["victim"]),
+    "the neighbour's MAC in the frame": arp(WEB, MAC["web"], MAC["victim"]),
+    "the gateway as source": ip("10.2.0.1", MAC["web"]),
+    "a foreign container as source": ip("10.2.2.7", MAC["web"]),
+    "the neighbour as source": ip(VICTIM, MAC["web"]),
+    "the neighbour's MAC as source": ip(WEB, MAC["victim"]),
+    "IPv6": ip6(MAC["web"]),
+    "a VLAN": in_vlan(ip(VICTIM, MAC["web"])),
+    "a free address": ip(FREE, MAC["web"]),
+    "a free address, by ARP": arp(FREE, MAC["other"]),
+    "the own address at another MAC": arp(WEB, MAC["other"], MAC["web"]),
+}
+HONEST = [arp(WEB, MAC["web"]), arp(WEB, MAC["web"], operation=1), ip(WEB, MAC["web"])]
+PLACES = {"vethaaaaaaa": ("vethaaaaaaa", MAC["web"], WEB), "vethbbbbbbb": ("vethbbbbbbb", MAC["victim"], VICTIM)}
+
+
+def test_each_port_of_a_bridge_sends_with_what_docker_gave_it_and_nothing_else(bridge: dict[str, Namespace]) -> None:
+    bridge["bridge"].run(["nft", "-f", "-"], stdin=firewall.frames(FACTS, PLACES.values(), ["10.2.0.1"]))
+    got = dict(zip(ATTACKS, passes(bridge, "attacker", *ATTACKS.values()), strict=True))
+    assert [name for name, seen in got.items() if seen] == []
+    assert passes(bridge, "attacker", *HONEST) == [True] * 3
+
+
+def test_until_docker_has_told_a_port_sends_with_addresses_that_are_free_on_its_slave(bridge: dict[str, Namespace]) -> None:
+    text = firewall.frames(FACTS, [PLACES["vethbbbbbbb"]], ["10.2.0.1"])
+    bridge["bridge"].run(["nft", "-f", "-"], stdin=text)
+    got = dict(zip(ATTACKS, passes(bridge, "attacker", *ATTACKS.values()), strict=True))
+    free = {"a free address", "a free address, by ARP", "the own address at another MAC"}
+    assert {name for name, seen in got.items() if seen} == free
+    assert passes(bridge, "attacker", *HONEST) == [True] * 3
+    # One that takes the address of a container that is known, before it is known itself.
+    assert passes(bridge, "attacker", arp(VICTIM, MAC["other"]), ip(VICTIM, MAC["other"])) == [False, False]
+
+
+def test_by_weaves_router_come_other_hosts_containers_and_go_to_the_overlay(bridge: dict[str, Namespace]) -> None:
+    plan = cluster(overlay={"mesh": "weave"})
+    facts = node_facts(plan, plan.slaves[0], STACK)
+    bridge["bridge"].run(["nft", "-f", "-"], stdin=firewall.frames(facts, PLACES.values(), ["10.2.0.1"]))
+    away = "02:42:0a:02:02:07"
+    honest = [arp("10.2.2.7", away), ip("10.2.2.7", away), ip("10.2.0.250", away)]
+    assert passes(bridge, "router", *honest) == [True] * 3
+    false = [
+        *(arp(address, away) for address in ("10.2.0.1", "10.2.1.77", "10.0.0.11", "169.254.169.254")),
+        *(ip(address, away) for address in ("10.2.0.1", "10.2.1.77", "10.0.0.11")),
+        ip("10.2.2.7", away, "10.0.0.33"),
+        ip6(away),
+    ]
+    assert passes(bridge, "router", *false) == [False] * len(false)
+
+
+def link(index: int, name: str, peer: int = 0, **more: object) -> dict[int, dict[str, object]]:
+    return {index: {"ifindex": index, "ifname": name, **({"link_index": peer} if peer else {}), **more}}
+
+
+def test_a_containers_port_is_the_other_end_of_its_cable_and_no_device_that_it_made_itself() -> None:
+    bridge_ports = host_module("bridge_ports")
+    outside = (
+        link(1, "lo") | link(7, "vethaaaaaaa", 6, master="weave") | link(9, "vethbbbbbbb", 8, master="br-1") | link(11, "eth0")
+    )
+    endpoints = {"weave": (MAC["web"], WEB), "br-1": ("02:42:ac:12:00:02", COMPOSE)}
+    inside = link(1, "lo") | link(6, "eth0", 7, link_netnsid=0) | link(8, "eth1", 9, link_netnsid=0)
+    assert bridge_ports.places(inside, outside, endpoints) == [
+        ("vethaaaaaaa", MAC["web"], WEB), ("vethbbbbbbb", "02:42:ac:12:00:02", COMPOSE)
+    ]  # fmt: skip
+    # A pair of its own, whose number is that of another container's port; a port on a bridge that is not its network's.
+    assert bridge_ports.places(link(5, "fake", 7) | link(4, "fake2", 9, link_netnsid=0), outside, endpoints) == []
+    assert bridge_ports.places(inside, outside, {"weave": endpoints["weave"]}) == [("vethaaaaaaa", MAC["web"], WEB)]
+    assert bridge_ports.places({}, outside, endpoints) == bridge_ports.places(inside, {}, endpoints) == []
+
+
 @pytest.mark.parametrize("name", ["vxlan", "wireguard", "weave"])
 @pytest.mark.parametrize("role", ["slave", "control", "edge"])
 def test_from_the_overlay_a_host_answers_pings_and_an_edge_the_web(name: str, role: str) -> None:
@@ -367,7 +545,7 @@ def test_from_the_overlay_a_host_answers_pings_and_an_edge_the_web(name: str, ro
         )
         vpc.ip([f"address add {CONTROL[:-1]}9/16 dev eth0", "link set eth0 up"])
         overlay.ip(["address add 10.2.2.7/16 dev eth0", "link set eth0 up", f"route add default via {own}"])
-        host.run(["nft", "-f", "-"], stdin=firewall.packets(facts, "eth0", []))
+        host.run(["nft", "-f", "-"], stdin=firewall.packets(facts, "eth0", firewall.senders(facts | {"MESH": "none"})))
         assert scan(overlay, own) == ([80, 443] if role == "edge" else [])
         assert answers_ping(overlay, own)
         # By the mesh one reaches the overlay only.
@@ -385,7 +563,8 @@ class Kept:
     def __init__(self, place: Place, folder: Path) -> None:
         (folder / "node.env").write_text("".join(f'{key}="{value}"\n' for key, value in FACTS.items()))
         self.place, self.folder = place, folder
-        self._layers = [str(USERDATA / layer / LIBRARY) for layer in ("boot", "rootfs", "mesh/routed")]
+        self._layers = [str(USERDATA / layer / LIBRARY) for layer in ("boot", "rootfs", "roles/slave", "mesh/routed")]
+        (folder / "60-apollo.conf").write_text("# a comment\nnet.ipv4.ip_forward = 1\nnet.ipv4.no_such_key = 1\n")
         self.save(peers())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(folder / "notify"))
@@ -440,20 +619,62 @@ def until(condition: Callable[[], bool], what: str, seconds: float) -> None:
         "delete table inet apollo",
         "flush table inet apollo",
         "flush chain inet apollo arriving",
-        "flush set inet apollo senders",
+        "flush set inet apollo blocks",
         "insert rule inet apollo entering accept",
         "add chain inet apollo other",
+        "delete table bridge apollo",
+        "add element bridge apollo taken { 10.2.1.77 }",
     ],
 )
 def test_rules_that_somebody_changes_come_back_at_once_and_the_check_says_so_until_then(kept: Kept, damage: str) -> None:
     assert kept.complaint() == ""
     kept.signal(signal.SIGSTOP)
     kept.place.host.run(["nft", *damage.split()])
-    assert "table inet apollo" in kept.complaint() and "systemctl restart apollo-firewall" in kept.complaint()
+    wrong = kept.complaint()
+    assert ("bridge apollo" if "bridge" in damage else "inet apollo") in wrong and "systemctl restart apollo-firewall" in wrong
     kept.signal(signal.SIGCONT)
     # By the kernel's word, and not by the look that is taken anyway.
     until(lambda: kept.complaint() == "", "the rules are back", firewall.INTERVAL / 2)
     assert scan(kept.place.web, FACTS["PRIVATE_IP"]) == [53]
+
+
+def test_a_setting_of_the_kernel_comes_back_and_one_that_this_kernel_lacks_is_left_alone(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firewall, "SETTINGS", kept.folder)
+    assert [path.name for path in kept.place.host.call(firewall.limits)] == ["ip_forward"]
+    kept.signal(signal.SIGSTOP)
+    kept.place.host.sysctl({"net.ipv4.ip_forward": 0})
+    assert kept.place.host.call(firewall.off_limits) == ["net/ipv4/ip_forward is 0, planned 1"]
+    kept.signal(signal.SIGCONT)
+    until(lambda: not kept.place.host.call(firewall.off_limits), "it is back", 3 * firewall.INTERVAL)
+
+
+def test_one_container_fills_its_share_of_connections_and_takes_none_from_another(
+    slave: Place, senders: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firewall, "connections", lambda: 20 * firewall.SHARE)
+    slave.load(firewall.packets(FACTS, "eth0", senders))
+
+    def flood(inside: Namespace) -> None:
+        for _ in range(40):
+            say(inside, b"hello", DATABASE, 5555)
+
+    for inside in (slave.web, slave.compose):
+        seen = arrived(
+            slave.vpc, DATABASE, 5555, lambda inside=inside: flood(inside), lambda: say(slave.vpc, b"last", DATABASE, 5555)
+        )
+        # The kernel counts the one that is being made, too.
+        assert len(seen) in (20, 21)
+
+    def ask() -> None:
+        for _ in range(40):
+            say(slave.web, b"name", FACTS["BRIDGE_ADDRESS"], 53)
+
+    last = lambda: say(slave.host, b"last", FACTS["BRIDGE_ADDRESS"], 53)  # noqa: E731
+    # Names do not count.
+    asked = arrived(slave.host, FACTS["BRIDGE_ADDRESS"], 53, ask, last)
+    assert len(asked) == 40
 
 
 def test_a_new_peer_is_heard_and_one_that_left_no_more_as_soon_as_the_mesh_knows(kept: Kept) -> None:
@@ -475,7 +696,7 @@ def test_a_new_peer_is_heard_and_one_that_left_no_more_as_soon_as_the_mesh_knows
         until(lambda then=then: heard() == then, f"heard: {then}", firewall.INTERVAL / 2)
 
 
-def test_a_table_replaces_itself_in_one_step_and_a_bad_one_changes_nothing(slave: Place, senders: list[str]) -> None:
+def test_a_table_replaces_itself_in_one_step_and_a_bad_one_changes_nothing(slave: Place, senders: dict[str, list[str]]) -> None:
     text = firewall.packets(FACTS, "eth0", senders)
     slave.load(text)
     once = slave.host.call(lambda: firewall.listed("inet"))
@@ -484,6 +705,28 @@ def test_a_table_replaces_itself_in_one_step_and_a_bad_one_changes_nothing(slave
     with pytest.raises(firewall.FirewallError, match="nft -f -: "):
         slave.host.call(lambda: firewall.run("nft", "-f", "-", text=firewall.table("inet", "chain broken { }\nno rule\n")))
     assert slave.host.call(lambda: firewall.listed("inet")) == once
+
+
+@pytest.mark.parametrize("prefix", [20, 24, 27])
+def test_a_block_of_any_size_is_its_hosts_to_the_last_address(slave: Place, tmp_path: Path, prefix: int) -> None:
+    plan = cluster(overlay={"mesh": "vxlan", "hostPrefix": prefix}, slaves={"count": 2})
+    facts, peer = node_facts(plan, plan.slaves[0], STACK), plan.slaves[1]
+    before, mesh.TABLE = mesh.TABLE, tmp_path / "mesh.json"
+    try:
+        entry = mesh.Peer(peer.name, str(peer.private_ip), str(peer.bridge_address.ip), str(peer.docker_subnet))
+        mesh.save(facts, {peer.name: entry})
+        slave.load(firewall.packets(facts, "eth0", firewall.senders(facts)))
+    finally:
+        mesh.TABLE = before
+    assert peer.docker_subnet is not None
+
+    def has(address: int) -> bool:
+        part = f"{address:#x}" if prefix % 8 else f"{address >> 32 - prefix:#x}"
+        argv = ["nft", "get", "element", "inet", "apollo", "blocks", f"{{ {peer.private_ip} . {part} }}"]
+        return subprocess.run(slave.host.command(argv), capture_output=True, check=False).returncode == 0
+
+    first, last = peer.docker_subnet.first, peer.docker_subnet.last
+    assert has(first) and has(last) and not has(first - 1) and not has(last + 1)
 
 
 def test_no_port_that_hosts_open_to_each_other_is_forgotten() -> None:

@@ -137,7 +137,9 @@ def bridge(facts: Facts) -> str:
 def rules(_: Facts) -> str:
     if wrong := firewall.complaint():
         raise Failed(wrong)
-    return "the host's own"
+    if wrong := firewall.off_limits():
+        raise Failed(f"{', '.join(wrong)}; see journalctl -u apollo-firewall")
+    return f"all stand, and {len(firewall.limits())} settings of the kernel"
 
 
 def docker(facts: Facts) -> str:

@@ -17,13 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import apollo
 
 # What the kernel lists after a load, for comparison: it spells the rules in its own way.
 LOADED = Path("/run/apollo/firewall")
+# The kernel's settings, and where systemd reads those of this host.
+KERNEL, SETTINGS = Path("/proc/sys"), Path("/etc/sysctl.d")
 # Seconds between looks at what no event reports, and after which a follower that ended is started again.
 INTERVAL, PAUSE = 10, 1
 # The device from which a mesh's packets come unwrapped. Weave's come through a port of the bridge.
@@ -31,12 +33,12 @@ DEVICES = {"vxlan": "vxweave", "wireguard": "wgweave"}
 # What any host of the stack takes from any other, and so from a container in the name of its slave: gossip and every mesh.
 HOST_TCP = (8301, 6783)
 HOST_UDP = (8301, 4789, 6783, 6784, 51820)
-# Where a VXLAN packet has, in bits after the UDP header begins, the type of the inner frame and the source of the packet in it:
-# beyond 8 bytes of UDP, 8 of VXLAN, and 12 of the frame; there 2 more and 12 of the packet.
-INNER_TYPE, INNER_SOURCE = "@th,224,16", "@th,336,32"
+# What one container may have of the connections that the kernel keeps in mind: one part of so many.
+SHARE = 16
+# Where a VXLAN packet has the type of the frame inside, in bits after the UDP header begins.
+INNER_TYPE = "@th,224,16"
 # What a role serves to the overlay.
 SERVED = {"edge": "tcp dport { 80, 443 } accept"}
-DNS = "meta l4proto { tcp, udp } th dport 53 accept"
 
 
 class FirewallError(Exception):
@@ -68,74 +70,111 @@ def ports(numbers: Iterable[int]) -> str:
     return f"{{ {', '.join(map(str, numbers))} }}"
 
 
-def senders(facts: Mapping[str, str]) -> list[str]:
-    """With vxlan: which overlay addresses come from which address in the VPC, as its peers on disk say."""
+def connections() -> int:
+    """How many connections the kernel keeps in mind at most."""
+    try:
+        return int((KERNEL / "net/netfilter/nf_conntrack_max").read_text())
+    except FileNotFoundError:  # not yet: its module comes with the first rules
+        return 65_536
+
+
+def inner_source(bits: int) -> str:
+    """The first bits of the source of the packet inside a VXLAN packet, at its place after the UDP header begins: beyond 8
+    bytes of UDP, 8 of VXLAN, 14 of the frame and 12 of the packet."""
+    return f"@th,336,{bits}"
+
+
+def senders(facts: Mapping[str, str]) -> dict[str, list[str]]:
+    """With vxlan: which overlay address (nodes) and block come from which address in the VPC, as the peers on disk say."""
+    found: dict[str, list[str]] = {"nodes": [], "blocks": []}
     if facts["MESH"] != "vxlan":
-        return []
+        return found
     import mesh
 
-    return sorted(
-        f"{peer.address} . {int(block[0]):#010x}-{int(block[-1]):#010x}"
-        for peer in mesh.load(facts).values()
-        for block in map(IPv4Network, f"{peer.bridge}/32 {peer.subnet}".split())
-    )
+    for peer in mesh.load(facts).values():
+        found["nodes"].append(f"{peer.address} . {int(IPv4Address(peer.bridge)):#x}")
+        if peer.subnet:
+            block = IPv4Network(peer.subnet)
+            first, last = int(block[0]), int(block[-1])
+            # A hash of whole bytes costs half of what a range does.
+            part = f"{first >> 32 - block.prefixlen:#x}" if block.prefixlen % 8 == 0 else f"{first:#x}-{last:#x}"
+            found["blocks"].append(f"{peer.address} . {part}")
+    return {name: sorted(values) for name, values in found.items()}
 
 
-def packets(facts: Mapping[str, str], uplink: str, known: Iterable[str]) -> str:
+def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[str]]) -> str:
     """The table `inet apollo`. uplink: the device that leads to the VPC. known: what senders() gives."""
     overlay, own, address, vpc = facts["OVERLAY_CIDR"], facts["DOCKER_SUBNET"], facts["PRIVATE_IP"], facts["VPC_CIDR"]
-    device, vxlan, outside = DEVICES.get(facts["MESH"]), facts["MESH"] == "vxlan", f'iifname "{uplink}"'
-    sent = f"set senders {{\ntypeof ip saddr . {INNER_SOURCE}\nflags interval\n{elements(known)}}}\n"
+    device, vxlan = DEVICES.get(facts["MESH"]), facts["MESH"] == "vxlan"
+    flows = "set flows {\ntype ipv4_addr\nsize 65535\nflags dynamic\n}\n"
+    share = f"ct state new add @flows {{ ip saddr ct count over {max(connections() // SHARE, 1)} }} drop"
+    prefix = int(facts["HOST_PREFIX"])
+    whole = {"nodes": inner_source(32), "blocks": inner_source(32 if prefix % 8 else prefix)}
+    kinds = {"nodes": "", "blocks": "flags interval\n" if prefix % 8 else ""}
+    sent = "".join(
+        f"set {name} {{\ntypeof ip saddr . {part}\n{kinds[name]}{elements(known[name])}}}\n" for name, part in whole.items()
+    )
+    bridge, entries = facts["BRIDGE_ADDRESS"], ['"lo" : accept', f'"{uplink}" : goto outside', '"weave" : goto bridged']
+    # Connections are kept in mind where addresses are rewritten, and not between containers.
+    within = f"ip saddr {overlay} ip daddr {overlay} ip daddr != {bridge} notrack" if own else ""
+    outside = [f"ip saddr {overlay} drop"]
+    if vxlan:
+        # An address of the overlay comes from the host that has it.
+        outside += [
+            *(
+                f"udp dport 4789 {INNER_TYPE} 0x0800 ip saddr . {part} @{name} notrack accept"
+                for name, part in reversed(whole.items())
+            ),
+            "udp dport 4789 drop",
+        ]
+    unwrapped: list[str] = []
+    if device:
+        entries.append(f'"{device}" : goto unwrapped')
+        unwrapped = [f"ip saddr != {overlay} drop", f"ip daddr != {overlay} drop", "fib saddr . iif oif missing drop", within]
+        bridged = [f"ip saddr != {own} drop" if own else "drop"]
+    else:
+        # By its router other hosts' containers are on the bridge, and there for the overlay only.
+        bridged = [f"ip saddr != {overlay} drop", f"{f'ip saddr != {own} ' if own else ''}ip daddr != {overlay} drop"]
+    # Of a name's two packets none is kept in mind.
+    bridged += [within, f"ip daddr {bridge} udp dport 53 notrack" if own else ""]
     arriving = [
         # Before connection tracking, so that nothing false is ever remembered.
         "type filter hook prerouting priority raw; policy accept;",
-        'iifname "lo" accept',
-        f"{outside} ip saddr {overlay} drop",
-    ]
-    if vxlan:
-        arriving += [
-            f"{outside} udp dport 4789 {INNER_TYPE} 0x0800 ip saddr . {INNER_SOURCE} @senders notrack accept",
-            f"{outside} udp dport 4789 drop",
-        ]
-    if device:
-        arriving += [
-            # From the overlay, to the overlay, and from the host to which the address belongs.
-            f'iifname "{device}" ip saddr != {overlay} drop',
-            f'iifname "{device}" ip daddr != {overlay} drop',
-        ]
-        inside = own
-    else:
-        # Its router brings other hosts' containers onto the bridge, which are there for the overlay only.
-        arriving += [f'iifname "weave" {f"ip saddr != {own} " if own else ""}ip daddr != {overlay} drop']
-        inside = overlay
-    arriving += [
-        f'iifname "weave" {f"ip saddr != {inside} " if inside else ""}drop',
-        # Whatever network of Docker's: from the addresses that are there.
-        f'iifname != "{uplink}" fib saddr . iif oif missing drop',
-        # Of no use between containers, and what one of them fills the others lack.
-        f"ip saddr {overlay} ip daddr {overlay} fib daddr type != local notrack" if own else "",
+        f"iifname vmap {{ {', '.join(entries)} }}",
+        # Another network of Docker's: from the addresses that are there.
+        "fib saddr . iif oif missing drop",
+        f"ip daddr {bridge} udp dport 53 notrack" if own else "",
     ]
     entering = [
         "type filter hook input priority filter - 10; policy drop;",
         'iifname "lo" accept',
-        "ct state established,related accept",
         # Security groups say what comes this way.
-        f"{outside} ip daddr {address} accept",
-        "icmp type echo-request accept",
-        SERVED.get(facts["ROLE"], ""),
-        # Names are for a slave's own containers, of any network.
-        *([f"ip saddr {overlay} ip saddr != {own} drop", DNS] if own else []),
+        f'iifname "{uplink}" ip daddr {address} accept',
     ]
+    leaving = ["type filter hook output priority raw; policy accept;"]
+    if vxlan:
+        # What wraps a flow has a source port for each.
+        leaving.append("udp dport 4789 notrack")
     passing = ["type filter hook forward priority filter - 10; policy drop;"]
-    leaving: list[str] = []
+    rewriting: list[str] = []
     if own:
-        passing += [
+        leaving.append(f"ip saddr {bridge} udp sport 53 notrack")
+        entering += [
             "ct state established,related accept",
-            f"{outside} drop",
+            share,
+            "icmp type echo-request accept",
+            # Names are for a slave's own containers, of any network.
+            f"ip saddr {overlay} ip saddr != {own} drop",
+            "meta l4proto { tcp, udp } th dport 53 accept",
+        ]
+        passing += [
             f'iifname "{device}" oifname != "weave" drop' if device else "",
-            f"ip saddr {overlay} ip daddr {overlay} accept",
+            f'ip saddr {overlay} ip daddr {overlay} iifname != "{uplink}" accept',
+            "ct state established,related accept",
+            f'iifname "{uplink}" drop',
             # Within one network of Docker's, where bridges pass through here.
             "fib daddr . iif oif exists accept",
+            share,
             # Another network of Docker's, or from there into the overlay.
             f'oifname != "{uplink}" drop',
             'ip daddr 169.254.0.0/16 counter drop comment "a container must not take the host\'s role"',
@@ -145,13 +184,60 @@ def packets(facts: Mapping[str, str], uplink: str, known: Iterable[str]) -> str:
             f"ip daddr {vpc} meta l4proto esp counter drop",
             "meta nfproto ipv4 accept",
         ]
-        # Inside the overlay nothing is rewritten.
-        leaving = ["type nat hook postrouting priority srcnat - 10;", f'oifname "{uplink}" ip saddr != {address} masquerade']
-    # What wraps a flow has a source port for each: thousands of them are no business of connection tracking.
-    wrapped = ["type filter hook output priority raw; policy accept;", "udp dport 4789 notrack"] if vxlan else []
-    chains = {"arriving": arriving, "entering": entering, "passing": passing, "wrapped": wrapped, "leaving": leaving}
-    body = (sent if vxlan else "") + "".join(chain(name, rules) for name, rules in chains.items() if rules)
+        # Inside the overlay nothing is.
+        rewriting = ["type nat hook postrouting priority srcnat - 10;", f'oifname "{uplink}" ip saddr != {address} masquerade']
+    else:
+        # Without connection tracking, which an edge with many clients would fill: an answer is what opens no connection.
+        entering += [
+            "tcp flags & (fin | syn | rst | ack) != syn accept",
+            "icmp type { echo-request, echo-reply, destination-unreachable, time-exceeded } accept",
+            SERVED.get(facts["ROLE"], ""),
+        ]
+    chains = {"outside": outside, "unwrapped": unwrapped, "bridged": bridged, "arriving": arriving}
+    chains |= {"entering": entering, "passing": passing, "leaving": leaving, "rewriting": rewriting}
+    body = (sent if vxlan else "") + (flows if own else "")
+    body += "".join(chain(name, rules) for name, rules in chains.items() if rules)
     return table("inet", body)
+
+
+def frames(facts: Mapping[str, str], places: Iterable[tuple[str, str, str]], bridges: Iterable[str]) -> str:
+    """The table `bridge apollo`: what may enter a bridge at a port. places: (port, MAC, address) of each known container.
+    bridges: the addresses of Docker's bridges."""
+    overlay, own, bridge = facts["OVERLAY_CIDR"], facts["DOCKER_SUBNET"], facts["BRIDGE_ADDRESS"]
+    places = list(places)
+    sets = {
+        "places": ("ifname . ether_addr . ipv4_addr", [f'"{port}" . {mac} . {address}' for port, mac, address in places]),
+        "ports": ("ifname", [f'"{port}"' for port, _, _ in places]),
+        "macs": ("ether_addr", sorted({mac for _, mac, _ in places})),
+        "taken": ("ipv4_addr", sorted({address for _, _, address in places} | {*bridges})),
+    }
+    sources = ("ip saddr", "arp saddr ip")
+    sending = [
+        "type filter hook prerouting priority dstnat - 10; policy accept;",
+        # What Docker gave a container and nothing beside, in an ARP packet too.
+        "iifname . ether saddr . ip saddr @places accept",
+        "iifname . ether saddr . arp saddr ip @places iifname . arp saddr ether . arp saddr ip @places accept",
+        # The router's port, by which all other hosts' containers come, and none of this host's.
+        'iifname "vethwe-bridge" goto mesh' if facts["MESH"] == "weave" else "",
+        'iifname != "veth*" accept',
+        'iifname "vethwe*" accept',
+        "iifname @ports drop",
+        # A container that has just started, before Docker has told its place: an address of this slave that no other has.
+        "ether saddr @macs drop",
+        *(f"{source} @taken drop" for source in sources),
+        *(f"{source} {overlay} {source} != {own or bridge} drop" for source in sources),
+        "ether type { ip, arp } accept",
+        "drop",
+    ]
+    mesh = [
+        *(f"{source} {{ {', '.join(filter(None, (own, bridge)))} }} drop" for source in sources),
+        *(f"{source} != {overlay} drop" for source in (*sources, "ip daddr")),
+        "ether type { ip, arp } accept",
+        "drop",
+    ]
+    body = "".join(f"set {name} {{\ntype {kind}\n{elements(values)}}}\n" for name, (kind, values) in sets.items())
+    body += chain("mesh", mesh) if facts["MESH"] == "weave" else ""
+    return table("bridge", body + chain("sending", sending))
 
 
 def uplink(facts: Mapping[str, str]) -> str:
@@ -197,11 +283,31 @@ class Keeper:
         return loaded
 
 
-def forward_packets() -> None:
-    """A slave routes for its containers. Other hosts do not route."""
-    switch = Path("/proc/sys/net/ipv4/ip_forward")
-    if switch.read_text().strip() != "1":
-        switch.write_text("1")
+def limits() -> dict[Path, str]:
+    """The kernel's settings that this host is to have, by their file, but for those that only the machine beneath can set."""
+    found: dict[Path, str] = {}
+    for file in sorted(SETTINGS.glob("60-apollo*.conf")):
+        for line in file.read_text().splitlines():
+            key, equals, value = line.partition("=")
+            if equals and os.access(path := KERNEL / key.strip().replace(".", "/"), os.W_OK):
+                found[path] = value.strip()
+    return found
+
+
+def off_limits() -> list[str]:
+    """Those that are lower, in words."""
+    return [
+        f"{path.relative_to(KERNEL)} is {now.strip()}, planned {value}"
+        for path, value in limits().items()
+        if int(now := path.read_text()) < int(value)
+    ]
+
+
+def keep_limits() -> None:
+    """At boot some of them were not there yet: their module comes with the rules."""
+    for path, value in limits().items():
+        if int(path.read_text()) < int(value):
+            path.write_text(value)
 
 
 def follow(changed: threading.Event, *argv: str) -> None:
@@ -229,21 +335,28 @@ def main(verb: str) -> int:
         print(wrong or "all rules stand")
         return 1 if wrong else 0
     facts, keeper, changed = apollo.facts(), Keeper(), threading.Event()
-    for argv in (("nft", "monitor"), ("ip", "monitor", "route")):
+    ports = None
+    if facts["DOCKER_SUBNET"]:
+        import bridge_ports
+
+        ports = bridge_ports.Ports()
+        threading.Thread(target=ports.follow, args=(changed,), daemon=True).start()
+    for argv in (("nft", "monitor"), ("ip", "monitor", "link", "route")):
         threading.Thread(target=follow, args=(changed, *argv), daemon=True).start()
     trouble, first = None, True
     while True:
         changed.clear()
         try:
-            if facts["DOCKER_SUBNET"]:
-                forward_packets()
-            loaded = keeper.keep({"inet": packets(facts, uplink(facts), senders(facts))})
+            places, bridges = ports.look() if ports else ([], [])
+            tables = {"inet": packets(facts, uplink(facts), senders(facts)), "bridge": frames(facts, places, bridges)}
+            loaded = keeper.keep(tables)
             problem = ""
             if loaded:
                 print(f"loaded: {', '.join(loaded)}", flush=True)
             if first:
                 ready()
                 first = False
+            keep_limits()
         except (FirewallError, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
             problem = str(error)
         if problem != trouble:
