@@ -19,6 +19,7 @@ from pulumi.resource_hooks import ResourceHookArgs, ResourceHookOptions
 from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.settings import get_monitor
 
+from plan.addresses import PLACE
 from plan.record import changes, recorded
 from plan.settings import Settings, refuse
 
@@ -27,18 +28,34 @@ def keep(settings: Settings) -> Output[Any]:
     """Keeps the settings' record in the state, and lets no resource be registered before it was compared with the last `up`'s.
 
     Creates: settings (Stash: plan.record.recorded, nothing outside the state; named `mesh` when it held the mesh alone). Its
-    update fails where plan.record.changes finds a problem, at preview as in `up`, and the record stays as it was. The output
-    is for what waits for no resource: look-ups.
+    update fails where plan.record.changes finds a problem, at preview as in `up`, and the record stays as it was. Which slots
+    were ever used is not in it: there a host's own component fails, if it would move. The output is for what waits for no
+    resource: look-ups.
     """
 
     def compare(args: ResourceHookArgs) -> None:
+        nonlocal held
         before = (args.old_inputs or {}).get("input")
-        refuse(changes({"overlay.mesh": before} if isinstance(before, str) else before or {}, settings), source)
+        kept = {"overlay.mesh": before} if isinstance(before, str) else before or {}
+        held = "zones" in kept
+        refuse(changes(kept, settings), source)
 
+    def stay(args: ResourceHookArgs) -> None:
+        before, after = args.old_inputs or {}, args.new_inputs or {}
+        moved = [f"{PLACE[key]} {before[key]} → {after[key]}" for key in PLACE.keys() & before if before[key] != after[key]]
+        if held and moved:
+            raise ValueError(
+                f"{source}: zones: {args.name} would move ({', '.join(sorted(moved))}), and a host keeps its place; give an "
+                "appended zone a fromSlot above the highest slot ever used"
+            )
+
+    held = True
     source = f"Pulumi.{pulumi.get_stack()}.yaml"
     # Pulumi's mocks call nothing back, and have no earlier state to compare with.
     mocked = isinstance(get_monitor(), MockMonitor)
-    hooks = [] if mocked else [ResourceHook("settings of a running stack", compare, ResourceHookOptions(on_dry_run=True))]
+    always = ResourceHookOptions(on_dry_run=True)
+    hooks = [] if mocked else [ResourceHook("settings of a running stack", compare, always)]
+    stays = [] if mocked else [ResourceHook("place of a running host", stay, always)]
     record = Stash(
         "settings",
         input=recorded(settings),
@@ -47,6 +64,8 @@ def keep(settings: Settings) -> Output[Any]:
 
     def wait(args: ResourceTransformationArgs) -> ResourceTransformationResult:
         opts = ResourceOptions.merge(args.opts, ResourceOptions(depends_on=[record]))
+        if args.type_ == "apollo:compute:Host":
+            opts.hooks = ResourceHookBinding(before_update=[*stays])
         return ResourceTransformationResult(args.props, opts)
 
     pulumi.runtime.register_stack_transformation(wait)

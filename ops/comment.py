@@ -14,8 +14,9 @@ from typing import Any
 
 from ops.errors import OpsError
 from ops.gate import refusals
-from ops.preview import HOST, PLACE, SUBNET, VPC, WAITING, HostChange, Preview, load
+from ops.preview import HOST, SUBNET, VPC, WAITING, HostChange, Preview, load
 from ops.text import lines, safe
+from plan.addresses import PLACE
 
 _VERBS = {"create": "created", "replace": "replaced", "delete": "deleted", "update": "updated"}
 # GitHub takes 65,536 characters, some of which become five when they are escaped.

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ops.preview import ATTACHMENT, INSTANCE, PLACE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
+from ops.preview import ATTACHMENT, INSTANCE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
+from plan.addresses import PLACE
 
 # Properties of a machine that AWS changes while it runs. Any other update may stop it.
 _IN_PLACE = frozenset(("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstanceProfile", "metadataOptions", "monitoring"))

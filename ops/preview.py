@@ -23,7 +23,6 @@ VPC = "aws:ec2/vpc:Vpc"
 SUBNET = "aws:ec2/subnet:Subnet"
 # What a host is told of itself only when it is made: a change waits for its generation.
 WAITING = {"instanceType": "instance type", "rootGib": "root disk (GiB)", "hostFiles": "host files"}
-PLACE = {"privateIp": "VPC address", "bridgeAddress": "bridge address", "dockerSubnet": "Docker subnet", "zone": "zone"}
 _READS = ("same", "read", "refresh")
 _REPLACES = ("replace", "create-replacement", "delete-replaced")
 _HOST_NAME = re.compile(r"^((?:slave|control|edge)-[1-9][0-9]*)-")

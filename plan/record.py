@@ -92,8 +92,11 @@ def _mesh(old: str, s: Settings) -> Iterator[Problem]:
 
 
 def _zones(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    # From which slot an appended zone serves may change while no host moves, which the hosts themselves see to.
     dropped, appended = before[len(now) :], now[len(before) :]
-    if list(before[: len(now)]) != list(now[: len(before)]) or any(zone["fromSlot"] == 1 for zone in dropped):
+    both = zip(before, now, strict=False)
+    moved = any(old["name"] != new["name"] or (old["fromSlot"] == 1) != (new["fromSlot"] == 1) for old, new in both)
+    if moved or any(zone["fromSlot"] == 1 for zone in dropped):
         yield Problem(
             "zones",
             f"{_shown(now)} does not begin with this stack's, {_shown(before)}, and hosts and subnets stand by that order; "

@@ -152,6 +152,16 @@ def test_what_a_stack_cannot_change_is_refused_in_one_message_and_nothing_is_tou
     assert changed(stack.up()) == set()
 
 
+@pytest.mark.parametrize("command", [("preview",), ("up", "--no-machines")])
+def test_a_zone_appended_from_a_slot_that_is_in_use_is_refused(stack: Stack, command: tuple[str, ...]) -> None:
+    status, _, err = stack.run(*command, "--set", "zones=[a, b, {name: c, fromSlot: 3}]")
+    assert status == 1
+    assert "zones: slave-3 would move (VPC address 10.0.0.35 → 10.0.64.35, zone eu-west-1a → eu-west-1c)" in err
+    # The record has the zone by then, and the right slot is taken in its place.
+    assert changed(stack.up("zones=[a, b, {name: c, fromSlot: 13}]")) <= {"create", "update"}
+    stack.up()
+
+
 def test_a_stack_made_before_the_record_was_kept_goes_over_and_has_it_from_then_on(stack: Stack) -> None:
     # What such a stack has in its state: the mesh alone.
     stack.keep("vxlan", "mesh")

@@ -40,7 +40,7 @@ def refusals(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ({}, {"zones": ["b", "a"]}, "zones: [eu-west-1b, eu-west-1a] does not begin with this stack's, [eu-west-1a, eu-west-1b]", "take it back, and append others behind it"),
         ({}, {"zones": ["a"]}, "zones: [eu-west-1a] does not begin with this stack's, [eu-west-1a, eu-west-1b]", "take it back, and append others behind it"),
         ({}, {"zones": ["a", "b", "c"]}, "zones: eu-west-1c is new and has no fromSlot", "write {name: eu-west-1c, fromSlot: N} with N above the highest slot ever used"),
-        ({"zones": ["a", {"name": "c", "fromSlot": 13}]}, {"zones": ["a", {"name": "c", "fromSlot": 9}]}, "zones: [eu-west-1a, {name: eu-west-1c, fromSlot: 9}] does not begin with this stack's, [eu-west-1a, {name: eu-west-1c, fromSlot: 13}]", "take it back, and append others behind it"),
+        ({"zones": ["a", {"name": "c", "fromSlot": 13}]}, {"zones": ["a", "c"]}, "zones: [eu-west-1a, eu-west-1c] does not begin with this stack's, [eu-west-1a, {name: eu-west-1c, fromSlot: 13}]", "take it back, and append others behind it"),
         ({"slaves": {"retired": [7, 2, 5]}}, {"slaves": {"retired": [5]}}, "slaves.retired: slots 2, 7 were retired, and a retired slot never comes back", "put it into the list again"),
         ({}, {"slaves": {"dataGib": 39}}, "slaves.dataGib: 39 is less than this stack's volumes have, 40 GiB, and EBS shrinks none", "give 40 or more"),
         ({}, {"control": {"dataGib": 9}}, "control.dataGib: 9 is less than this stack's volumes have, 10 GiB, and EBS shrinks none", "give 10 or more"),
@@ -57,6 +57,8 @@ def test_a_running_stack_refuses(before: dict[str, Any], after: dict[str, Any], 
         ({}, {}),
         ({"overlay": {"mtu": 8916}}, {}),
         ({}, {"zones": ["a", "b", {"name": "c", "fromSlot": 13}]}),
+        # Whether a host would move is asked of the hosts.
+        ({"zones": ["a", {"name": "c", "fromSlot": 13}]}, {"zones": ["a", {"name": "c", "fromSlot": 9}]}),
         # Its subnets are the gate's matter: no host need stand in them.
         ({"zones": ["a", "b", {"name": "c", "fromSlot": 13}]}, {}),
         ({}, {"slaves": {"retired": [2], "count": 5, "dataGib": 41}, "control": {"dataGib": 20}}),
