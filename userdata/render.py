@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from plan import ports
 from plan.cluster import Cluster, PlannedHost, Role
 from plan.secrets import parameters
 from plan.settings import Mesos
@@ -252,6 +253,8 @@ def _template_values(host: PlannedHost, facts: Mapping[str, str]) -> dict[str, s
         "bridge_mtu": facts["BRIDGE_MTU"],
         "docker_subnet": facts["DOCKER_SUBNET"],
         "consul_domain": facts["CONSUL_DOMAIN"],
+        # On a slave by way of names.py, which keeps made-up names from the agent.
+        "consul_dns_port": "8601" if host.role == "slave" else str(ports.CONSUL_DNS),
         "vpc_resolver": facts["VPC_RESOLVER"],
         **_kernel_limits(int(facts["OVERLAY_CIDR"].partition("/")[2]), int(facts["HOST_PREFIX"])),
     }
