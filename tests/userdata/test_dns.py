@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -13,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from localcloud.machines.namespaces import Namespace
 from tests.booted.names_watch import addresses, query
 from tests.userdata.conftest import PLAN, Agent, free_ports
-from tests.userdata.support import LIBRARY, USERDATA, files_of, host_module, needs
+from tests.userdata.support import LIBRARY, USERDATA, files_of, host_module, left_out, needs
 
 apollo = host_module("apollo")
 consul_acl = host_module("consul_acl")
@@ -39,7 +43,7 @@ class Slave:
         return sum(int(text.split("VmRSS:")[1].split()[0]) * 1024 for text in status)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -63,6 +67,7 @@ from pathlib import Path
 import apollo, names
 apollo.SECRETS, apollo.CONSUL = Path({str(apollo.SECRETS)!r}), {apollo.CONSUL!r}
 apollo.facts = lambda: {own.facts!r}
+names.load_limits = lambda: None
 names.AGENT, names.PORT = ("127.0.0.1", {own.ports["dns"]}), {between}
 names.main()
 """
@@ -173,3 +178,123 @@ def test_what_is_no_question_is_refused_and_ends_nothing() -> None:
     for message in (b"", asked[:11], asked[:2] + b"\x81" + asked[3:]):
         with pytest.raises(ValueError, match="no query"):
             judge.answer(message)
+
+
+# -- one container and the others
+
+
+class Resolver:
+    """A slave's dnsmasq with its packet rules, two containers, and the VPC's resolver, which answers names with a b alone."""
+
+    ADDRESS, GATEWAY = "10.0.0.2", "10.2.0.1"
+
+    def __init__(self, folder: Path) -> None:
+        self.host, self.vpc, *self.containers = (Namespace(f"apollo-dns-{name}") for name in ("host", "vpc", "one", "other"))
+        self.host.ip(
+            [
+                f"link add eth0 type veth peer name eth0 netns {self.vpc.name}",
+                "address add 10.0.0.33/16 dev eth0",
+                "link set eth0 up",
+                "link add weave type bridge",
+                f"address add {self.GATEWAY}/16 dev weave",
+                "link set weave up",
+            ]
+        )
+        self.vpc.ip([f"address add {self.ADDRESS}/16 dev eth0", "link set eth0 up"])
+        for number, container in enumerate(self.containers):
+            self.host.ip(
+                [
+                    f"link add veth{number} type veth peer name eth0 netns {container.name}",
+                    f"link set veth{number} master weave up",
+                ]
+            )
+            container.ip([f"address add 10.2.1.{number}/16 dev eth0", "link set eth0 up"])
+        files = files_of(PLAN, PLAN.slaves[0])
+        self.limits = folder / "names.nft"
+        self.limits.write_text(files["/etc/apollo/names.nft"].content)
+        (folder / "dnsmasq.conf").write_text(files["/etc/dnsmasq.d/apollo.conf"].content)
+        argv = ["dnsmasq", "--keep-in-foreground", f"--conf-file={folder}/dnsmasq.conf", "--pid-file", "--user=root"]
+        # By TCP the resolver below answers nothing.
+        argv.append("--address=/b.test/192.0.2.1")
+        self._dnsmasq = subprocess.Popen(self.host.command(argv), stderr=subprocess.DEVNULL)
+        self._socket = self.vpc.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._socket.bind((self.ADDRESS, 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                asked, caller = self._socket.recvfrom(4096)
+                if asked[13:14] == b"b":
+                    record = b"\xc0\x0c" + struct.pack("!2HIH", 1, 1, 0, 4) + socket.inet_aton("192.0.2.1")
+                    self._socket.sendto(asked[:2] + struct.pack("!5H", 0x8180, 1, 1, 0, 0) + asked[12:] + record, caller)
+
+    def ask(self, container: Namespace, name: str) -> str:
+        return container.call(lambda: addresses(self.GATEWAY, name))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._dnsmasq.terminate()
+        self._dnsmasq.wait(30)
+        for namespace in (self.host, self.vpc, *self.containers):
+            namespace.delete()
+
+
+@pytest.fixture
+def resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Resolver]:
+    needs("dnsmasq", "dnsmasq-base")
+    needs("nft", "nftables")
+    if os.geteuid() != 0:
+        left_out("network namespaces need root")
+    made = Resolver(tmp_path)
+    monkeypatch.setattr(names, "LIMITS", made.limits)
+    try:
+        # Twice, the second time after somebody's flush.
+        for _ in range(2):
+            made.host.run(["nft", "flush", "ruleset"])
+            made.host.call(names.load_limits)
+        until(lambda: made.ask(made.containers[1], "b.example.com") == "192.0.2.1")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.machines
+def test_no_container_takes_names_away_from_another_by_idle_connections(resolver: Resolver) -> None:
+    one, other = resolver.containers
+
+    def idle() -> socket.socket | None:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((resolver.GATEWAY, 53), 5)
+        return None
+
+    held = [connection for connection in one.call(lambda: [idle() for _ in range(250)]) if connection]
+    try:
+        assert len(held) == 8
+        with other.call(lambda: socket.create_connection((resolver.GATEWAY, 53), 5)) as connection:
+            assert by_tcp(connection, "b.test") == 1
+        assert resolver.ask(one, "b2.example.com") == "192.0.2.1"
+    finally:
+        for connection in held:
+            connection.close()
+
+    def again() -> bool:
+        with contextlib.suppress(OSError), one.call(lambda: socket.create_connection((resolver.GATEWAY, 53), 5)) as connection:
+            return by_tcp(connection, "b.test") == 1
+        return False
+
+    until(again)
+
+
+@pytest.mark.machines
+def test_no_container_takes_names_away_from_another_by_questions_without_an_answer(resolver: Resolver) -> None:
+    one, other = resolver.containers
+    flood = one.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with flood:
+        for number in range(20000):
+            flood.sendto(query(f"x{number}.example.com"), (resolver.GATEWAY, 53))
+            if number % 1000 == 999:
+                # Whoever gets no answer asks again, as every resolver does.
+                tries = (resolver.ask(other, f"b{number}.example.com") for _ in range(3))
+                assert "192.0.2.1" in tries
+    until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1", 5)

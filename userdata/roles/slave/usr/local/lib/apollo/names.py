@@ -4,22 +4,29 @@
 The agent keeps what it was asked for, whether it exists or not, for at least 20 minutes, and has a server tell it of changes:
 3,000 made-up names cost 55 MiB here and 44 MiB on every server. What the catalog has is known from two questions that wait for
 changes, and bounds what containers can make the agent keep. While no server answers both stay: the lists, and what it keeps.
+
+How much one container may ask is said by packet rules, which this program loads, and again when they were flushed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import apollo
 
 AGENT = ("127.0.0.1", 8600)
 PORT = 8601
+LIMITS, TABLE = Path("/etc/apollo/names.nft"), ("ip", "apollo_names")
+# Seconds between looks at the rules.
+LOOK = 10
 # Seconds between two answers of the catalog's, so that no turmoil there is carried to every host at its own pace; for which a
 # question about it waits; after which one that the agent did not answer is forgotten; for which a connection may be idle.
 PAUSE, WAIT, PATIENCE, IDLE = 0.5, 20, 10, 30
@@ -199,7 +206,7 @@ async def converse(judge: Judge, reader: asyncio.StreamReader, writer: asyncio.S
 
 def watch(path: str, take: Callable[[Any], None], secret: str) -> None:
     """Hands on each answer of the catalog's, as soon as it changes. Never returns. secret: which token to ask with."""
-    index, trouble = "0", ""
+    index, trouble = "0", "not asked yet"
     while True:
         problem = ""
         try:
@@ -209,10 +216,24 @@ def watch(path: str, take: Callable[[Any], None], secret: str) -> None:
             take(answer)
         except (apollo.ConsulError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             problem, index = str(error), "0"
-        if problem != trouble:
-            trouble = problem
+        # Why not differs from one try to the next; that it is known, or not, is what matters.
+        if bool(problem) != bool(trouble):
             print(problem or f"{path} is known", flush=True)
+        trouble = problem
         time.sleep(PAUSE)
+
+
+def load_limits() -> None:
+    """Loads the packet rules where they are not."""
+    if subprocess.run(["nft", "list", "table", *TABLE], capture_output=True, check=False).returncode:
+        done = subprocess.run(["nft", "-f", str(LIMITS)], capture_output=True, text=True, check=False)
+        print(f"loaded {LIMITS}" if done.returncode == 0 else done.stderr.strip(), flush=True)
+
+
+def keep_limits() -> None:
+    while True:
+        time.sleep(LOOK)
+        load_limits()
 
 
 async def serve(judge: Judge) -> None:
@@ -224,6 +245,8 @@ async def serve(judge: Judge) -> None:
 
 
 def main() -> int:
+    load_limits()
+    threading.Thread(target=keep_limits, daemon=True).start()
     facts, catalog = apollo.facts(), Catalog()
     for path, take in (("catalog/services", catalog.took_services), ("catalog/nodes", catalog.took_nodes)):
         argv = (path, take, f"consul/{facts['ROLE']}-token")
