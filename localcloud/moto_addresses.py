@@ -13,6 +13,7 @@ from typing import Any
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import nat_gateways, vpcs
 from moto.ec2.models.elastic_network_interfaces import NetworkInterfaceBackend
+from moto.ec2.responses.subnets import Subnets
 
 
 class _NoFreeAddressError(EC2ClientError):
@@ -20,14 +21,23 @@ class _NoFreeAddressError(EC2ClientError):
 
 
 _create: Any = NetworkInterfaceBackend.create_network_interface
+_reserve: Any = Subnets.create_subnet_cidr_reservation
 
 
 def install() -> None:
     """Changes moto in this process. Again changes nothing more."""
     NetworkInterfaceBackend.create_network_interface = _create_network_interface
+    Subnets.create_subnet_cidr_reservation = _create_reservation
     # A NAT gateway's and an endpoint's interface were given addresses of no subnet. Without one, they come to the above.
     for module in (nat_gateways, vpcs):
         module.random_private_ip = lambda *_: ""  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _create_reservation(self: Any) -> Any:
+    """With its description, which moto forgets, so that the real AWS provider would make the reservation anew each time."""
+    answer = _reserve(self)
+    answer.result["SubnetCidrReservation"].description = self._get_param("Description")
+    return answer
 
 
 def _create_network_interface(

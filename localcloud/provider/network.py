@@ -68,7 +68,6 @@ class Subnet(Ec2):
 class SubnetCidrReservation(Kind):
     token = "aws:ec2/subnetCidrReservation:SubnetCidrReservation"
     inputs = ("subnetId", "cidrBlock", "reservationType", "description")
-    kept = {"description": "moto has no place for it"}
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
         if inputs.get("reservationType") not in ("explicit", "prefix", UNKNOWN):
@@ -92,7 +91,7 @@ class SubnetCidrReservation(Kind):
             "subnetId": subnet,
             "cidrBlock": record["Cidr"],
             "reservationType": record["ReservationType"],
-            "description": known.get("description"),
+            "description": record.get("Description") or None,
             "ownerId": record["OwnerId"],
         }
 

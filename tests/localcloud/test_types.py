@@ -161,7 +161,7 @@ CASES = [
     Case("aws:ec2/subnet:Subnet", lambda w: {"vpcId": (v := w.vpc()), "cidrBlock": f"{w.cidr(v)}.7.0/24"},
          {"mapPublicIpOnLaunch": True, "tags": {"a": "b"}}, "cidrBlock", ("arn", "availabilityZone")),
     Case("aws:ec2/subnetCidrReservation:SubnetCidrReservation",
-         lambda w: {"subnetId": w.subnet(v := w.vpc()), "cidrBlock": f"{w.cidr(v)}.1.16/29", "reservationType": "explicit"},
+         lambda w: {"subnetId": w.subnet(v := w.vpc()), "cidrBlock": f"{w.cidr(v)}.1.16/29", "reservationType": "explicit", "description": "planned"},
          {}, "cidrBlock", ("ownerId",), lambda id, o: f"{o['subnetId']}:{id}"),
     Case("aws:ec2/internetGateway:InternetGateway", lambda w: {"vpcId": w.vpc()}, {"tags": {"a": "b"}}, None, ("arn",)),
     Case("aws:ec2/eip:Eip", lambda w: {"domain": "vpc", "tags": {"a": "b"}}, {"tags": {}}, None,
