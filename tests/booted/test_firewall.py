@@ -177,13 +177,13 @@ def test_a_published_port_answers_on_the_slaves_address(stack: Stack) -> None:
 
 # Says by ARP, as an answer and as a question, that an address is at the MAC of this container's own interface.
 ARP = """
-import fcntl, socket, struct, sys
+import socket, struct, sys
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 raw.bind(("eth0", 0x0806))
 mac = raw.getsockname()[4]
 for operation in (2, 1, 2):
     ends = mac + socket.inet_aton(sys.argv[1]) + bytes(6) + socket.inet_aton(sys.argv[2])
-    raw.send(b"\xff" * 6 + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation) + ends)
+    raw.send(bytes([255] * 6) + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation) + ends)
 """
 
 
