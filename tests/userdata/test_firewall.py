@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from ipaddress import IPv4Address
@@ -517,6 +518,31 @@ def test_a_containers_port_is_the_other_end_of_its_cable_and_no_device_that_it_m
     assert bridge_ports.places(link(5, "fake", 7) | link(4, "fake2", 9, link_netnsid=0), outside, endpoints) == []
     assert bridge_ports.places(inside, outside, {"weave": endpoints["weave"]}) == [("vethaaaaaaa", MAC["web"], WEB)]
     assert bridge_ports.places({}, outside, endpoints) == bridge_ports.places(inside, {}, endpoints) == []
+
+
+def test_docker_is_asked_while_it_runs_and_not_started_by_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd holds Docker's socket, and Docker starts after the rules: who waits for an answer waits for himself."""
+    bridge_ports = host_module("bridge_ports")
+    monkeypatch.setattr(bridge_ports, "RUNNING", tmp_path / "docker.pid")
+    monkeypatch.setattr(bridge_ports, "PAUSE", 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "docker.sock"))
+        listening.listen()
+        listening.settimeout(0.5)
+        ports, changed = bridge_ports.Ports(f"unix://{tmp_path}/docker.sock"), threading.Event()
+        threading.Thread(target=ports.follow, args=(changed,), daemon=True).start()
+        for pid in ("", "0", "2147483647"):
+            (tmp_path / "docker.pid").write_text(pid)
+            assert ports.look() == ([], [])
+            with pytest.raises(TimeoutError):
+                listening.accept()
+        (tmp_path / "docker.pid").write_text(str(os.getpid()))
+        listening.settimeout(30)
+        asked, _ = listening.accept()
+        with asked:
+            assert asked.recv(4096).startswith(b"GET /")
+            # It has not answered yet: no look waits for it.
+            assert ports.look() == ([], [])
 
 
 @pytest.mark.parametrize("name", ["vxlan", "wireguard", "weave"])

@@ -9,11 +9,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import docker
 from docker.errors import DockerException, NotFound
 
+# While this names a process Docker runs. Whoever asks its socket otherwise has systemd start it, and waits: at boot for itself,
+# as Docker starts after the rules.
+RUNNING = Path("/run/docker.pid")
 # Events of Docker's after which a port may have come or gone.
 ACTIONS = ("start", "die", "connect", "disconnect", "create", "destroy")
 # Seconds until Docker is asked for events again after it went away.
@@ -54,7 +58,7 @@ class Ports:
     """Keeps what it knows while Docker is away."""
 
     def __init__(self, socket: str = "unix:///run/docker.sock") -> None:
-        self._socket = socket
+        self._socket, self._answers = socket, False
         # By container and endpoints: a container that is started again has others.
         self._known: dict[tuple[str, ...], list[Place]] = {}
         self._gateways: list[str] = []
@@ -65,8 +69,9 @@ class Ports:
 
     def look(self) -> tuple[list[Place], list[str]]:
         """(places of all running containers, addresses of the bridges themselves)."""
-        with contextlib.suppress(DockerException, OSError):
-            self._ask()
+        if self._answers:
+            with contextlib.suppress(DockerException, OSError):
+                self._ask()
         return sorted({place for known in self._known.values() for place in known}), self._gateways
 
     def _ask(self) -> None:
@@ -104,8 +109,12 @@ class Ports:
         """Sets the event at each change that Docker tells. Never returns."""
         while True:
             with contextlib.suppress(DockerException, OSError, ValueError):
-                for event in self._client.events(decode=True, filters={"type": ["container", "network"]}):
-                    if event["Action"] in ACTIONS:
-                        changed.set()
-            changed.set()
+                if Path("/proc", RUNNING.read_text().strip(), "comm").exists():
+                    events = self._client.events(decode=True, filters={"type": ["container", "network"]})
+                    self._answers = True
+                    changed.set()
+                    for event in events:
+                        if event["Action"] in ACTIONS:
+                            changed.set()
+            self._answers = False
             time.sleep(PAUSE)
