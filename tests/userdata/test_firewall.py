@@ -728,6 +728,11 @@ def test_a_table_replaces_itself_in_one_step_and_a_bad_one_changes_nothing(slave
     once = slave.host.call(lambda: firewall.listed("inet"))
     slave.load(text)
     assert slave.host.call(lambda: firewall.listed("inet")) == once != ""
+    # Connections of containers are no change of the rules.
+    for inside in (slave.web, slave.compose):
+        say(inside, b"hello", DATABASE, 5555)
+    assert "elements" in slave.host.run(["nft", "list", "set", "inet", "apollo", "flows"])
+    assert slave.host.call(lambda: firewall.listed("inet")) == once
     with pytest.raises(firewall.FirewallError, match="nft -f -: "):
         slave.host.call(lambda: firewall.run("nft", "-f", "-", text=firewall.table("inet", "chain broken { }\nno rule\n")))
     assert slave.host.call(lambda: firewall.listed("inet")) == once
