@@ -664,6 +664,17 @@ def test_rules_that_somebody_changes_come_back_at_once_and_the_check_says_so_unt
     assert scan(kept.place.web, FACTS["PRIVATE_IP"]) == [53]
 
 
+def test_who_looks_between_a_load_and_its_record_complains_of_nothing(kept: Kept) -> None:
+    kept.signal(signal.SIGSTOP)
+    record = kept.folder / "loaded/inet.nft"
+    text = record.read_text()
+    record.write_text("the rules before")
+    late = threading.Timer(0.5, lambda: apollo.write(record, text))
+    late.start()
+    assert kept.complaint() == ""
+    late.join()
+
+
 def test_a_setting_of_the_kernel_comes_back_and_one_that_this_kernel_lacks_is_left_alone(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:

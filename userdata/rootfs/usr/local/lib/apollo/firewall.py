@@ -27,8 +27,9 @@ import apollo
 LOADED = Path("/run/apollo/firewall")
 # The kernel's settings, and where systemd reads those of this host.
 KERNEL, SETTINGS = Path("/proc/sys"), Path("/etc/sysctl.d")
-# Seconds between looks at what no event reports, and after which a follower that ended is started again.
-INTERVAL, PAUSE = 10, 1
+# Seconds between looks at what no event reports, after which a follower that ended is started again, and for which rules may
+# differ from their record before that is a complaint.
+INTERVAL, PAUSE, PATIENCE = 10, 1, 2
 # The device from which a mesh's packets come unwrapped. Weave's come through a port of the bridge.
 DEVICES = {"vxlan": "vxweave", "wireguard": "wgweave"}
 # What any host of the stack takes from any other, and so from a container in the name of its slave: gossip and every mesh.
@@ -257,11 +258,19 @@ def listed(family: str) -> str:
 
 
 def complaint() -> str:
-    """What is wrong with the rules of this host, "" where nothing is; for apollo-check."""
-    records = sorted(LOADED.glob("*.nft"))
-    gone = [record.stem for record in records if listed(record.stem) != record.read_text()]
-    if records and not gone:
-        return ""
+    """What is wrong with the rules of this host, "" where nothing is; for apollo-check and before Docker starts.
+
+    A load and its record are two steps, and at a first boot, when peers come one by one, somebody looks between them.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        records = sorted(LOADED.glob("*.nft"))
+        gone = [record.stem for record in records if listed(record.stem) != record.read_text()]
+        if records and not gone:
+            return ""
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
     what = f"the rules of table {' and '.join(f'{family} apollo' for family in gone)} were changed" if gone else "no rules"
     return f"{what}; apollo-firewall puts them right within {INTERVAL} s, else: systemctl restart apollo-firewall"
 
