@@ -136,10 +136,12 @@ def test_the_hosts_role_reads_a_secret_with_a_signed_request(lab: Lab) -> None:
     lab.client("ssm").put_parameter(Name="/apollo/secret", Value="s3cret", Type="SecureString")
     fetch = (
         f"{TOKEN} C=$(metadata meta-data/iam/security-credentials/$(metadata meta-data/iam/security-credentials/)); "
-        'curl -sf -m5 --aws-sigv4 aws:amz:eu-west-1:ssm --user "$(jq -r \'.AccessKeyId + ":" + .SecretAccessKey\' <<<$C)" '
-        '-H "X-Amz-Security-Token: $(jq -r .Token <<<$C)" -H "X-Amz-Target: AmazonSSM.GetParameter" '
+        "field() { python3 -c 'import functools as f, json, sys;print(f.reduce(dict.get, sys.argv[1:], json.load(sys.stdin)))' "
+        '"$@"; }; '
+        'curl -sf -m5 --aws-sigv4 aws:amz:eu-west-1:ssm --user "$(field AccessKeyId <<<$C):$(field SecretAccessKey <<<$C)" '
+        '-H "X-Amz-Security-Token: $(field Token <<<$C)" -H "X-Amz-Target: AmazonSSM.GetParameter" '
         '-H \'Content-Type: application/x-amz-json-1.1\' -d \'{"Name":"/apollo/secret","WithDecryption":true}\' '
-        "http://169.254.169.250:4566/ | jq -r .Parameter.Value"
+        "http://169.254.169.250:4566/ | field Parameter Value"
     )
     assert said(lab, "one", fetch) == "s3cret"
 
