@@ -19,7 +19,7 @@ from pulumi.resource_hooks import ResourceHookArgs, ResourceHookOptions
 from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.settings import get_monitor
 
-from plan.addresses import PLACE
+from plan.place import PLACE
 from plan.record import changes, recorded
 from plan.settings import Settings, refuse
 

@@ -16,7 +16,7 @@ from ops.errors import OpsError
 from ops.gate import refusals
 from ops.preview import HOST, SUBNET, VPC, WAITING, HostChange, Preview, load
 from ops.text import lines, safe
-from plan.addresses import PLACE
+from plan.place import PLACE
 
 _VERBS = {"create": "created", "replace": "replaced", "delete": "deleted", "update": "updated"}
 # GitHub takes 65,536 characters, some of which become five when they are escaped.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ops.preview import ATTACHMENT, INSTANCE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
-from plan.addresses import PLACE
+from plan.place import PLACE
 
 # Properties of a machine that AWS changes while it runs. Any other update may stop it.
 _IN_PLACE = frozenset(("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstanceProfile", "metadataOptions", "monitoring"))

@@ -30,10 +30,6 @@ AWS_RESERVED_AT_END = 1
 _VPC_BLOCKS_BITS = 3
 
 
-# What a host keeps for life, by the name of its component's input.
-PLACE = {"privateIp": "VPC address", "bridgeAddress": "bridge address", "dockerSubnet": "Docker subnet", "zone": "zone"}
-
-
 class AddressError(ValueError):
     """An index has no address in this plan. The message names the index and the range that has."""
 

@@ -1,0 +1,6 @@
+"""Where a host stands, in words. Without any library, as the gate and a comment need no more."""
+
+from __future__ import annotations
+
+# What a host keeps for life, by the name of its component's input.
+PLACE = {"privateIp": "VPC address", "bridgeAddress": "bridge address", "dockerSubnet": "Docker subnet", "zone": "zone"}
