@@ -44,6 +44,9 @@ def both(line: CommandLine, how: str) -> Iterator[tuple[CommandLine, str]]:
 def said(document: dict[str, Any], run: str) -> dict[str, Any]:
     """What an operation came to, without what differs between any two runs."""
     kept = {key: document[key] for key in ("result", "changes", "errors", "outputs")}
+    if kept["result"] == "failed":
+        # What stays as it is makes no step; how much of it the engine has counted when the failure ends the run is chance.
+        kept["changes"] = {op: count for op, count in kept["changes"].items() if op != "same"}
     kept["steps"] = sorted((step["op"], step["type"], step["name"]) for step in document["steps"])
     text = re.sub(r"\b(vpc|subnet|rtb)-[0-9a-f]{8,}", r"\1-ID", json.dumps(kept).replace(run, "RUN"))
     # The frames of a traceback are each function's own business; its first and its last line are not.
