@@ -12,9 +12,10 @@ from pulumi.runtime.config import CONFIG, get_config_env
 
 from plan.aws import check_aws_limits
 from plan.images import check_pinned
+from plan.parse import examine, refuse
 from plan.problems import PlanError, Problem
 from plan.secrets import CERTIFICATE, LARGEST, SECRETS
-from plan.settings import SECRET_KEYS, Settings, examine, refuse
+from plan.settings import SECRET_KEYS, Settings
 
 NAMESPACE = "apollo"
 _SECRETS_KEY, _ADMIN_KEY, _CERTIFICATE_KEY = SECRET_KEYS

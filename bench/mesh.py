@@ -21,7 +21,7 @@ import boto3
 from localcloud import demo
 from localcloud.paths import REPOSITORY
 from plan.cluster import plan_cluster
-from plan.settings import parse
+from plan.parse import parse
 from userdata import node_facts
 
 RUNS = 7

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from plan.cluster import Cluster, plan_cluster
-from plan.settings import parse
+from plan.parse import parse
 from userdata import user_data
 
 ROUNDS = 5

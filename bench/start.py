@@ -10,7 +10,7 @@ from typing import Any
 
 from localcloud.paths import REPOSITORY
 from plan.cluster import plan_cluster
-from plan.settings import parse
+from plan.parse import parse
 from userdata import user_data
 from userdata.render import MAX_BYTES
 

@@ -19,9 +19,10 @@ from pulumi.resource_hooks import ResourceHookArgs, ResourceHookOptions
 from pulumi.runtime.mocks import MockMonitor
 from pulumi.runtime.settings import get_monitor
 
+from plan.parse import refuse
 from plan.place import PLACE
 from plan.record import changes, recorded
-from plan.settings import Settings, refuse
+from plan.settings import Settings
 
 
 def keep(settings: Settings) -> Output[Any]:

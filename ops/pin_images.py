@@ -13,7 +13,7 @@ import userdata
 from ops.cli import pulumi
 from ops.errors import OpsError
 from plan.images import unpinned
-from plan.settings import examine
+from plan.parse import examine
 
 _CLIENT = Path(userdata.__file__).parent / "mesh/weave/usr/local/lib/apollo/weave_programs.py"
 

@@ -21,8 +21,9 @@ from ops.errors import OpsError
 from ops.reach import Way
 from ops.text import lines as safe_lines
 from plan.cluster import Cluster, plan_cluster
+from plan.parse import parse
 from plan.problems import PlanError
-from plan.settings import SECRET_KEYS, parse
+from plan.settings import SECRET_KEYS
 
 SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
 # How the engine says that it read the state in a file backend just while another engine wrote it. It has done nothing then, and

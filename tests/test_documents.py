@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from plan.cluster import Cluster, plan_cluster
-from plan.settings import parse
+from plan.parse import parse
 from scripts import settings_table
 from tests.components.recording import stack_config
 from tests.components.test_contract import CONTRACT

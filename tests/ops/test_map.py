@@ -18,7 +18,7 @@ import pytest
 from ops.map import Picture, page, picture, svg
 from ops.survey import Node, Service, Survey
 from plan.cluster import Cluster, plan_cluster
-from plan.settings import parse
+from plan.parse import parse
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 

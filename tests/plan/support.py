@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plan.cluster import Cluster, plan_cluster
-from plan.settings import parse
+from plan.parse import parse
 
 
 def cluster(**keys: Any) -> Cluster:

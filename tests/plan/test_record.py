@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from plan.parse import parse
 from plan.record import changes, recorded
-from plan.settings import Settings, parse
+from plan.settings import Settings
 
 
 def settings(**keys: Any) -> Settings:

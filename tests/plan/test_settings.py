@@ -11,10 +11,11 @@ from netaddr import IPNetwork
 
 from plan.addresses import OverlayPlan
 from plan.aws import OWN_TAGS, architecture, check_aws_limits
+from plan.parse import examine, refuse
+from plan.parse import parse as parse_whole
 from plan.problems import PlanError
 from plan.secrets import CERTIFICATE
-from plan.settings import SECRET_KEYS, Settings, examine, refuse
-from plan.settings import parse as parse_whole
+from plan.settings import SECRET_KEYS, Settings
 
 
 def parse(raw: dict[str, Any], source: str = "configuration") -> Settings:
