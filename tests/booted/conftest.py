@@ -43,8 +43,9 @@ class Stack:
 
     def up(self, *arguments: str) -> dict[str, Any]:
         done = self.cli("up", "--json", "--edge-port", str(self.edge_port), *arguments, timeout=1500)
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return json.loads(done.stdout)
+        document: dict[str, Any] = json.loads(done.stdout or "{}")
+        assert done.returncode == 0, f"{document.get('errors')}\n{done.stderr[-3000:]}"
+        return document
 
     def down(self) -> None:
         """Takes the stack away, by force where it must, and fails unless that was in order and left nothing."""
