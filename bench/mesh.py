@@ -18,11 +18,11 @@ from typing import Any
 
 import boto3
 
+from host import node_facts
 from localcloud import demo
 from localcloud.paths import REPOSITORY
 from plan.cluster import plan_cluster
 from plan.parse import parse
-from userdata import node_facts
 
 RUNS = 7
 # What the stack's VXLAN is to carry of what a bare one does.
@@ -166,16 +166,13 @@ def _grown(count: int) -> dict[str, Any]:
         ip -n member addr add 10.1.0.1/8 brd + dev eth0
         ip -n member link set eth0 up; exec "$@"
     """
-    layers = [
-        f"{REPOSITORY}/userdata/{layer}/usr/local/lib/apollo" for layer in ("boot", "rootfs", "mesh/routed", "mesh/vxlan")
-    ]
     done = subprocess.run(
         ["unshare", "--net", "--mount", "--", "sh", "-euc", setup, "sh", sys.executable, "-c", GROW],
         input=json.dumps([facts, entries]),
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": ":".join(layers)},
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/host/apollo:{REPOSITORY}/host/apollo/mesh"},
     )
     if done.returncode:
         raise RuntimeError(f"{count} members: {done.stderr[-2000:]}")

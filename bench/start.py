@@ -8,11 +8,11 @@ import time
 from statistics import median
 from typing import Any
 
+from host import user_data
+from host.render import MAX_BYTES
 from localcloud.paths import REPOSITORY
 from plan.cluster import plan_cluster
 from plan.parse import parse
-from userdata import user_data
-from userdata.render import MAX_BYTES
 
 ROUNDS = 15
 COMMANDS = {"localcloud --help": ["-m", "localcloud", "--help"], "ops --help": ["-m", "ops", "--help"]}

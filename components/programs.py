@@ -9,8 +9,8 @@ from pulumi_aws import ssm
 
 from components.security import ROLES
 from components.tags import Tags
+from host import bundles
 from plan.cluster import Cluster, Role
-from userdata import bundles
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOpt
 from pulumi_command import local, remote
 
 from components.host import Host
+from host import ADMIN_USER
 from plan.cluster import Cluster, PlannedHost
-from userdata import ADMIN_USER
 
 # Seconds. DEADLINE holds for all of it: reaching the host, whose first boot may install packages for minutes, and then what
 # the host is asked, which gives up by itself after CHECK_SECONDS so that its words arrive.

@@ -1,4 +1,4 @@
-# Bakes an AMI that has what the hosts' first boot would install: Debian 12 and the package lists below userdata/packages.
+# Bakes an AMI that has what the hosts' first boot would install: Debian 12 and the package lists below host/files/packages.
 # (unproved: the template was never run on AWS; the script it runs also makes the local stack's root filesystem)
 #
 #   packer init image && packer build -var region=eu-west-1 image
@@ -34,7 +34,7 @@ variable "roles" {
 locals {
   stamp = formatdate("YYYYMMDD-hhmm", timestamp())
   # Where first boot has the same two on a host.
-  files = "${path.root}/../userdata/packages/usr/local/lib/apollo"
+  files = "${path.root}/../host/files/packages/usr/local/lib/apollo"
 }
 
 source "amazon-ebs" "debian" {

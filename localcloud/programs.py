@@ -20,7 +20,7 @@ from .paths import cache_dir
 from .show import say
 from .tools import GO_TOOLS, go_binary, go_build
 
-# The same as in hashicorp.txt of userdata/packages, which the hosts on AWS install.
+# The same as in hashicorp.txt of host/files/packages, which the hosts on AWS install.
 VERSIONS = {"consul": "1.19.2", "consul-template": "0.41.1"}
 _RELEASES = "https://releases.hashicorp.com"
 _KEY = "https://www.hashicorp.com/.well-known/pgp-key.txt"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from host import user_data_base64
 from ops.errors import OpsError
 from ops.preview import ATTACHMENT, INSTANCE, parse
 from ops.reach import opened
@@ -15,7 +16,6 @@ from ops.stack import Stack
 from ops.survey import Survey, on_terminal, survey
 from ops.text import argument
 from plan.cluster import Cluster, PlannedHost
-from userdata import user_data_base64
 
 # What apollo-check says of these is compared here, host with host; its other checks are passed on.
 _COMPARED = ("mesh", "consul")

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import userdata
+import host
 from ops.cli import pulumi
 from ops.errors import OpsError
 from plan.images import unpinned
 from plan.parse import examine
 
-_CLIENT = Path(userdata.__file__).parent / "mesh/weave/usr/local/lib/apollo/weave_programs.py"
+_CLIENT = Path(host.__file__).parent / "apollo/mesh/weave/weave_programs.py"
 
 
 class ImagesError(OpsError):

@@ -1,6 +1,6 @@
 """Mesh drivers as the rest of the plan sees them: what they cost a packet, what they need open, how far they reach.
 
-A driver's host files are in the layers of userdata/mesh/ that it names. Figures: docs/decisions/0006-mesh-drivers.md.
+A driver's host files are in the layers of host/files/mesh/ that it names. Figures: docs/decisions/0006-mesh-drivers.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Flow:
 class MeshDriver:
     """overhead: bytes a packet grows by. max_nodes: slaves, control nodes and edges together. flows: inbound, node to node.
 
-    layers: folders of userdata/mesh/, in the order in which a host unpacks them.
+    layers: folders of host/files/mesh/, in the order in which a host unpacks them.
     """
 
     name: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from localcloud.errors import LocalCloudError
 from localcloud.machines import prepare
-from tests.userdata.support import left_out
+from tests.host.support import left_out
 
 
 def needs_machines(folder: Path, what: str) -> None:

@@ -254,7 +254,7 @@ def cells_of(line: str) -> list[str]:
 def test_the_program_imports_no_development_library_and_nothing_of_the_embedded_cloud() -> None:
     forbidden = {"localcloud", "tests", "scripts", "bench", "moto", "boto3", "rich", "yaml", "pytest", "hypothesis"}
     sources = [ROOT / name for name in ("__main__.py", "config.py", "outputs.py", "sdk_shortcuts.py")]
-    sources += [path for folder in ("plan", "userdata", "components", "ops") for path in (ROOT / folder).rglob("*.py")]
+    sources += [path for folder in ("plan", "host", "components", "ops") for path in (ROOT / folder).rglob("*.py")]
     for source in sources:
         for node in ast.walk(ast.parse(source.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -23,7 +23,7 @@ from localcloud.paths import REPOSITORY
 
 SUITE = "bookworm"
 ROLES = ("slave", "control", "edge")
-PROVISION = REPOSITORY / "userdata/packages/usr/local/lib/apollo/provision"
+PROVISION = REPOSITORY / "host/files/packages/usr/local/lib/apollo/provision"
 PACKAGES = PROVISION.with_name("packages")
 BAKE = REPOSITORY / "image/provision.sh"
 LOCAL_FILES = Path(__file__).parent / "rootfs"

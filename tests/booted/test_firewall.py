@@ -14,7 +14,7 @@ import pytest
 from localcloud.demo import IMAGE
 from localcloud.paths import REPOSITORY
 from tests.booted.conftest import Stack, until
-from tests.userdata.test_firewall import PORTS, SCAN
+from tests.host.test_firewall import PORTS, SCAN
 
 # TCP ports open to a container, by the host's role, on the host's overlay address; "own" is its own slave.
 REACHED = {"own": [53], "slave": [], "control": [], "edge": [80, 443]}

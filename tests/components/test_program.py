@@ -14,14 +14,14 @@ from pulumi import RunError
 
 from components.secrets import key_policy
 from components.security import ROLES
+from host import bundles
 from ops import drain
 from plan.aws import EDGE_RULES, MOST_RULES, OWN_TAGS
 from plan.cluster import Role
 from plan.secrets import SECRETS, parameters
 from tests.components.recording import ACCOUNT, TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
+from tests.host.support import USERDATA
 from tests.plan.support import cluster
-from tests.userdata.support import USERDATA
-from userdata import bundles
 
 INSTANCE = "aws:ec2/instance:Instance"
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"

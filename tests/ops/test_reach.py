@@ -14,7 +14,7 @@ import pytest
 
 from localcloud.paths import REPOSITORY
 from ops.reach import Unreachable, Way, _problem, opened  # pyright: ignore[reportPrivateUsage]
-from tests.userdata.support import left_out, needs
+from tests.host.support import left_out, needs
 
 EDGE = "127.0.0.9"
 

@@ -1,0 +1,27 @@
+"""What a planned host boots with: its files and its user-data. Pure Python; nothing here knows Pulumi or AWS."""
+
+from host.render import (
+    ADMIN_USER,
+    DATA_DEVICE,
+    Bundle,
+    HostFile,
+    UserDataError,
+    bundles,
+    host_files,
+    node_facts,
+    user_data,
+    user_data_base64,
+)
+
+__all__ = [
+    "ADMIN_USER",
+    "DATA_DEVICE",
+    "Bundle",
+    "HostFile",
+    "UserDataError",
+    "bundles",
+    "host_files",
+    "node_facts",
+    "user_data",
+    "user_data_base64",
+]

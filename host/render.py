@@ -1,0 +1,391 @@
+"""One planned host → its files → its user-data, as plain values fixed before any cloud call.
+
+A host's files come in layers, each file of files/ at the path that it has on the host: boot/ and rootfs/ (every host),
+roles/<role>/, mesh/<layer>/, packages/ (hosts of an image without packages); each program of apollo/ belongs to one of them.
+They are the same on every host of a role, but for those ending in .tmpl, whose `{{ names }}` are replaced, and for
+/etc/apollo/node.env, which holds the host's facts. No byte depends on which other hosts exist.
+
+User-data carries what is this host's own, and boot/: the bridge, the way in, and what fetches the rest. The rest, 60 KB of
+programs and units where EC2 takes 16 KiB, is one bundle a layer, kept in SSM, and user-data names each with its digest.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import functools
+import gzip
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from plan import ports
+from plan.cluster import Cluster, PlannedHost, Role
+from plan.secrets import parameters
+from plan.settings import Mesos
+
+# EC2's limit on user-data, in bytes before base64.
+MAX_BYTES = 16384
+# Where the data volume is attached, as EC2 is told. On Nitro machines the kernel names it otherwise; see data-volume.
+DATA_DEVICE = "/dev/sdf"
+ADMIN_USER = "admin"
+NODE_ENV = "/etc/apollo/node.env"
+PARAMETERS = "/etc/apollo/parameters"
+PROGRAMS = "/etc/apollo/programs"
+# Characters that a standard SSM parameter holds.
+PART_SIZE = 4096
+
+_FOLDER = Path(__file__).resolve().parent / "files"
+_LIBRARY = "/usr/local/lib/apollo"
+# The programs of each layer, which stand in one folder on a host.
+_PROGRAMS = {
+    "boot": ("apollo.py", "parameters.py"),
+    "rootfs": ("check.py", "firewall.py", "network.py", "consul/consul_config.py", "mesos/mesos.py"),
+    "roles/control": ("consul/consul_acl.py", "mesos/mesos_control.py", "mesos/scheduler.py", "zookeeper/zookeeper.py"),
+    "roles/slave": (
+        *("mesos/mesos_agent.py", "registration/bridge_ports.py", "registration/names.py", "registration/register.py"),
+    ),
+    "roles/edge": ("edge/edge_apply.py",),
+    "mesh/routed": ("mesh/mesh.py",),
+    "mesh/vxlan": ("mesh/vxlan.py",),
+    "mesh/wireguard": ("mesh/wireguard.py",),
+    "mesh/weave": ("mesh/weave/weave_programs.py", "mesh/weave/weave_status.py"),
+}
+_TEMPLATE = ".tmpl"
+_BOOT = "boot"
+_FIELD = re.compile(r"\{\{ ([a-z_]+) \}\}")
+# What needs no quoting beyond double quotes, for a shell, for systemd and for Python alike.
+_SAFE = re.compile(r"[A-Za-z0-9 ./:_@+-]*")
+
+
+class UserDataError(ValueError):
+    """A host's user-data cannot be made. The message names the host and what is wrong."""
+
+
+@dataclass(frozen=True, order=True)
+class HostFile:
+    """A file of a host, owned by root.
+
+    source: its place in the repository, None where it is made from the plan alone. bundle: the name of the bundle that brings
+    it, None where the user-data itself does.
+    """
+
+    path: str
+    mode: int
+    content: str
+    source: str | None
+    bundle: str | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A layer's files as hosts fetch them from SSM.
+
+    name: as in the parameters' names, programs/<name>/<part>, with parts from 1. digest: SHA-256 of the tar archive, in hex.
+    parts: the archive, gzipped and in base64, cut to what one parameter holds.
+    """
+
+    name: str
+    digest: str
+    parts: tuple[str, ...]
+
+
+def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str]:
+    """What node.env says, in its order. Everything follows from the settings and this host alone."""
+    settings = cluster.settings
+    return {
+        "NODE_NAME": host.name,
+        "ROLE": host.role,
+        # The slot of a slave, else the number of the control node or edge.
+        "INDEX": str(host.index),
+        "GENERATION": str(host.generation),
+        "STACK": stack,
+        "REGION": settings.region,
+        "ZONE": host.zone.name,
+        "VPC_CIDR": str(cluster.vpc.network),
+        "VPC_RESOLVER": str(cluster.vpc.resolver),
+        "PRIVATE_IP": str(host.private_ip),
+        "UNDERLAY_MTU": str(settings.network.mtu),
+        "OVERLAY_CIDR": str(cluster.overlay.network),
+        "HOST_PREFIX": str(cluster.overlay.host_prefix),
+        "BRIDGE_ADDRESS": str(host.bridge_address.ip),
+        "BRIDGE_PREFIX": str(host.bridge_address.prefixlen),
+        "BRIDGE_MTU": str(cluster.mtu),
+        "DOCKER_SUBNET": str(host.docker_subnet or ""),
+        "MESH": cluster.mesh.name,
+        "MESH_MAX_NODES": str(cluster.mesh.max_nodes),
+        **({"WEAVE_FROM": settings.overlay.weave_from} if cluster.mesh.name == "weave" else {}),
+        # All five that may ever exist, so that growing control changes no other host.
+        "CONTROL_ADDRESSES": " ".join(str(address) for address in cluster.control_addresses),
+        "CONSUL_DATACENTER": settings.consul.datacenter,
+        "CONSUL_DOMAIN": settings.consul.domain,
+        "CONSUL_TLS": "1" if settings.consul.tls else "0",
+        **_edge_facts(cluster, host),
+        "SSM_PREFIX": f"/apollo/{stack}",
+        # Empty: AWS itself.
+        "AWS_ENDPOINT": settings.aws_endpoint or "",
+        "DATA_DEVICE": DATA_DEVICE if host.data_gib else "",
+        "BAKED": "1" if settings.image.baked else "0",
+    }
+
+
+def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
+    """What edges alone are told, so that a change of it concerns no other host."""
+    if host.role != "edge":
+        return {}
+    edge, overlay = cluster.settings.edge, cluster.overlay
+    return {
+        "EDGE_DOMAIN": edge.domain,
+        # First and last address that a container can have, whichever slaves there are.
+        "EDGE_CONTAINERS": f"{overlay.docker_subnet(1)[0]} {overlay.docker_subnet(overlay.last_slot)[-1]}",
+        # Where the load balancer's nodes are, whichever zones there are.
+        "EDGE_BALANCERS": str(cluster.vpc.public_block),
+        "EDGE_PUBLISH": " ".join(edge.publish),
+        "EDGE_DEFAULT_SERVICE": edge.default_service or "",
+        "EDGE_TLS": "1" if edge.tls.enabled else "0",
+        "EDGE_TLS_REDIRECT": "1" if edge.tls.enabled and edge.tls.redirect else "0",
+        "EDGE_TLS_HSTS": str(edge.tls.hsts),
+        "EDGE_CLIENT_CONNECTIONS": str(edge.client.connections),
+        # In ten seconds, as HAProxy counts them.
+        "EDGE_CLIENT_REQUESTS": str(10 * edge.client.requests),
+    }
+
+
+def host_files(cluster: Cluster, host: PlannedHost, stack: str) -> list[HostFile]:
+    """Every file that is put on the host, by its user-data or by the bundles that this names, by path.
+
+    Raises UserDataError for a fact that node.env cannot hold, an unknown `{{ name }}`, or two layers with one path.
+    """
+    facts = node_facts(cluster, host, stack)
+    for key, value in facts.items():
+        if not _SAFE.fullmatch(value):
+            raise UserDataError(f"{host.name}: {key} is {value!r}; letters, digits and ./:_@+- are what node.env can hold")
+    names = parameters(host.role, cluster.settings)
+    files = [
+        HostFile(NODE_ENV, 0o644, "".join(f'{key}="{value}"\n' for key, value in facts.items()), None),
+        HostFile(PARAMETERS, 0o644, "".join(f"{name}\n" for name in names), None),
+        *_mesos_files(cluster.settings.mesos, host.role),
+        HostFile(PROGRAMS, 0o644, "".join(f"{b.name} {len(b.parts)} {b.digest}\n" for b in bundles(cluster, host.role)), None),
+        *_from_repository(cluster, host, _template_values(host, facts)),
+    ]
+    files.sort(key=lambda file: (file.path, file.source or ""))
+    for one, other in pairwise(files):
+        if one.path == other.path:
+            raise UserDataError(f"{host.name}: {one.path} comes from both {one.source} and {other.source}")
+    return files
+
+
+def user_data(cluster: Cluster, host: PlannedHost, stack: str) -> bytes:
+    """The host's user-data: gzipped cloud-config, the same bytes for the same plan.
+
+    Raises UserDataError beyond 16 KiB, and whatever host_files raises.
+    """
+    config = cloud_config(cluster, host, host_files(cluster, host, stack))
+    # JSON is YAML, in one way of writing only. No time stamp and no file name in the gzip header.
+    text = "#cloud-config\n" + json.dumps(config, ensure_ascii=False, separators=(",", ":")) + "\n"
+    data = gzip.compress(text.encode(), compresslevel=9, mtime=0)
+    if len(data) > MAX_BYTES:
+        raise UserDataError(f"{host.name}: user-data is {len(data)} bytes, and EC2 takes {MAX_BYTES}; shorten its files")
+    return data
+
+
+def user_data_base64(cluster: Cluster, host: PlannedHost, stack: str) -> str:
+    """user_data in base64, as EC2 wants it."""
+    return base64.b64encode(user_data(cluster, host, stack)).decode()
+
+
+def cloud_config(cluster: Cluster, host: PlannedHost, files: list[HostFile]) -> dict[str, object]:
+    """The cloud-config that carries the files. It says who the host is; everything it does is in the files."""
+    key = cluster.settings.admin.public_key
+    admin: dict[str, object] = {
+        "name": ADMIN_USER,
+        "shell": "/bin/bash",
+        "sudo": "ALL=(ALL) NOPASSWD:ALL",
+        "lock_passwd": True,
+        **({"ssh_authorized_keys": [key]} if key else {}),
+    }
+    return {
+        "hostname": host.name,
+        "preserve_hostname": False,
+        "manage_etc_hosts": "localhost",
+        # As text, which the schema wants. It leaves the image's locale alone: there may be no update-locale.
+        "locale": "false",
+        "users": [admin],
+        "disable_root": True,
+        "ssh_pwauth": False,
+        # sshd has its key from SSM (sshd_config.d/apollo.conf), so those of the image are of no use.
+        "ssh_deletekeys": False,
+        "ssh_genkeytypes": ["ed25519"],
+        "no_ssh_fingerprints": True,
+        "ssh": {"emit_keys_to_console": False},
+        "package_update": False,
+        "package_upgrade": False,
+        "write_files": [
+            {"path": file.path, "permissions": f"{file.mode:04o}", "content": file.content}
+            for file in files
+            if file.bundle is None
+        ],
+        "runcmd": [[f"{_LIBRARY}/first-boot"]],
+    }
+
+
+def _mesos_files(mesos: Mesos, role: Role) -> Iterator[HostFile]:
+    """Where the host gets Mesos from. With neither file it runs what it finds; see mesos.py."""
+    if role == "edge":
+        return
+    names = (
+        {"MASTER": mesos.master_image, "MARATHON": mesos.marathon_image} if role == "control" else {"AGENT": mesos.agent_image}
+    )
+    sources = {
+        "images": names,
+        "packages": {
+            "REPOSITORY": mesos.repository,
+            "KEY": mesos.repository_key,
+            "FINGERPRINT": mesos.repository_fingerprint,
+            "PACKAGES": " ".join(mesos.packages),
+        },
+    }
+    if mesos.source in sources:
+        text = "".join(f'{key}="{value}"\n' for key, value in sources[mesos.source].items())
+        yield HostFile(f"/etc/apollo/mesos-{mesos.source}.env", 0o644, text, None)
+    if role == "control" and mesos.published:
+        yield HostFile(
+            "/etc/apollo/mesos-published", 0o644, "".join(f"{name}\n" for name in sorted(set(mesos.published))), None
+        )
+
+
+def _template_values(host: PlannedHost, facts: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "bridge_address": str(host.bridge_address),
+        "bridge_ip": facts["BRIDGE_ADDRESS"],
+        "bridge_mtu": facts["BRIDGE_MTU"],
+        "docker_subnet": facts["DOCKER_SUBNET"],
+        "consul_domain": facts["CONSUL_DOMAIN"],
+        # On a slave by way of names.py, which keeps made-up names from the agent.
+        "consul_dns_port": "8601" if host.role == "slave" else str(ports.CONSUL_DNS),
+        "vpc_resolver": facts["VPC_RESOLVER"],
+        **_kernel_limits(int(facts["OVERLAY_CIDR"].partition("/")[2]), int(facts["HOST_PREFIX"])),
+    }
+
+
+def _kernel_limits(overlay_prefix: int, host_prefix: int) -> dict[str, str]:
+    """What all containers of a host have together, from the most containers that it holds and the addresses they can ask for.
+
+    The neighbour table is one for all network namespaces of a kernel: twice what a scan of the whole overlay puts into it. For
+    each container 1,024 connections, 16 inotify instances and 512 watches. The kernel pins about 400, 320 and 1,000 bytes for
+    a neighbour, a connection and a watch in use.
+    """
+    containers = max(1 << (32 - host_prefix), 64)
+    neighbours = 2 * min(1 << (32 - overlay_prefix), 1 << 16)
+    return {
+        "neighbours": str(neighbours),
+        "neighbours_soft": str(neighbours // 2),
+        "neighbours_kept": str(neighbours // 8),
+        "connections": str(1024 * containers),
+        "inotify_instances": str(128 + 16 * containers),
+        "inotify_watches": str(512 * containers),
+    }
+
+
+def bundles(cluster: Cluster, role: Role) -> list[Bundle]:
+    """What hosts of the role fetch, in the order in which they unpack it."""
+    return [_bundle(_FOLDER, layer) for layer in _layers(cluster, role) if layer != _BOOT]
+
+
+def _layers(cluster: Cluster, role: Role) -> list[str]:
+    packages = [] if cluster.settings.image.baked else ["packages"]
+    mesh = [f"mesh/{layer}" for layer in cluster.mesh.layers]
+    return [_BOOT, "rootfs", f"roles/{role}", *mesh, *packages]
+
+
+def _from_repository(cluster: Cluster, host: PlannedHost, values: Mapping[str, str]) -> Iterator[HostFile]:
+    for layer in _layers(cluster, host.role):
+        for file in _layer(_FOLDER, layer):
+            yield _filled(host, file, values) if file.path.endswith(_TEMPLATE) else file
+
+
+@functools.cache
+def _layer(folder: Path, layer: str) -> tuple[HostFile, ...]:
+    """The layer's files as every host has them, templates still to be filled."""
+    bundle = None if layer == _BOOT else layer.rpartition("/")[2]
+    found: list[HostFile] = []
+    for path, source in _sources(folder, layer):
+        content = _lean(source)
+        place = source.relative_to(folder if source.is_relative_to(folder) else Path(__file__).resolve().parent)
+        found.append(HostFile(f"/{path}", _mode(content), content, place.as_posix(), bundle))
+    return tuple(found)
+
+
+@functools.cache
+def _bundle(folder: Path, layer: str) -> Bundle:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path, source in _sources(folder, layer):
+            if source.suffix == _TEMPLATE:
+                continue
+            content = _lean(source)
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content.encode()), _mode(content)
+            archive.addfile(entry, io.BytesIO(content.encode()))
+    # Of the archive and not of what gzip makes of it, which another version of zlib may do otherwise.
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    text = base64.b64encode(gzip.compress(buffer.getvalue(), compresslevel=9, mtime=0)).decode()
+    parts = tuple(text[start : start + PART_SIZE] for start in range(0, len(text), PART_SIZE))
+    return Bundle(layer.rpartition("/")[2], digest, parts)
+
+
+@functools.cache
+def _sources(folder: Path, layer: str) -> list[tuple[str, Path]]:
+    """(path on the host, source) of a layer's files, by path."""
+    files = {
+        path.relative_to(folder / layer).as_posix(): path
+        for path in (folder / layer).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    }
+    programs = {
+        f"{_LIBRARY[1:]}/{Path(name).name}": Path(__file__).resolve().parent / "apollo" / name
+        for name in _PROGRAMS.get(layer, ())
+    }
+    return sorted((files | programs).items())
+
+
+def _filled(host: PlannedHost, template: HostFile, values: Mapping[str, str]) -> HostFile:
+    """The host's own file, which its user-data carries."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UserDataError(f"{host.name}: {template.source}: unknown name {match[1]}; known: {', '.join(values)}")
+        return values[match[1]]
+
+    content = _FIELD.sub(value, template.content)
+    return HostFile(template.path.removesuffix(_TEMPLATE), _mode(content), content, template.source)
+
+
+def _mode(content: str) -> int:
+    """By what is in the file and not by the checkout's mode bits, which not every file system keeps."""
+    return 0o755 if content.startswith("#!") else 0o644
+
+
+@functools.cache
+def _lean(source: Path) -> str:
+    """The file's text without whole-line comments, docstrings and blank lines, which the repository keeps: 16 KiB are few.
+
+    Lines are dropped and never rewritten, so that every version of Python makes the same bytes.
+    """
+    content = source.read_text()
+    if source.suffix == ".ctmpl":
+        return content
+    lines = content.splitlines(keepends=True)
+    dropped = {n for n, line in enumerate(lines, 1) if not line.strip() or (line.lstrip().startswith("#") and line[:2] != "#!")}
+    if source.suffix == ".py":
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) and len(node.body) > 1:
+                dropped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    # A file of nothing but a comment is there for its comment.
+    return "".join(line for n, line in enumerate(lines, 1) if n not in dropped) or content

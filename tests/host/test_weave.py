@@ -1,0 +1,400 @@
+"""Where Weave's programs come from: a registry and an archive served here, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs
+
+import pytest
+
+from host import node_facts
+from ops import pin_images
+from ops.__main__ import main
+from plan.settings import Settings
+from tests.host.conftest import Agent
+from tests.host.support import EXAMPLES, USERDATA, host_module, needs
+
+apollo = host_module("apollo")
+weave = host_module("weave_programs")
+status = host_module("weave_status")
+TOKEN = "a-token-of-the-registry"
+
+
+def archive(**files: bytes) -> bytes:
+    """A layer: each file at a path of its own, as in Weave's image. A double underscore stands for a slash."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as members:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name.replace("__", "/"))
+            member.size, member.mode = len(content), 0o755
+            members.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("usr/sbin/weaver")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/shadow"
+        members.addfile(link)
+    return gzip.compress(buffer.getvalue(), mtime=0)
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Store(BaseHTTPRequestHandler):
+    """A registry that wants a token and hands out its blobs elsewhere, as the large ones do; elsewhere wants none."""
+
+    contents: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        own = f"http://{self.headers['Host']}"
+        path, _, _ = self.path.partition("?")
+        if path == "/token":
+            self._answer(200, json.dumps({"token": TOKEN}).encode())
+        elif path.startswith("/elsewhere/"):
+            assert "Authorization" not in self.headers
+            self._answer(200, self.contents[path.rpartition("/")[2]])
+        elif path.endswith(".tar.gz"):
+            self._answer(200, self.contents["archive"])
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{own}/token",service="here",scope="pull"'})
+        elif path.startswith("/v2/some/weave/blobs/"):
+            self._answer(307, b"", {"Location": f"{own}/elsewhere/{path.rpartition('/')[2]}"})
+        elif path.rpartition("/")[2] in self.contents:
+            self._answer(200, self.contents[path.rpartition("/")[2]])
+        else:
+            self._answer(404, b"")
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[str]:
+    lower = archive(home__weave__weaver=b"old", usr__bin__weaveutil=b"util", etc__passwd=b"no")
+    upper = archive(home__weave__weaver=b"router", home__weave__weave=b"script")
+    manifest = json.dumps({"layers": [{"digest": digest(lower)}, {"digest": digest(upper)}]}).encode()
+    places = [{"os": "linux", "architecture": name} for name in ("s390x", "amd64", "arm64")]
+    index = json.dumps({"manifests": [{"digest": digest(manifest), "platform": place} for place in places]}).encode()
+    Store.contents = {digest(content): content for content in (lower, upper, manifest, index)}
+    Store.contents |= {"2.9.0": index, "archive": upper}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    real = weave.Registry
+    monkeypatch.setattr(weave, "Registry", lambda image: real(image, "http"))
+    # The real places below another root: /usr/local/bin is on every host, /usr/local/lib/weave on none.
+    monkeypatch.setattr(weave, "TARGETS", {name: below(tmp_path, place) for name, place in weave.TARGETS.items()})
+    monkeypatch.setattr(weave, "RECORD", below(tmp_path, weave.RECORD))
+    (tmp_path / "usr/local/bin").mkdir(parents=True)
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def below(root: Path, place: Path) -> Path:
+    return root / place.relative_to("/")
+
+
+def installed() -> dict[str, bytes]:
+    return {name: place.read_bytes() for name, place in weave.TARGETS.items() if place.exists()}
+
+
+def test_the_programs_come_out_of_an_images_layers_the_upper_ones_winning(registry: str) -> None:
+    source = f"{registry}/some/weave:2.9.0"
+    assert "pin it" in weave.install(source)
+    assert installed() == {"weave": b"script", "weaver": b"router", "weaveutil": b"util"}
+    assert all(place.stat().st_mode & 0o777 == 0o755 for place in weave.TARGETS.values())
+    Store.contents = {}
+    assert weave.install(source) == "here already"
+
+
+def test_an_image_by_its_digest_is_that_image(registry: str) -> None:
+    pinned = f"{registry}/some/weave:2.9.0@{digest(Store.contents['2.9.0'])}"
+    assert "pin it" not in weave.install(pinned)
+
+
+@pytest.mark.parametrize("what", ["the tag's index", "the manifest", "a layer"])
+def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(registry: str, what: str) -> None:
+    index = Store.contents["2.9.0"]
+    manifest = json.loads(index)["manifests"][0]["digest"]
+    layer = json.loads(Store.contents[manifest])["layers"][1]["digest"]
+    changed = {"the tag's index": digest(index), "the manifest": manifest, "a layer": layer}[what]
+    Store.contents[changed] = Store.contents[changed] + b" "
+    with pytest.raises(weave.Refused, match=f"not {changed}"):
+        weave.install(f"{registry}/some/weave:2.9.0@{digest(index)}")
+    assert installed() == {}
+
+
+def test_an_archive_by_url_needs_its_checksum_and_both_programs(registry: str) -> None:
+    url = f"http://{registry}/weave.tar.gz"
+    with pytest.raises(weave.Refused, match=f"not sha256:{'0' * 64}"):
+        weave.install(f"{url}@sha256:{'0' * 64}")
+    with pytest.raises(weave.Refused, match="has no weaveutil"):
+        weave.install(f"{url}@{digest(Store.contents['archive'])}")
+    assert installed() == {}
+    Store.contents["archive"] = archive(weaver=b"router", weaveutil=b"util")
+    source = f"{url}@{digest(Store.contents['archive'])}"
+    # Without Weave's script nothing else made the folder of the record.
+    assert weave.install(source).startswith("installed weaver, weaveutil")
+    assert weave.install(source) == "here already"
+
+
+def test_an_installation_that_broke_off_is_not_taken_for_the_images_own(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"{registry}/some/weave:2.9.0"
+    with monkeypatch.context() as broken:
+        # weaver and weaveutil are written, the script is not: a file stands where its folder should.
+        broken.setitem(weave.TARGETS, "weave", tmp_path / "usr/local/bin/weaver/weave")
+        with pytest.raises(OSError, match="weaver"):
+            weave.install(source)
+    assert weave.TARGETS["weaver"].exists()
+    assert weave.install(source).startswith("installed weave, weaver, weaveutil")
+
+
+def test_programs_that_the_image_brought_stay(registry: str) -> None:
+    for name in ("weaver", "weaveutil"):
+        weave.TARGETS[name].write_bytes(b"own")
+    assert weave.install(f"{registry}/some/weave:2.9.0") == "the image's own serve"
+    assert installed() == {"weaver": b"own", "weaveutil": b"own"}
+
+
+def test_the_defaults_registry_is_dockers() -> None:
+    image = weave.Image.parse(Settings(region="eu-west-1").overlay.weave_from)
+    assert (image.registry, image.name, image.tag, image.digest) == ("registry-1.docker.io", "rajchaudhuri/weave", "2.9.0", "")
+    assert weave.Image.parse("mesosphere/marathon:v1.7.50") == weave.Image(
+        "registry-1.docker.io", "mesosphere/marathon", "v1.7.50", ""
+    )
+    assert weave.Image.parse("busybox").name == "library/busybox"
+
+
+def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"{registry}/some/weave:2.9.0"
+    used: dict[str, Any] = {"mesh": "weave", "weaveFrom": source}
+    agent = {"agentImage": source, **{f"{name}Image": f"x/y@sha256:{'0' * 64}" for name in ("master", "marathon")}}
+    config = {"apollo:overlay": {"value": "", "objectValue": used}, "apollo:mesos": {"value": "", "objectValue": agent}}
+    pulumi, log = tmp_path / "pulumi", tmp_path / "log"
+    # A stand-in for the CLI: what is looked at here is what is asked of it.
+    pulumi.write_text(f'#!/bin/sh\nif [ "$2" = set ]; then echo "$*" >> {log}; else echo \'{json.dumps(config)}\'; fi\n')
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    pinned = f"{registry}/some/weave@{digest(Store.contents['2.9.0'])}"
+    assert pin_images.pin("dev", scheme="http") == {"overlay.weaveFrom": pinned, "mesos.agentImage": pinned}
+    assert f"--path apollo:overlay.weaveFrom {pinned} --non-interactive" in log.read_text()
+    pulumi.write_text(pulumi.read_text().replace(source, pinned))
+    assert main(["pin-images", "--stack", "dev"]) == 0
+    assert capsys.readouterr().out == "nothing to pin\n"
+    with pytest.raises(pin_images.ImagesError, match="404"):
+        pin_images._digest(f"{registry}/some/weave:9", "http")  # pyright: ignore[reportPrivateUsage]
+
+
+class Router(BaseHTTPRequestHandler):
+    """Notes what it is asked, as Weave's router would read it. Refuses a host named `nobody`, and as the real one does a report
+    for somebody who takes no JSON and gives no format."""
+
+    asked: ClassVar[list[tuple[str, str, dict[str, list[str]]]]] = []
+
+    def do_GET(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+        path, _, query = self.path.partition("?")
+        self.asked.append((self.command, path, form | parse_qs(query)))
+        takes = self.headers.get("Accept") == "application/json" or "format" in parse_qs(query)
+        refused = "nobody" in form.get("peer", []) or (path == "/report" and not takes)
+        self.send_response(400 if refused else 200)
+        self.end_headers()
+        self.wfile.write(b"the router's words\n")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def router() -> Generator[str]:
+    Router.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Router)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_weave_asks_the_router_for_its_own_verbs_with_debians_curl(router: str) -> None:
+    needs("curl", "curl")
+    script = (USERDATA / "boot/usr/local/bin/weave").read_text()
+    assert "127.0.0.1:6784" in script
+
+    def run(*verbs: str) -> subprocess.CompletedProcess[str]:
+        own = script.replace("127.0.0.1:6784", router)
+        return subprocess.run(["bash", "-s", "--", *verbs], input=own, capture_output=True, text=True, check=False)
+
+    format = "{{range .Router.Peers}}{{.Name}} {{end}}"
+    asked = [("status",), ("status", "connections"), ("report",), ("report", "-f", format), ("forget", "10.0.0.33", "b&peer=c")]
+    for verbs in [*asked, ("connect", "h")]:
+        done = run(*verbs)
+        assert (done.returncode, done.stdout) == (0, "the router's words\n"), done.stderr
+    assert Router.asked == [
+        ("GET", "/status", {}),
+        ("GET", "/status/connections", {}),
+        ("GET", "/report", {}),
+        ("GET", "/report", {"format": [format]}),
+        ("POST", "/forget", {"peer": ["10.0.0.33", "b&peer=c"]}),
+        ("POST", "/connect", {"peer": ["h"]}),
+    ]
+    assert run("connect", "nobody").returncode == 22
+    assert (run("forget").returncode, run("launch").returncode, run().returncode) == (2, 1, 1)
+
+
+def test_the_router_does_not_start_without_a_password(tmp_path: Path) -> None:
+    (tmp_path / "secrets/mesh").mkdir(parents=True)
+    (tmp_path / "node.env").write_text('CONTROL_ADDRESSES="10.0.0.11"\n')
+    script = (USERDATA / "mesh/weave/usr/local/lib/apollo/weave-router").read_text().replace("/etc/apollo", str(tmp_path))
+    for content, said in ((None, "No such file"), ("", "the mesh's password is empty")):
+        if content is not None:
+            (tmp_path / "secrets/mesh/password").write_text(content)
+        done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and said in done.stderr
+
+
+ESTABLISHED = "<- 10.0.0.11:41234      established encrypted   fastdp 02:77:0a:02:00:fa(control-1) mtu=8916"
+FAILED = "-> 10.0.0.11:6783       failed      dial tcp4 10.0.0.11:6783: connect: connection refused, retry: 12s"
+SLAVE_3 = ESTABLISHED.replace("10.0.0.11", "10.0.0.35")
+# Of every host: itself, and the seeds that are not there.
+ALWAYS = """-> 10.0.0.33:6783       failed      cannot connect to ourself, retry: never
+-> 10.0.0.15:6783       retrying    dial tcp4 10.0.0.15:6783: connect: no route to host"""
+
+
+BRIDGES = {"control-1": "10.2.0.250", "slave-3": "10.2.0.3", "slave-4": "10.2.0.4"}
+
+
+@dataclass
+class Around:
+    """The router's words, who answers no ping, and the other hosts of the catalog as name → (address, mesh), or None where
+    Consul is away."""
+
+    connections: str = ""
+    hosts: dict[str, tuple[str, str]] | None = None
+    dead: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+    def ping(self, address: str) -> list[str]:
+        return ["false" if address in self.silent else "true"]
+
+    def consul(self, path: str, _: str = "") -> tuple[Any, Any]:
+        if self.hosts is None:
+            raise status.apollo.ConsulError("no answer")
+        if path.startswith("health/state/passing?"):
+            return [{"Node": name, "CheckID": "serfHealth"} for name in self.hosts if name not in self.dead], {}
+        own = {"slave-1": ("10.0.0.33", "weave")}
+        return [
+            {"Node": name, "Address": address, "Meta": {"bridge": BRIDGES.get(name, "-f"), "mesh": mesh}}
+            for name, (address, mesh) in (self.hosts | own).items()
+        ], {}
+
+
+@pytest.fixture
+def around(monkeypatch: pytest.MonkeyPatch) -> Around:
+    around = Around()
+    monkeypatch.setattr(status.apollo, "consul", around.consul)
+    monkeypatch.setattr(status.apollo, "secret", lambda _: "a token")
+    monkeypatch.setattr(status.network, "ping", around.ping)
+    monkeypatch.setattr(status.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(around.connections.encode()))
+    return around
+
+
+FACTS = node_facts(EXAMPLES["weave"], EXAMPLES["weave"].slaves[0], "dev")
+TWO = {"control-1": ("10.0.0.11", "weave"), "slave-3": ("10.0.0.35", "weave")}
+
+
+def test_a_router_connected_to_all_who_live_is_well_whatever_seeds_do_not_exist(around: Around) -> None:
+    around.hosts = {**TWO, "slave-4": ("10.0.32.36", "weave")}
+    around.dead = ("slave-4",)
+    around.connections = f"{ESTABLISHED}\n{SLAVE_3}\n{ALWAYS}\n"
+    assert status.check(FACTS) == ("2 connections, 2 of 2 asked answer", [])
+    # Consul's absence takes nothing away.
+    around.hosts = None
+    assert status.check(FACTS) == ("2 connections", [])
+
+
+def test_connections_over_which_no_packet_comes_are_no_mesh(around: Around) -> None:
+    # As with ESP closed: the router goes on saying that all is established.
+    around.hosts, around.connections = TWO, f"{ESTABLISHED}\n{SLAVE_3}\n{ALWAYS}"
+    around.silent = ("10.2.0.250", "10.2.0.3")
+    with pytest.raises(
+        ValueError, match=r"no packet crosses weave: no answer from slave-3 \(10\.2\.0\.3\), control-1"
+    ) as raised:
+        status.check(FACTS)
+    assert "though there are 2 connections: is ESP open?" in str(raised.value)
+    around.silent = ("10.2.0.3",)
+    assert status.check(FACTS) == ("2 connections, 1 of 2 asked answer", ["no answer from slave-3 (10.2.0.3)"])
+    # Who claims no address of the overlay is connected, and not asked.
+    around.hosts = {**TWO, "slave-5": ("10.0.0.37", "weave")}
+    around.connections += f"\n{ESTABLISHED.replace('10.0.0.11', '10.0.0.37')}"
+    assert status.check(FACTS)[0] == "3 connections, 1 of 2 asked answer"
+
+
+@pytest.mark.parametrize("words", ["", ALWAYS, f"{FAILED}\n{ALWAYS}", FAILED.replace("failed  ", "pending ")])
+def test_a_host_without_a_single_connection_is_cut_off(around: Around, words: str) -> None:
+    around.hosts, around.connections = TWO, words
+    with pytest.raises(ValueError, match=r"no connection to any of 2 hosts, such as control-1 \(10.0.0.11\)") as raised:
+        status.check(FACTS)
+    assert ("connection refused" if "refused" in words else "the router tries none") in str(raised.value)
+    around.hosts = None
+    with pytest.raises(status.apollo.ConsulError):
+        status.check(FACTS)
+
+
+def test_a_host_that_is_alone_or_first_in_its_mesh_is_not_cut_off(around: Around) -> None:
+    around.hosts, around.connections = {}, ALWAYS
+    assert status.check(FACTS) == ("0 connections", [])
+    around.hosts = {name: (address, "vxlan") for name, (address, _) in TWO.items()}
+    assert status.check(FACTS) == ("0 connections", ["2 hosts of another mesh, such as control-1"])
+
+
+def test_a_host_that_consul_says_is_dead_is_not_missed(agent: Agent) -> None:
+    token = apollo.secret("consul/management-token")
+    apollo.write(apollo.SECRETS / "consul/control-token", token)
+    nodes = [
+        ("slave-2", "10.0.0.34", "weave", "passing"),
+        ("slave-3", "10.0.0.35", "weave", "critical"),
+        ("edge-1", "10.0.224.11", "vxlan", "passing"),
+    ]
+    for name, address, mesh, health in nodes:
+        node = {"Node": name, "Address": address, "NodeMeta": {"bridge": "10.2.0.2", "mesh": mesh}}
+        check = {"CheckID": "serfHealth", "Name": "Serf", "Status": health}
+        # A service's check may pass on a host that is dead.
+        other = {"CheckID": "other", "Name": "other", "Status": "passing"}
+        for one in (check, other):
+            apollo.consul("catalog/register", token, "PUT", {**node, "Check": one})
+    assert status.hosts(agent.facts | {"MESH": "weave"}) == ({"10.0.0.34": ("slave-2", "10.2.0.2")}, ["edge-1"])
+
+
+def test_what_is_slow_or_not_connected_is_a_warning(around: Around) -> None:
+    around.hosts = TWO
+    around.connections = f"{ESTABLISHED.replace('fastdp', 'sleeve')}\n{FAILED.replace('0.11', '0.35')}\n{ALWAYS}"
+    _, (slow, missing) = status.check(FACTS)
+    assert "1 of 1 connections are on the slow sleeve" in slow
+    assert missing.startswith("no connection to slave-3 (10.0.0.35): -> 10.0.0.35:6783 failed dial")
+    # And a line about an address that Consul does not have.
+    around.connections = f"{ESTABLISHED}\n{SLAVE_3}\n{FAILED.replace('0.11', '0.99')}"
+    _, (strange,) = status.check(FACTS)
+    assert strange.startswith("1 connections do not come about, such as: -> 10.0.0.99:6783 failed")
