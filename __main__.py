@@ -49,7 +49,7 @@ def main() -> None:
 
     kept = keep(settings)
     vpc = Vpc("network", VpcArgs(cluster, tags))
-    security = Security("security", SecurityArgs(cluster, vpc.vpc_id, tags))
+    security = Security("security", SecurityArgs(settings, vpc.vpc_id, tags))
     secrets = SecretStore("secrets", SecretStoreArgs(secrets_of(settings), values, settings.control.count, tags))
     programs = Programs("programs", ProgramsArgs(cluster, tags))
 

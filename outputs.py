@@ -35,7 +35,7 @@ def exports(
         "vpcId": vpc.vpc_id,
         "privateSubnetIds": [subnet.id for subnet in vpc.private_subnets.values()],
         "publicSubnetIds": [subnet.id for subnet in vpc.public_subnets.values()],
-        "securityGroupIds": {"client": security.client.id, "slaves": security.slave.id},
+        "securityGroupIds": {"client": security.groups["client"].id, "slaves": security.groups["slave"].id},
         "overlay": {
             "cidr": str(cluster.overlay.network),
             "bridge": "weave",

@@ -52,7 +52,7 @@ class Edge(ComponentResource):
             f"{host.name}-interface",
             subnet_id=site.subnet_id(host),
             private_ips=[str(host.private_ip)],
-            security_groups=site.security.groups(host.role),
+            security_groups=site.security.of_role(host.role),
             tags=site.tags.named(host.name),
             opts=child,
         )
@@ -71,13 +71,12 @@ class Edge(ComponentResource):
 
     def _balancer(self, name: str, edges: tuple[PlannedHost, ...]) -> Output[str]:
         site = self._site
-        assert site.security.balancer is not None
         balancer = lb.LoadBalancer(
             f"{name}-balancer",
             load_balancer_type="network",
             internal=False,
             subnets=[subnet.id for subnet in site.vpc.public_subnets.values()],
-            security_groups=[site.security.balancer.id],
+            security_groups=[site.security.groups["balancer"].id],
             # Edges are few and every zone has a node of the balancer, which else had no edge to send to.
             enable_cross_zone_load_balancing=True,
             enable_deletion_protection=site.cluster.settings.edge.deletion_protection,

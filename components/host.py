@@ -103,7 +103,7 @@ class Host(ComponentResource):
             instance_type=host.instance_type,
             subnet_id=site.subnet_id(host) if own_interface else None,
             private_ip=str(host.private_ip) if own_interface else None,
-            vpc_security_group_ids=site.security.groups(host.role) if own_interface else None,
+            vpc_security_group_ids=site.security.of_role(host.role) if own_interface else None,
             primary_network_interface=None
             if args.interface_id is None
             else ec2.InstancePrimaryNetworkInterfaceArgs(network_interface_id=args.interface_id),

@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Iterator
 
 from plan.problems import Problem
+from plan.rules import rules_of
 from plan.settings import REGION_KEY, Image, Settings
 
-# Inbound rules of a security group by default (VPC quotas), and the edge's that are the program's own, by edge.tls.enabled.
+# Inbound rules of a security group by default (VPC quotas).
 MOST_RULES = 60
-EDGE_RULES = {False: 2, True: 4}
 # Tags of a resource (EC2 and IAM), and how many of a slave's are the program's own (components/tags.py).
 MOST_TAGS = 50
 OWN_TAGS = 8
@@ -26,7 +26,8 @@ def check_aws_limits(s: Settings) -> Iterator[Problem]:
     if vpc.prefixlen < 16:
         yield Problem("network.cidr", f"{vpc} is larger than AWS allows for a VPC; give a /16 to /21 such as {vpc.ip}/16")
     yield from _instance_types(s)
-    most = MOST_RULES - EDGE_RULES[s.edge.tls.enabled]
+    own = sum(rule.to == "edge" for rule in rules_of(s)) - len(s.admin.allowed_cidrs)
+    most = MOST_RULES - own
     if len(s.admin.allowed_cidrs) > most:
         yield Problem(
             "admin.allowedCidrs",

@@ -74,8 +74,7 @@ class Cluster:
     @property
     def flows(self) -> tuple[Flow, ...]:
         """What the mesh needs open between nodes, and while the stack changes its mesh what the old one needs."""
-        old = self.settings.overlay.switch_from
-        return self.mesh.flows + (DRIVERS[old].flows if old else ())
+        return tuple(flow for name in self.settings.meshes for flow in DRIVERS[name].flows)
 
     @cached_property
     def control_addresses(self) -> tuple[IPAddress, ...]:

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flow:
-    """Traffic between overlay nodes. protocol: "tcp", "udp" or an IP protocol number; ports: both ends included."""
+    """Traffic to a host. protocol: "tcp", "udp" or an IP protocol number; ports: both ends included."""
 
     protocol: str
     first_port: int
     last_port: int
     purpose: str
+
+    @property
+    def ported(self) -> bool:
+        """A protocol without ports, such as ESP, must not carry any."""
+        return self.protocol in ("tcp", "udp")
 
 
 @dataclass(frozen=True)

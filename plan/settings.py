@@ -349,6 +349,11 @@ class Settings(Section):
         return slots
 
     @property
+    def meshes(self) -> list[str]:
+        """The mesh, and while the stack changes it the old one."""
+        return [mesh for mesh in (self.overlay.mesh, self.overlay.switch_from) if mesh]
+
+    @property
     def overlay_mtu(self) -> int:
         """Bytes that fit into one frame of the overlay."""
         return self.overlay.mtu or self.network.mtu - DRIVERS[self.overlay.mesh].overhead

@@ -17,7 +17,7 @@ import yaml
 
 from plan.cluster import Cluster, plan_cluster
 from plan.parse import parse
-from scripts import settings_table
+from scripts import tables
 from tests.components.recording import stack_config
 from tests.components.test_contract import CONTRACT
 
@@ -56,15 +56,17 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return [(path.relative_to(ROOT).as_posix(), textwrap.dedent(match[2])) for path, match in found]
 
 
-def test_the_readmes_table_of_settings_is_current() -> None:
-    readme = settings_table.README.read_text()
-    assert settings_table.with_table(readme) == readme, "run: scripts/python -m scripts.settings_table --write"
+@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: table.name)
+def test_a_table_that_is_made_from_the_code_is_current(table: tables.Table) -> None:
+    text = table.document.read_text()
+    assert table.put(text) == text, "run: scripts/python -m scripts.tables --write"
 
 
-def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
-    for text in ("", settings_table.END + settings_table.BEGIN, 2 * (settings_table.BEGIN + settings_table.END)):
-        with pytest.raises(settings_table.TableError):
-            settings_table.with_table(text)
+@pytest.mark.parametrize("table", tables.TABLES, ids=lambda table: table.name)
+def test_a_document_without_a_place_for_its_table_is_refused(table: tables.Table) -> None:
+    for text in ("", table.end + table.begin, 2 * (table.begin + table.end)):
+        with pytest.raises(tables.TableError):
+            table.put(text)
 
 
 def test_every_make_target_that_is_named_exists() -> None:
@@ -96,7 +98,7 @@ def python_commands() -> dict[tuple[str, str], set[str]]:
 def test_every_python_command_that_is_named_exists_with_its_options(module: str, command: str) -> None:
     assert importlib.util.find_spec(module) is not None
     options = python_commands()[module, command]
-    if module == settings_table.__name__:
+    if module == tables.__name__:
         assert options <= {"--write"}
         return
     argv = [sys.executable, "-m", module, *([command] if command else []), "--help"]

@@ -16,7 +16,7 @@ from components.secrets import key_policy
 from components.security import ROLES
 from host import bundles
 from ops import drain
-from plan.aws import EDGE_RULES, MOST_RULES, OWN_TAGS
+from plan.aws import MOST_RULES, OWN_TAGS
 from plan.cluster import Role
 from plan.secrets import SECRETS, parameters
 from tests.components.recording import ACCOUNT, TEST_CERTIFICATE, TEST_SECRETS, Recording, run_program, stack_config
@@ -427,7 +427,7 @@ def test_a_region_that_only_the_environment_knows_is_none(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("stack", "tls"), [("dev", False), ("dev", True), ("prod", False), ("prod", True)])
 def test_as_many_administrators_networks_as_are_taken_fill_a_group_and_no_group_has_more(stack: str, tls: bool) -> None:
-    networks = [f"203.0.113.{n}/32" for n in range(MOST_RULES - EDGE_RULES[tls])]
+    networks = [f"203.0.113.{n}/32" for n in range(MOST_RULES - (4 if tls else 2))]
     changes = {
         "admin": {"allowedCidrs": networks, "publicKey": "ssh-ed25519 AAAA"},
         "edge": {"tls": {"enabled": tls}},
