@@ -1,4 +1,4 @@
-"""Apollo networking: settings → plan → components → exports. Everything that decides stands in plan/."""
+"""Apollo networking: settings → plan → components → exports. Everything that decides is in plan/."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import pulumi
 from pulumi_aws import ec2
 
 import sdk_shortcuts
-from components.control import Control, ControlArgs
 from components.drain import Drains, DrainsArgs
 from components.edge import Edge, EdgeArgs
-from components.host import Site
+from components.host import Hosts, HostsArgs, Site
 from components.network import Vpc, VpcArgs
 from components.programs import Programs, ProgramsArgs
 from components.readiness import Readiness, ReadinessArgs, not_checked
 from components.record import keep
 from components.secrets import SecretStore, SecretStoreArgs
 from components.security import ROLES, Identity, IdentityArgs, Security, SecurityArgs
-from components.slaves import Slaves, SlavesArgs
 from components.tags import Tags
 from config import load, load_admin_key
 from outputs import exports
@@ -60,8 +58,8 @@ def main() -> None:
     identities: dict[Role, Identity] = {role: identity(role) for role in ROLES}
     site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings, kept), tags)
 
-    control = Control("control", ControlArgs(site))
-    slaves = Slaves("slaves", SlavesArgs(site))
+    control = Hosts("control", HostsArgs(site, cluster.control))
+    slaves = Hosts("slave", HostsArgs(site, cluster.slaves))
     edge = Edge("edge", EdgeArgs(site))
 
     admin, admin_key = settings.admin, load_admin_key()

@@ -53,7 +53,7 @@ def load() -> tuple[Settings, dict[str, pulumi.Output[str]]]:
 def _secrets(given: Any, certificate: bool, stack: str) -> tuple[dict[str, str], list[Problem]]:
     """Values by key, and what is wrong with them. No text holds anything of a value.
 
-    given: what stands under `apollo:secrets`. certificate: whether the stack needs one.
+    given: what is under `apollo:secrets`. certificate: whether the stack needs one.
     """
     how = f"make it with: python -m ops secrets --stack {stack}"
     present: dict[str, Any] = cast(dict[str, Any], given) if isinstance(given, dict) else {}
@@ -110,7 +110,7 @@ def _section() -> dict[str, Any]:
 
 
 def _decoded(value: Any) -> Any:
-    # Structured values reach the program as JSON text. Plain words and numbers are kept as they stand: pydantic reads them.
+    # Structured values reach the program as JSON text. Plain words and numbers are kept as they are: pydantic reads them.
     if isinstance(value, str) and value[:1] in "{[":
         try:
             return json.loads(value)

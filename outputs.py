@@ -10,19 +10,17 @@ from typing import Any
 from pulumi import Output
 
 from components.edge import Edge
+from components.host import Hosts
 from components.network import Vpc
-from components.readiness import public_half
 from components.security import Security
-from components.slaves import Slaves
 from plan.cluster import Cluster
 from plan.ports import CONSUL_DNS, CONSUL_HTTP, MARATHON, MESOS_MASTER, ZOOKEEPER_CLIENT
+from plan.secrets import public_half
 
 CONTRACT_VERSION = 1
 
 
-def exports(
-    cluster: Cluster, vpc: Vpc, security: Security, slaves: Slaves, edge: Edge, host_key: Output[str]
-) -> dict[str, Any]:
+def exports(cluster: Cluster, vpc: Vpc, security: Security, slaves: Hosts, edge: Edge, host_key: Output[str]) -> dict[str, Any]:
     """Every export of the stack by its name. Only cloud ids and public addresses are unknown in a preview.
 
     host_key: the hosts' private key, whose public half is exported.

@@ -1,4 +1,4 @@
-"""The last thing that happens to a machine before it is deleted: it is drained."""
+"""Drains a host before its instance is deleted: the engine runs `python -m ops drain`, a command line as any other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pulumi import ComponentResource, Input, Output, ResourceOptions
 from pulumi_command import local
 
 from components.host import Host
-from components.readiness import ADMIN_KEY, public_half
+from plan.admin import ADMIN_KEY
 from plan.cluster import Cluster, PlannedHost
+from plan.secrets import public_half
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Drains(ComponentResource):
     """Drains every host before its machine goes, type apollo:compute:Drains.
 
     Creates: {host}-drain (a local command that does nothing until it is deleted) for each host. It is triggered by the
-    machine's id, so it is deleted before the machine at a replacement too: drain → terminate → create. It stands behind the
+    machine's id, so it is deleted before the machine at a replacement too: drain → terminate → create. It depends on the
     host's whole component, hence is deleted before the volume is detached, and behind the first edge, through which it goes.
     """
 
     def __init__(self, name: str, args: DrainsArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("apollo:compute:Drains", name, None, opts)
         pinned = Output.from_input(args.host_key).apply(public_half)
-        way = args.hosts[args.cluster.edges[0].name]
+        first_edge = args.hosts[args.cluster.edges[0].name]
         for host in args.cluster.hosts:
             own = args.hosts[host.name]
             known = Output.all(own.instance_id, args.jump, pinned)
@@ -51,7 +52,7 @@ class Drains(ComponentResource):
                 environment=None if args.private_key is None else {ADMIN_KEY: args.private_key},
                 triggers=[own.instance_id],
                 add_previous_output_in_env=False,
-                opts=ResourceOptions(parent=self, depends_on=[own, way], delete_before_replace=True),
+                opts=ResourceOptions(parent=self, depends_on=[own, first_edge], delete_before_replace=True),
             )
         self.register_outputs({"hosts": [host.name for host in args.cluster.hosts]})
 
@@ -59,7 +60,7 @@ class Drains(ComponentResource):
 def _command(args: DrainsArgs, host: PlannedHost, instance: str, jump: str, pinned: str) -> str:
     """What the shell runs. It never fails: a dead host must not keep its machine from going.
 
-    It names the machine: where that is gone already, such as after a refresh, its successor stands at the same address by now.
+    It names the machine: where that is gone already, such as after a refresh, its successor has the same address by now.
     """
     edges = args.cluster.edges
     first = host is edges[0]

@@ -1,11 +1,11 @@
-"""One machine of the plan. The one place that knows an instance's lifecycle."""
+"""A machine of the plan, and all of a role. The one place that knows an instance's lifecycle."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
 from pulumi_aws import ebs, ec2
@@ -21,7 +21,7 @@ from plan.cluster import Cluster, PlannedHost, Role
 
 @dataclass(frozen=True)
 class Site:
-    """What all hosts of a stack share: the plan, and the ids of what stands around them."""
+    """What all hosts of a stack share: the plan, and the ids of what is around them."""
 
     cluster: Cluster
     vpc: Vpc
@@ -50,7 +50,7 @@ class Site:
 
 @dataclass(frozen=True)
 class HostArgs:
-    """host: plain, so that name, addresses and user-data stand before any cloud call.
+    """host: plain, so that name, addresses and user-data are known before any cloud call.
 
     interface_id: a network interface made beforehand, with the host's address and groups; by default the instance has its own.
     needs: what else must exist before the instance.
@@ -63,7 +63,7 @@ class HostArgs:
 
 
 def waiting(host: PlannedHost, user_data: str) -> dict[str, Input[Any]]:
-    """The component's own inputs: what the machine ignores until its generation rises, and where it stands.
+    """The component's own inputs: what the machine ignores until its generation rises, and where it is.
 
     So a preview shows an update of the component, and nothing else, where a machine and its plan go apart: it is what
     `python -m ops gate` and a reviewer read.
@@ -145,3 +145,26 @@ class Host(ComponentResource):
                 opts=ResourceOptions(parent=self, delete_before_replace=True),
             )
         self.register_outputs({"instanceId": self.instance_id})
+
+
+@dataclass(frozen=True)
+class HostsArgs:
+    """hosts: all of one role."""
+
+    site: Site
+    hosts: Sequence[PlannedHost]
+
+
+class Hosts(ComponentResource):
+    """All hosts of a role in private subnets, type apollo:compute:Slaves or apollo:compute:Control.
+
+    Creates: a Host named as the plan names it for each.
+    """
+
+    def __init__(self, role: Literal["slave", "control"], args: HostsArgs, opts: ResourceOptions | None = None) -> None:
+        name = {"slave": "slaves", "control": "control"}[role]
+        super().__init__(f"apollo:compute:{name.capitalize()}", name, None, opts)
+        self.hosts = {
+            host.name: Host(host.name, HostArgs(site=args.site, host=host), ResourceOptions(parent=self)) for host in args.hosts
+        }
+        self.register_outputs({"instanceIds": {name: host.instance_id for name, host in self.hosts.items()}})

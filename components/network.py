@@ -177,7 +177,7 @@ class Vpc(ComponentResource):
     def _reserve(self, subnet: ec2.Subnet, name: str, network: IPNetwork, blocks: list[IPNetwork]) -> list[Resource]:
         """Keeps AWS from giving the blocks to NAT gateways, load balancers and others that ask for any address.
 
-        What stands in them already stays, and whoever names an address gets it: so a running stack takes them too.
+        What is in them already stays, and whoever names an address gets it: so a running stack takes them too.
         """
         return [
             ec2.SubnetCidrReservation(
@@ -186,7 +186,7 @@ class Vpc(ComponentResource):
                 cidr_block=str(block),
                 reservation_type="explicit",
                 description="Planned addresses of hosts",
-                # Reservations must not overlap, so one that becomes wider cannot stand beside its former self.
+                # Reservations must not overlap, so one that becomes wider cannot exist beside its former self.
                 opts=ResourceOptions(parent=self, delete_before_replace=True),
             )
             for block in blocks

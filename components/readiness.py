@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import shlex
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,17 +12,15 @@ from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOpt
 from pulumi_command import local, remote
 
 from components.host import Host
-from host import ADMIN_USER
+from plan.admin import ADMIN_KEY, ADMIN_USER
 from plan.cluster import Cluster, PlannedHost
+from plan.secrets import public_half
 
 # Seconds. DEADLINE holds for all of it: reaching the host, whose first boot may install packages for minutes, and then what
 # the host is asked, which gives up by itself after CHECK_SECONDS so that its words arrive.
 DEADLINE = 1200
 CHECK_SECONDS = 600
 _DIAL_SECONDS = 15
-
-# Where `python -m ops` finds the administrators' private key, so that it is in no list of processes.
-ADMIN_KEY = "APOLLO_ADMIN_KEY"
 
 # cloud-init ends with 2 where it is done in spite of errors that it recovered from; older versions do not tell them apart.
 READY = f"""\
@@ -73,9 +68,9 @@ class Readiness(ComponentResource):
     def __init__(self, name: str, args: ReadinessArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("apollo:compute:Readiness", name, None, opts)
         pinned = Output.from_input(args.host_key).apply(public_half)
-        # Every `up` that waits for a host below needs the way, and none else: so machines are inputs, and nothing is replaced.
+        # Every `up` that waits for a host below needs the look, and none else: so machines are inputs, and nothing is replaced.
         machines = Output.all(*(host.instance_id for host in args.hosts.values())).apply(",".join)
-        way = local.Command(
+        look = local.Command(
             f"{name}-way",
             create=Output.all(args.jump, pinned).apply(lambda known: _look(*known, agent=args.private_key is None)),
             environment={"APOLLO_MACHINES": machines, **({} if args.private_key is None else {ADMIN_KEY: args.private_key})},
@@ -92,7 +87,7 @@ class Readiness(ComponentResource):
                 # A check needs what other hosts do (Consul's majority, the mesh's other ends), so none waits for another.
                 opts=ResourceOptions(
                     parent=self,
-                    depends_on=[args.hosts[host.name], way],
+                    depends_on=[args.hosts[host.name], look],
                     custom_timeouts=CustomTimeouts(create=f"{DEADLINE}s", update=f"{DEADLINE}s"),
                 ),
             )
@@ -105,30 +100,6 @@ def not_checked(cluster: Cluster) -> None:
         f"readiness not checked: {len(cluster.hosts)} hosts will boot unobserved. Set admin.allowedCidrs, admin.publicKey and "
         "the secret apollo:adminPrivateKey (or admin.agent: true) to have every host checked over SSH."
     )
-
-
-def public_half(private_key: str) -> str:
-    """The public key of an unencrypted OpenSSH private key, as `type base64`.
-
-    Format: openssh-portable, PROTOCOL.key: magic, three strings (cipher, KDF, its options), a count, the public key.
-    Raises ValueError where the text is no such key.
-    """
-    body = "".join(line for line in private_key.splitlines() if line and not line.startswith("-----"))
-    try:
-        blob = base64.b64decode(body, validate=True)
-        magic = b"openssh-key-v1\0"
-        if not blob.startswith(magic):
-            raise ValueError
-        offset = len(magic)
-        for _ in range(3):
-            offset += 4 + struct.unpack_from(">I", blob, offset)[0]
-        offset += 4
-        length = struct.unpack_from(">I", blob, offset)[0]
-        public = blob[offset + 4 : offset + 4 + length]
-        kind = public[4 : 4 + struct.unpack_from(">I", public)[0]].decode()
-    except (binascii.Error, struct.error, UnicodeDecodeError, ValueError):
-        raise ValueError("secrets.sshHostKey is not an OpenSSH private key; make one with: python -m ops secrets") from None
-    return f"{kind} {base64.b64encode(public).decode()}"
 
 
 def _look(jump: str, pinned: str, *, agent: bool) -> str:

@@ -34,29 +34,13 @@ def keep(settings: Settings) -> Output[Any]:
     resource: look-ups.
     """
 
-    def compare(args: ResourceHookArgs) -> None:
-        nonlocal held
-        before = (args.old_inputs or {}).get("input")
-        kept = {"overlay.mesh": before} if isinstance(before, str) else before or {}
-        held = "zones" in kept
-        refuse(changes(kept, settings), source)
-
-    def stay(args: ResourceHookArgs) -> None:
-        before, after = args.old_inputs or {}, args.new_inputs or {}
-        moved = [f"{PLACE[key]} {before[key]} → {after[key]}" for key in PLACE.keys() & before if before[key] != after[key]]
-        if held and moved:
-            raise ValueError(
-                f"{source}: zones: {args.name} would move ({', '.join(sorted(moved))}), and a host keeps its place; give an "
-                "appended zone a fromSlot above the highest slot ever used"
-            )
-
-    held = True
     source = f"Pulumi.{pulumi.get_stack()}.yaml"
     # Pulumi's mocks call nothing back, and have no earlier state to compare with.
     mocked = isinstance(get_monitor(), MockMonitor)
+    comparison = _Comparison(settings, source)
     always = ResourceHookOptions(on_dry_run=True)
-    hooks = [] if mocked else [ResourceHook("settings of a running stack", compare, always)]
-    stays = [] if mocked else [ResourceHook("place of a running host", stay, always)]
+    hooks = [] if mocked else [ResourceHook("settings of a running stack", comparison.of_settings, always)]
+    stays = [] if mocked else [ResourceHook("place of a running host", comparison.of_host, always)]
     record = Stash(
         "settings",
         input=recorded(settings),
@@ -71,3 +55,27 @@ def keep(settings: Settings) -> Output[Any]:
 
     pulumi.runtime.register_stack_transformation(wait)
     return record.input
+
+
+class _Comparison:
+    """What the state's inputs say against the settings, as hooks of the engine. It calls the record's before any host's."""
+
+    def __init__(self, settings: Settings, source: str) -> None:
+        self._settings, self._source = settings, source
+        # A record of the mesh alone does not say where the zones were, so a host may still move.
+        self._zones_recorded = True
+
+    def of_settings(self, args: ResourceHookArgs) -> None:
+        before = (args.old_inputs or {}).get("input")
+        kept = {"overlay.mesh": before} if isinstance(before, str) else before or {}
+        self._zones_recorded = "zones" in kept
+        refuse(changes(kept, self._settings), self._source)
+
+    def of_host(self, args: ResourceHookArgs) -> None:
+        before, after = args.old_inputs or {}, args.new_inputs or {}
+        moved = [f"{PLACE[key]} {before[key]} → {after[key]}" for key in PLACE.keys() & before if before[key] != after[key]]
+        if self._zones_recorded and moved:
+            raise ValueError(
+                f"{self._source}: zones: {args.name} would move ({', '.join(sorted(moved))}), and a host keeps its place; give "
+                "an appended zone a fromSlot above the highest slot ever used"
+            )

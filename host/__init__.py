@@ -1,7 +1,6 @@
 """What a planned host boots with: its files and its user-data. Pure Python; nothing here knows Pulumi or AWS."""
 
 from host.render import (
-    ADMIN_USER,
     DATA_DEVICE,
     Bundle,
     HostFile,
@@ -14,7 +13,6 @@ from host.render import (
 )
 
 __all__ = [
-    "ADMIN_USER",
     "DATA_DEVICE",
     "Bundle",
     "HostFile",

@@ -26,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from plan import ports
+from plan.admin import ADMIN_USER
 from plan.cluster import Cluster, PlannedHost, Role
 from plan.secrets import parameters
 from plan.settings import Mesos
@@ -34,7 +35,6 @@ from plan.settings import Mesos
 MAX_BYTES = 16384
 # Where the data volume is attached, as EC2 is told. On Nitro machines the kernel names it otherwise; see data-volume.
 DATA_DEVICE = "/dev/sdf"
-ADMIN_USER = "admin"
 NODE_ENV = "/etc/apollo/node.env"
 PARAMETERS = "/etc/apollo/parameters"
 PROGRAMS = "/etc/apollo/programs"

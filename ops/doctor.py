@@ -41,19 +41,21 @@ def examine(stack: Stack, plan: Cluster) -> tuple[list[Finding], list[str]]:
     except OpsError as error:
         unseen.append(f"AWS: {error}")
     lost |= {finding.host for finding in found if finding.between == "state and AWS"}
-    way = stack.way()
-    if way is None:
+    access = stack.access()
+    if access is None:
         unseen.append("Consul and the mesh: no administrators' key (apollo:adminPrivateKey, or admin.agent: true)")
         return found, unseen
     deployed = stack.hosts
-    with opened(way) as reach:
-        seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed], on_terminal())
-    if seen.way:
+    with opened(access) as ssh:
+        seen = survey(ssh, plan, [host for host in plan.hosts if host.name in deployed], on_terminal())
+    if seen.unreachable:
         edge = plan.edges[0]
-        found.append(Finding("this machine and the edge", edge.name, seen.way, f"python -m ops reach --stack {stack.name}"))
+        found.append(
+            Finding("this machine and the edge", edge.name, seen.unreachable, f"python -m ops reach --stack {stack.name}")
+        )
         unseen.append("Consul and the mesh: no host was asked")
         return found, unseen
-    found += _live(stack.name, plan, seen, lost, way.jump)
+    found += _live(stack.name, plan, seen, lost, access.jump)
     again = f"a busy host is no dead one, so ask again: python -m ops doctor --stack {stack.name}"
     unseen += [f"{name}: answers at its SSH port, but {why}; {again}" for name, why in seen.slow.items()]
     if seen.nodes is None:

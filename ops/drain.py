@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ops.errors import OpsError
-from ops.reach import DIAL, Deadline, Reach, Unreachable, addresses, given_way, opened, way_arguments
+from ops.reach import DIAL, Deadline, Ssh, Unreachable, access_arguments, addresses, given_access, opened
 from ops.text import safe
 
 # `off` lets machines go as they are, such as before a `pulumi destroy`.
@@ -34,7 +34,7 @@ _CLOSING = 20.0
 
 
 def drain(
-    reach: Reach, host: str, address: str, edges: Sequence[str], control: Sequence[str], seconds: float, instance: str = ""
+    ssh: Ssh, host: str, address: str, edges: Sequence[str], control: Sequence[str], seconds: float, instance: str = ""
 ) -> None:
     """Drains one host. Raises Unreachable where it, or what it needs, does not answer in time.
 
@@ -46,17 +46,17 @@ def drain(
         print(f"{host}: {safe(line, 1000)} ({time.monotonic() - begun:.1f} s)", flush=True)
 
     try:
-        reach.knock(min(DIAL, seconds))
+        ssh.knock(min(DIAL, seconds))
     except Unreachable as error:
         # The others are behind the same edge.
         say(f"not drained, and the others do not know that it goes: {error}")
         raise
-    ports = _ports(reach, address, *edges, *control)
+    ports = _ports(ssh, address, *edges, *control)
     edges, control = ([node for node in nodes if not ports.get(node)] for nodes in (edges, control))
     try:
         if ports.get(address):
             raise Unreachable(ports[address], "down")
-        found = reach.ask(address, "leave", "begin", "0", instance, seconds=min(30.0, deadline.left))
+        found = ssh.ask(address, "leave", "begin", "0", instance, seconds=min(30.0, deadline.left))
         if "other" in found:
             say(f"nothing to drain: {instance} is gone, and {found['other']} is at its address by now")
             return
@@ -65,85 +65,85 @@ def drain(
         if host.startswith("edge-") and edges:
             time.sleep(min(BALANCER, deadline.left))
             say("out of the load balancer")
-        _quiet(reach, edges, services, deadline, say)
+        _quiet(ssh, edges, services, deadline, say)
         waits = min(_MESOS, deadline.left / 2)
-        tell_mesos(reach, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)
+        tell_mesos(ssh, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)
         # It ends by itself before that: connections and containers have their own, shorter limits.
-        for line in reach.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
+        for line in ssh.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
             say(line)
     except (Unreachable, TypeError, KeyError) as error:
         why = str(error) if isinstance(error, Unreachable) else f"it tells nonsense ({type(error).__name__})"
         say(f"not drained: {why}")
-        _close(reach, host, address, control)
+        _close(ssh, host, address, control)
         raise Unreachable(why) from None
-    _close(reach, host, address, control)
+    _close(ssh, host, address, control)
 
 
-def _ports(reach: Reach, *nodes: str) -> dict[str, str]:
+def _ports(ssh: Ssh, *nodes: str) -> dict[str, str]:
     """Who is silent, so that no time is spent on them; where that cannot be found out, all may answer."""
     try:
-        return reach.probe(nodes)
+        return ssh.probe(nodes)
     except Unreachable:
         return {}
 
 
-def _quiet(reach: Reach, edges: Sequence[str], services: Sequence[str], deadline: Deadline, say: Callable[[str], None]) -> None:
+def _quiet(ssh: Ssh, edges: Sequence[str], services: Sequence[str], deadline: Deadline, say: Callable[[str], None]) -> None:
     """Waits until no edge sends requests to these instances (address:port) any more."""
     for edge in edges if services else ():
         try:
             waits = min(_QUIET, deadline.left)
-            reach.run(edge, "edge", "quiet", f"{waits:.0f}", *services, seconds=waits + 2)
+            ssh.run(edge, "edge", "quiet", f"{waits:.0f}", *services, seconds=waits + 2)
         except Unreachable as error:
             say(f"edge {edge} may still send requests: {error}")
     if services:
         say(f"{len(services)} services out of {len(edges)} edges")
 
 
-def _close(reach: Reach, host: str, address: str, control: Sequence[str]) -> None:
+def _close(ssh: Ssh, host: str, address: str, control: Sequence[str]) -> None:
     """Its agent has stopped, or the machine went down in the middle: its successor has the same address and must be let in."""
     deadline = Deadline(_CLOSING)
-    tell_mesos(reach, host, address, control, "up", seconds=deadline.left / 2)
-    forget(reach, host, address, control, seconds=deadline.left)
+    tell_mesos(ssh, host, address, control, "up", seconds=deadline.left / 2)
+    forget(ssh, host, address, control, seconds=deadline.left)
 
 
-def tell_mesos(reach: Reach, host: str, address: str, control: Sequence[str], *order: str, seconds: float) -> None:
+def tell_mesos(ssh: Ssh, host: str, address: str, control: Sequence[str], *order: str, seconds: float) -> None:
     """Has a control node tell the Mesos masters that the machine goes, so that tasks start elsewhere first, or is back.
 
     seconds: for all of them.
     """
     if host.startswith("slave-"):
-        said = _first_answer(reach, host, control, seconds, "mesos", order[0], address, *order[1:])
+        said = _first_answer(ssh, host, control, seconds, "mesos", order[0], address, *order[1:])
         if said and said.strip():
             print(f"{host}: Mesos: {safe(said.strip())}", flush=True)
 
 
-def forget(reach: Reach, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> bool:
+def forget(ssh: Ssh, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> bool:
     """Has the first control node that answers take the host out of Consul, where it still is, and out of the mesh.
 
     seconds: for all of them. Gives whether one answered.
     """
     others = [node for node in control if node != address]
-    said = _first_answer(reach, host, others, seconds, "forget", host, address)
+    said = _first_answer(ssh, host, others, seconds, "forget", host, address)
     for line in (said or "").splitlines():
         print(f"{safe(host)}: {safe(line)}", flush=True)
     return said is not None
 
 
-def _first_answer(reach: Reach, host: str, control: Sequence[str], seconds: float, program: str, *arguments: str) -> str | None:
+def _first_answer(ssh: Ssh, host: str, control: Sequence[str], seconds: float, program: str, *arguments: str) -> str | None:
     """What a program says on the first control node that answers; None, and why is told, where none does in that time."""
     deadline = Deadline(seconds)
     for node in control:
         if not deadline.left:
             break
         try:
-            return reach.run(node, program, *arguments, seconds=deadline.left)
+            return ssh.run(node, program, *arguments, seconds=deadline.left)
         except Unreachable as error:
             print(f"{safe(host)}: control node {node} does not answer: {error}", flush=True)
     return None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    way_arguments(parser)
+    access_arguments(parser)
     parser.add_argument("--host", required=True, help="such as slave-2")
     parser.add_argument("--address", help="the host's address in the VPC; empty for the first edge itself")
     parser.add_argument("--instance", default="", help="the machine's id: another one at the address is left as it is")
@@ -163,7 +163,7 @@ def run(given: argparse.Namespace) -> int:
         from ops.stack import Stack
 
         stack = Stack(given.stack)
-        plan, way = stack.plan, stack.way()
+        plan, access = stack.plan, stack.access()
         planned = next((h for h in plan.hosts if h.name == host), None)
         if planned is None and not given.forget:
             raise OpsError(f"{host} is no host of stack {given.stack}; there are: {', '.join(h.name for h in plan.hosts)}")
@@ -171,22 +171,22 @@ def run(given: argparse.Namespace) -> int:
         edges = [str(h.private_ip) for h in plan.edges]
         control = [str(h.private_ip) for h in plan.control]
     else:
-        way = given_way(given)
+        access = given_access(given)
         address, edges, control = given.address or "", addresses(given.edges), addresses(given.control)
-    if way is None:
+    if access is None:
         print(f"{host}: not drained: no administrators' key (admin.allowedCidrs and apollo:adminPrivateKey, or admin.agent)")
         return 1
     try:
-        with opened(way) as reach:
+        with opened(access) as ssh:
             if given.forget or given.undo:
-                reach.knock()
+                ssh.knock()
             if given.forget:
-                if not forget(reach, host, address, control):
+                if not forget(ssh, host, address, control):
                     raise Unreachable("no control node answers, so Consul was not told to forget it")
             elif given.undo:
-                print(f"{host}: {reach.run(address, 'leave', 'undo', '0', seconds=given.seconds).strip()}")
+                print(f"{host}: {ssh.run(address, 'leave', 'undo', '0', seconds=given.seconds).strip()}")
             else:
-                drain(reach, host, address, edges, control, given.seconds, given.instance)
+                drain(ssh, host, address, edges, control, given.seconds, given.instance)
     except Unreachable as error:
         what = "forgotten" if given.forget else "put to work again" if given.undo else "drained"
         print(f"{safe(host)} was not {what}: {error}", file=sys.stderr)

@@ -265,14 +265,14 @@ def run(given: argparse.Namespace) -> int:
     plan = stack.plan
     deployed = {name: host.instance_id for name, host in stack.hosts.items()}
     seen = None
-    way = stack.way() if deployed else None
-    if way is None:
+    access = stack.access() if deployed else None
+    if access is None:
         print("drawn from plan and state alone: nothing is deployed, or there is no administrators' key", file=sys.stderr)
     else:
-        with opened(way) as reach:
-            seen = survey(reach, plan, [host for host in plan.hosts if host.name in deployed], on_terminal())
-        if seen.way:
-            print(f"drawn from plan and state alone: {seen.way}", file=sys.stderr)
+        with opened(access) as ssh:
+            seen = survey(ssh, plan, [host for host in plan.hosts if host.name in deployed], on_terminal())
+        if seen.unreachable:
+            print(f"drawn from plan and state alone: {seen.unreachable}", file=sys.stderr)
             seen = None
         else:
             for host, reason in {**seen.silent, **seen.slow, **seen.odd}.items():

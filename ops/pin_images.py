@@ -1,4 +1,4 @@
-"""Pins the images that a stack's hosts fetch: asks each registry what a tag stands for, and writes the digest behind it."""
+"""Pins the images that a stack's hosts fetch: asks each registry what a tag names, and writes the digest behind it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ImagesError(OpsError):
 
 
 def pin(stack: str, scheme: str = "https") -> dict[str, str]:
-    """Key → what now stands in the stack's configuration, for each image in use that is named by its tag.
+    """Key → what is now in the stack's configuration, for each image in use that is named by its tag.
 
     Raises ImagesError, also where the section of an image is malformed, and OpsError where `pulumi` cannot read or write it.
     """

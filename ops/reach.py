@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 from ops.errors import OpsError
 from ops.text import cleaned, lines, safe
+from plan.admin import ADMIN_KEY, ADMIN_USER
+from plan.ports import HTTP, SSH
 
 # Seconds that two logins, one through the other, may take on machines whose cores are all busy.
 DIAL = 20
@@ -29,9 +31,6 @@ DIAL = 20
 KNOCK = 5
 # Seconds for a new edge to answer at all: EC2 starts it, and its kernel brings the network up. Its programs come later.
 PATIENCE = 180.0
-# Where the administrators' private key stands, so that it is in no list of processes.
-KEY = "APOLLO_ADMIN_KEY"
-SSH, HTTP = 22, 80
 _REMOTE = Path(__file__).with_name("remote")
 # ssh's words where no connection came about: to the edge from here, and to a host from the edge.
 _NO_WAY = re.compile(r"connect to host \S+ port \d+: (.*)")
@@ -40,13 +39,13 @@ _DENIED = re.compile(r"(?:.*Permission denied.*|Host key verification failed.*|.
 # Exit statuses: ssh's own where it fails, timeout's where it ends what it runs.
 _SSH_FAILED, _TIMED_OUT = 255, 124
 
-Kind = Literal["way", "down", "slow", "denied", "failed"]
+Kind = Literal["edge", "down", "slow", "denied", "failed"]
 
 
 class Unreachable(Exception):
     """What was asked of a host did not end well. The text, safe to print, says what was seen.
 
-    kind: way (the first edge does not answer from here), down (the host answers no connection, or refuses it), slow (no end in
+    kind: edge (the first edge does not answer from here), down (the host answers no connection, or refuses it), slow (no end in
     time: it may be busy), denied (it answers and does not let us in, or is not the one it should be), failed (it let us in).
     """
 
@@ -56,8 +55,10 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True)
-class Way:
-    """jump: the first edge's public address. key: the administrators' private key, empty for the SSH agent's.
+class Access:
+    """How the hosts are reached.
+
+    jump: the first edge's public address. key: the administrators' private key, empty for the SSH agent's.
 
     host_key: the public half of the key that all hosts of the stack show, as `type base64`.
     """
@@ -65,28 +66,28 @@ class Way:
     jump: str
     key: str
     host_key: str
-    user: str = "admin"
+    user: str = ADMIN_USER
 
 
-class Reach:
-    """An open way. `APOLLO_SSH` says how to call ssh, where that is not just `ssh`."""
+class Ssh:
+    """Runs programs on the hosts, by ssh through the first edge. `APOLLO_SSH`: how to call ssh, where not just `ssh`."""
 
-    def __init__(self, way: Way, folder: Path) -> None:
+    def __init__(self, access: Access, folder: Path) -> None:
         self._config = folder / "config"
         known, key = folder / "known", folder / "key"
-        _private(known, f"apollo {way.host_key}\n")
+        _private(known, f"apollo {access.host_key}\n")
         identity = "BatchMode yes"
-        if way.key:
-            _private(key, way.key.rstrip("\n") + "\n")
+        if access.key:
+            _private(key, access.key.rstrip("\n") + "\n")
             identity = f"IdentityFile {key}\n  IdentitiesOnly yes\n  BatchMode yes"
         both = (
-            f"  User {way.user}\n  HostKeyAlias apollo\n  UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n"
+            f"  User {access.user}\n  HostKeyAlias apollo\n  UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n"
             f"  StrictHostKeyChecking yes\n  {identity}\n  ConnectTimeout {DIAL}\n  ServerAliveInterval {KNOCK}\n"
             "  ServerAliveCountMax 2\n  LogLevel ERROR\n"
         )
-        text = f"Host jump {way.jump}\n  HostName {way.jump}\n  ProxyJump none\n{both}\nHost *\n  ProxyJump jump\n{both}"
+        text = f"Host jump {access.jump}\n  HostName {access.jump}\n  ProxyJump none\n{both}\nHost *\n  ProxyJump jump\n{both}"
         _private(self._config, text)
-        self._jump = way.jump
+        self._jump = access.jump
 
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
         """Runs ops/remote/<program>.py as root on the host with this address (empty: the first edge); gives what it printed,
@@ -154,13 +155,13 @@ class Reach:
 
     def explained(self, problem: Unreachable) -> Unreachable:
         """With its most frequent cause, where the edge gives no answer at all."""
-        if problem.kind != "way" or "refused" in str(problem):
+        if problem.kind != "edge" or "refused" in str(problem):
             return problem
         lacks = "admin.allowedCidrs does not have the address that this machine's connections come from"
         # One edge serves the world at port 80; of several, the load balancer alone.
         cause = f"it is up, as its port {HTTP} answers, so {lacks}" if not self.silence(HTTP) else f"it is down, or {lacks}"
         out = "run this from a machine inside admin.allowedCidrs, or add its address and `up` again (docs/operations.md)"
-        return Unreachable(f"{problem}: {cause}; {out}", "way")
+        return Unreachable(f"{problem}: {cause}; {out}", "edge")
 
 
 def _problem(status: int, words: str, seconds: float) -> Unreachable:
@@ -169,7 +170,7 @@ def _problem(status: int, words: str, seconds: float) -> Unreachable:
     if status == _SSH_FAILED:
         for line in told:
             if found := _NO_WAY.search(line):
-                return Unreachable(f"the first edge does not answer: {line.removeprefix('ssh: ')}", "way")
+                return Unreachable(f"the first edge does not answer: {line.removeprefix('ssh: ')}", "edge")
             if found := _NO_HOST.search(line):
                 return Unreachable(found[1], "down")
             if found := _DENIED.fullmatch(line):
@@ -182,10 +183,10 @@ def _problem(status: int, words: str, seconds: float) -> Unreachable:
 
 
 @contextmanager
-def opened(way: Way) -> Generator[Reach]:
-    """A way whose key lies in a folder of mode 0700 for as long as it is open."""
+def opened(access: Access) -> Generator[Ssh]:
+    """Access whose key lies in a folder of mode 0700 for as long as it is open."""
     with tempfile.TemporaryDirectory(prefix="apollo-ssh-") as folder:
-        yield Reach(way, Path(folder))
+        yield Ssh(access, Path(folder))
 
 
 class Deadline:
@@ -208,21 +209,21 @@ def addresses(text: str) -> Sequence[str]:
     return [part for part in text.split(",") if part]
 
 
-def given_way(given: argparse.Namespace) -> Way | None:
-    """The way that the options and the environment name; None where a part of it is missing."""
-    key = os.environ.get(KEY, "")
-    return Way(given.jump, key, given.host_key) if given.jump and given.host_key and (key or given.agent) else None
+def given_access(given: argparse.Namespace) -> Access | None:
+    """What the options and the environment name; None where a part of it is missing."""
+    key = os.environ.get(ADMIN_KEY, "")
+    return Access(given.jump, key, given.host_key) if given.jump and given.host_key and (key or given.agent) else None
 
 
-def way_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", help="find the way in this stack; needs pulumi")
+def access_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", help="find all of it in this stack; needs pulumi")
     parser.add_argument("--jump", help="the first edge's public address")
     parser.add_argument("--host-key", help="the hosts' public key, as `type base64`")
     parser.add_argument("--agent", action="store_true", help="with the SSH agent's keys")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    way_arguments(parser)
+    access_arguments(parser)
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help=f"seconds for an edge that boots (default: {PATIENCE:.0f})"
     )
@@ -233,21 +234,23 @@ def run(given: argparse.Namespace) -> int:
     if given.stack:
         from ops.stack import Stack
 
-        way = Stack(given.stack).way()
+        access = Stack(given.stack).access()
     else:
-        way = given_way(given)
-    if way is None:
-        raise OpsError("no way: no administrators' key (admin.allowedCidrs and apollo:adminPrivateKey, or admin.agent)")
+        access = given_access(given)
+    if access is None:
+        raise OpsError("no access: no administrators' key (admin.allowedCidrs and apollo:adminPrivateKey, or admin.agent)")
     deadline, served = Deadline(given.patience), 0
     try:
-        with opened(way) as reach:
-            while why := reach.silence():
-                print(f"{way.jump} does not answer at port {SSH} ({why}); {deadline.left:.0f} s more for its boot", flush=True)
+        with opened(access) as ssh:
+            while why := ssh.silence():
+                print(
+                    f"{access.jump} does not answer at port {SSH} ({why}); {deadline.left:.0f} s more for its boot", flush=True
+                )
                 # An edge that boots answers at both ports at about the same time.
-                served += not reach.silence(HTTP)
+                served += not ssh.silence(HTTP)
                 if served > 1 or not deadline.left:
-                    raise reach.explained(Unreachable(f"{way.jump} does not answer at port {SSH}: {why}", "way"))
+                    raise ssh.explained(Unreachable(f"{access.jump} does not answer at port {SSH}: {why}", "edge"))
     except Unreachable as error:
         raise OpsError(str(error)) from None
-    print(f"{way.jump} answers", flush=True)
+    print(f"{access.jump} answers", flush=True)
     return 0

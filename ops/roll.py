@@ -1,6 +1,6 @@
 """Replaces hosts one at a time, each by its generation, and goes on only when the host and the published services are well.
 
-What is to be done stands in a file beside the stack file, with the generation that each host is to reach. So a roll that was
+What is to be done is kept in a file beside the stack file, with the generation that each host is to reach. So a roll that was
 stopped at any point goes on where it was: a host at its generation is not replaced a second time.
 """
 
@@ -24,7 +24,7 @@ from ops import gate
 from ops.drain import BALANCER
 from ops.errors import OpsError
 from ops.preview import VOLUME
-from ops.reach import Reach, Unreachable, Way, opened
+from ops.reach import Access, Ssh, Unreachable, opened
 from ops.stack import SECTIONS, Stack, last_words
 from plan.cluster import PlannedHost
 
@@ -88,15 +88,15 @@ class Roll:
 def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patience: float, say: Say) -> Roll:
     """Carries out the roll that the file tells, or begins one of the wanted hosts. Raises OpsError, and Stopped."""
     path = stack.folder / f".apollo-roll-{stack.name}.json"
-    way = stack.way()
-    if way is None and not unchecked:
+    access = stack.access()
+    if access is None and not unchecked:
         raise OpsError(
             "no host of this stack can be checked: set admin.allowedCidrs and apollo:adminPrivateKey (or admin.agent: true), "
             "or roll blindly with --unchecked"
         )
     with _alone(path.with_suffix(".lock"), stack.name):
-        if way:
-            _let_in(way)
+        if access:
+            _let_in(access)
         found = Roll.load(path)
         if found is None:
             found = Roll(path, [Turn(host.name, host.generation + 1) for host in wanted])
@@ -109,7 +109,7 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
             )
         else:
             say.line(f"going on with the roll of stack {stack.name}: {_hosts(found.left)} left")
-        with opened(way) if way else nullcontext() as reach, _interrupts(stack) as pressed:
+        with opened(access) if access else nullcontext() as ssh, _interrupts(stack) as pressed:
             for number, turn in enumerate(found.turns, 1):
                 if turn.done:
                     continue
@@ -120,7 +120,7 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
                     time.sleep(BALANCER)
                 say.line(f"{number} of {len(found.turns)}: {turn.host}, generation {turn.generation}")
                 begun = time.monotonic()
-                _turn(stack, found, turn, reach, patience, say, pressed)
+                _turn(stack, found, turn, ssh, patience, say, pressed)
                 turn.done, turn.seconds = True, round(time.monotonic() - begun, 1)
                 found.save()
                 say.line(f"  {turn.host} is done, {turn.seconds:.0f} s")
@@ -128,16 +128,16 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
         return found
 
 
-def _let_in(way: Way) -> None:
+def _let_in(access: Access) -> None:
     """OpsError where no host can be reached from this machine: each would go undrained, and its check be waited for in vain."""
     try:
-        with opened(way) as reach:
-            reach.knock()
+        with opened(access) as ssh:
+            ssh.knock()
     except Unreachable as error:
         raise OpsError(f"no host can be reached, so nothing was touched: {error}") from None
 
 
-def _turn(stack: Stack, roll: Roll, turn: Turn, reach: Reach | None, patience: float, say: Say, pressed: Pressed) -> None:
+def _turn(stack: Stack, roll: Roll, turn: Turn, ssh: Ssh | None, patience: float, say: Say, pressed: Pressed) -> None:
     """One host, from whatever an earlier run left."""
     stack.reread()
     plan = stack.plan
@@ -145,9 +145,9 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, reach: Reach | None, patience: f
     host = next((host for host in plan.hosts if host.name == turn.host), None)
     if host is None:
         raise OpsError(f"{turn.host} is no host of {stack.file} any more; remove the roll's file to give it up")
-    if reach and turn.healthy is None:
+    if ssh and turn.healthy is None:
         try:
-            before = _published(reach, {}, 0)
+            before = _published(ssh, {}, 0)
         except Unreachable as error:
             raise OpsError(f"the edge does not tell what it serves, so nothing was touched: {error}") from None
         for service, (healthy, _, nodes) in before.items():
@@ -166,8 +166,8 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, reach: Reach | None, patience: f
             raise Stopped from None
         raise OpsError(f"{turn.host}: the update failed: {last_words(error)}") from None
     say.line(f"  replaced and checked, {time.monotonic() - begun:.0f} s")
-    if reach:
-        _healthy(reach, turn.healthy or {}, patience, say, pressed)
+    if ssh:
+        _healthy(ssh, turn.healthy or {}, patience, say, pressed)
 
 
 def _same_as_state(stack: Stack, hosts: Sequence[PlannedHost]) -> None:
@@ -203,22 +203,22 @@ def _only(stack: Stack, turn: Turn) -> None:
         raise OpsError(f"an `up` would also touch {', '.join(others)}; {bring_up}; {meanwhile}")
 
 
-def _published(reach: Reach, wanted: dict[str, int], seconds: float) -> dict[str, tuple[int, int, list[str]]]:
+def _published(ssh: Ssh, wanted: dict[str, int], seconds: float) -> dict[str, tuple[int, int, list[str]]]:
     """Of each published service: instances that are healthy, all, the nodes of the healthy. Raises Unreachable."""
-    told = reach.ask("", "edge", "published", f"{seconds:.0f}", json.dumps(wanted), seconds=seconds + 10)
+    told = ssh.ask("", "edge", "published", f"{seconds:.0f}", json.dumps(wanted), seconds=seconds + 10)
     try:
         return {name: (int(entry[0]), int(entry[1]), [str(node) for node in entry[2]]) for name, entry in told.items()}
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise Unreachable(f"it tells nonsense ({type(error).__name__})") from None
 
 
-def _healthy(reach: Reach, wanted: dict[str, int], patience: float, say: Say, pressed: Pressed) -> None:
+def _healthy(ssh: Ssh, wanted: dict[str, int], patience: float, say: Say, pressed: Pressed) -> None:
     """Waits until each service has as many healthy instances as wanted. OpsError with those that have not."""
     begun = time.monotonic()
     trouble = ""
     while True:
         try:
-            now = _published(reach, wanted, min(_LOOK, patience))
+            now = _published(ssh, wanted, min(_LOOK, patience))
             short = [
                 f"{service} ({now.get(service, (0, 0, []))[0]} of {count})"
                 for service, count in wanted.items()

@@ -18,11 +18,12 @@ from pulumi import automation as auto
 
 from ops import preview
 from ops.errors import OpsError
-from ops.reach import Way
+from ops.reach import Access
 from ops.text import lines as safe_lines
 from plan.cluster import Cluster, plan_cluster
 from plan.parse import parse
 from plan.problems import PlanError
+from plan.secrets import public_half
 from plan.settings import SECRET_KEYS
 
 SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
@@ -223,17 +224,15 @@ class Stack:
                 raise OpsError(last_words(error)) from None
         return preview.parse(told, "the preview")
 
-    def way(self) -> Way | None:
+    def access(self) -> Access | None:
         """How to reach the hosts over SSH; None where the configuration has no key and no agent for it."""
-        from components.readiness import public_half
-
         config = self.config(secrets=True)
         admin: dict[str, Any] = config.get("admin") or {}
         key = config.get("adminPrivateKey")
         if not admin.get("allowedCidrs") or not (key or admin.get("agent")):
             return None
         host_key = public_half(config["secrets"]["sshHostKey"])
-        return Way(str(self.outputs["edge"]["publicIps"][0]), str(key or ""), host_key)
+        return Access(str(self.outputs["edge"]["publicIps"][0]), str(key or ""), host_key)
 
 
 def last_words(error: Exception) -> str:

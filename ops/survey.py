@@ -12,7 +12,7 @@ from typing import NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from ops.reach import Deadline, Reach, Unreachable
+from ops.reach import Deadline, Ssh, Unreachable
 from plan.cluster import Cluster, PlannedHost
 
 # Seconds for one host, whose cores may all be busy, and for all hosts together.
@@ -66,7 +66,7 @@ class Survey:
     slow: host → how it is known to be up, though it did not tell in time. odd: host → what is wrong with its answer.
     lost: host → why it cannot tell its mesh's table. consul: host → the state of its agent's unit. checks: host → what its
     apollo-check fails or warns of. routes: host name and path at the edge, with a slash at the end (`web.example.com/`,
-    `*/api/`), → service. way: why no host could be asked at all.
+    `*/api/`), → service. unreachable: why no host could be asked at all.
     """
 
     nodes: dict[str, Node] | None = None
@@ -79,11 +79,11 @@ class Survey:
     consul: dict[str, str] = field(default_factory=dict[str, str])
     checks: dict[str, list[Check]] = field(default_factory=dict[str, list[Check]])
     routes: dict[str, str] = field(default_factory=dict[str, str])
-    way: str = ""
+    unreachable: str = ""
 
 
 def survey(
-    reach: Reach, plan: Cluster, hosts: Iterable[PlannedHost] | None = None, progress: Callable[[int, int], None] | None = None
+    ssh: Ssh, plan: Cluster, hosts: Iterable[PlannedHost] | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Survey:
     """Asks all hosts of the plan, or those given, a few at a time; ends after ALL seconds. progress: (asked, all)."""
     found, deadline = Survey(), Deadline(ALL)
@@ -95,10 +95,10 @@ def survey(
         return "" if host is plan.edges[0] else str(host.private_ip)
 
     try:
-        reach.knock()
-        ports = reach.probe(at(host) for host in asked)
+        ssh.knock()
+        ports = ssh.probe(at(host) for host in asked)
     except Unreachable as error:
-        found.way = str(error)
+        found.unreachable = str(error)
         return found
 
     def ask(host: PlannedHost) -> tuple[PlannedHost, _Told | Unreachable]:
@@ -108,7 +108,7 @@ def survey(
             return host, Unreachable(f"not asked within {ALL:.0f} s", "slow")
         try:
             wanted = ["catalog"] if host.name in tellers else []
-            return host, _TOLD.validate_python(reach.ask(at(host), "survey", *wanted, seconds=min(EACH, deadline.left)))
+            return host, _TOLD.validate_python(ssh.ask(at(host), "survey", *wanted, seconds=min(EACH, deadline.left)))
         except Unreachable as error:
             return host, error
         except ValidationError as error:

@@ -121,7 +121,7 @@ def _zones(s: Settings) -> Iterator[Problem]:
         names.add(name)
         if zone.from_slot is None:
             if previous > 1:
-                yield Problem(key, f"{zone.name} stands after an appended zone; give it a fromSlot of {previous} or more")
+                yield Problem(key, f"{zone.name} comes after an appended zone; give it a fromSlot of {previous} or more")
             continue
         if place == 0:
             yield Problem(key, f"{zone.name} is the first zone and serves from slot 1; leave fromSlot out")

@@ -17,7 +17,7 @@ Role = Literal["slave", "control", "edge"]
 
 @dataclass(frozen=True)
 class PlannedZone:
-    """index: the zone's place in the settings, 0 to 6. The subnets are the zone's, whether hosts stand in them or not."""
+    """index: the zone's place in the settings, 0 to 6. The subnets are the zone's, whether it has hosts or not."""
 
     index: int
     name: str
@@ -49,7 +49,7 @@ class PlannedHost:
 
     @property
     def public(self) -> bool:
-        """Whether the host stands in its zone's public subnet."""
+        """Whether the host is in its zone's public subnet."""
         return self.role == "edge"
 
 

@@ -21,7 +21,7 @@ def images(s: Settings) -> dict[str, str]:
 
 
 def unpinned(s: Settings) -> dict[str, str]:
-    """Those of the images that are named by a tag, which stands for another image whenever somebody says so."""
+    """Those of the images that are named by a tag, which names another image whenever its owner says so."""
     return {key: image for key, image in images(s).items() if "@sha256:" not in image}
 
 
@@ -31,6 +31,6 @@ def check_pinned(s: Settings, stack: str) -> Iterator[Problem]:
         for key, image in unpinned(s).items():
             yield Problem(
                 key,
-                f"{image} is a tag, and hosts would run as root whatever it stands for when they boot; "
+                f"{image} is a tag, and hosts would run as root whatever it names when they boot; "
                 f"put its digest in with: python -m ops pin-images --stack {stack}",
             )

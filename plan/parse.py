@@ -1,4 +1,4 @@
-"""From what stands under `apollo:` to checked settings: all problems in one PlanError, before anything is created.
+"""From the keys under `apollo:` to checked settings: all problems in one PlanError, before anything is created.
 
 Pydantic's findings are translated here: each problem names the key, the value and what would be valid.
 """
@@ -78,7 +78,7 @@ def _key(location: Sequence[int | str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """The value as it stands in YAML, cut where it is long, on one line."""
+    """The value as YAML has it, cut where it is long, on one line."""
     if isinstance(value, str):
         text = value if value.isprintable() and value == value.strip() != "" else json.dumps(value, ensure_ascii=False)
     else:
@@ -147,7 +147,7 @@ def _closest(word: str, known: Sequence[str]) -> list[str]:
 
 
 def _top() -> list[str]:
-    """What may stand under `apollo:`."""
+    """The keys that may be under `apollo:`."""
     return [*(name for name in _aliases(Settings) if name != "region"), *SECRET_KEYS]
 
 

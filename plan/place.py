@@ -1,4 +1,4 @@
-"""Where a host stands, in words. Without any library, as the gate and a comment need no more."""
+"""Where a host is, in words. Without any library, as the gate and a comment need no more."""
 
 from __future__ import annotations
 

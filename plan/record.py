@@ -99,7 +99,7 @@ def _zones(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
     if moved or any(zone["fromSlot"] == 1 for zone in dropped):
         yield Problem(
             "zones",
-            f"{_shown(now)} does not begin with this stack's, {_shown(before)}, and hosts and subnets stand by that order; "
+            f"{_shown(now)} does not begin with this stack's, {_shown(before)}, and hosts and subnets follow that order; "
             "take it back, and append others behind it",
         )
     for zone in appended:
@@ -112,7 +112,7 @@ def _zones(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
 
 
 def _shown(value: object) -> str:
-    """The value as it stands in YAML. Numbers come back from the state as floats."""
+    """The value as YAML has it. Numbers come back from the state as floats."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

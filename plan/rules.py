@@ -15,7 +15,7 @@ from plan.settings import Settings
 
 Group = Literal["node", "slave", "control", "edge", "client", "balancer"]
 INTERNET = "0.0.0.0/0"
-# Stands in the table for each network of the settings.
+# In the table in place of each network of that setting.
 ADMINISTRATORS = "admin.allowedCidrs"
 
 # Group → its description, which AWS keeps for the life of the group.
@@ -116,7 +116,7 @@ TABLE: tuple[Rule, ...] = (
 
 
 def groups_of(s: Settings) -> list[Group]:
-    """The groups of a stack with these settings: all, but the balancer's only where one stands before several edges."""
+    """The groups of a stack with these settings: all, but the balancer's only with several edges."""
     return [group for group in GROUPS if group != "balancer" or s.edge.count > 1]
 
 

@@ -6,6 +6,9 @@ A secret is a Pulumi config secret under `apollo:secrets`, stored by the stack a
 
 from __future__ import annotations
 
+import base64
+import binascii
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -94,7 +97,7 @@ def together(keys: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Fact:
-    """What is no secret, and may not stand in user-data, because it changes while its readers stay. parameter, readers: as
+    """What is no secret, and may not be in user-data, because it changes while its readers stay. parameter, readers: as
     of a Secret."""
 
     parameter: str
@@ -113,3 +116,27 @@ def parameters(role: Role, settings: Settings) -> list[str]:
 def parameter_name(stack: str, entry: Secret | Fact) -> str:
     """The SSM parameter that holds it, such as /apollo/dev/consul/gossip-key."""
     return f"/apollo/{stack}/{entry.parameter}"
+
+
+def public_half(private_key: str) -> str:
+    """The public key of an unencrypted OpenSSH private key, as `type base64`.
+
+    Format: openssh-portable, PROTOCOL.key: magic, three strings (cipher, KDF, its options), a count, the public key.
+    Raises ValueError where the text is no such key.
+    """
+    body = "".join(line for line in private_key.splitlines() if line and not line.startswith("-----"))
+    try:
+        blob = base64.b64decode(body, validate=True)
+        magic = b"openssh-key-v1\0"
+        if not blob.startswith(magic):
+            raise ValueError
+        offset = len(magic)
+        for _ in range(3):
+            offset += 4 + struct.unpack_from(">I", blob, offset)[0]
+        offset += 4
+        length = struct.unpack_from(">I", blob, offset)[0]
+        public = blob[offset + 4 : offset + 4 + length]
+        kind = public[4 : 4 + struct.unpack_from(">I", public)[0]].decode()
+    except (binascii.Error, struct.error, UnicodeDecodeError, ValueError):
+        raise ValueError("secrets.sshHostKey is not an OpenSSH private key; make one with: python -m ops secrets") from None
+    return f"{kind} {base64.b64encode(public).decode()}"

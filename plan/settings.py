@@ -20,7 +20,7 @@ from plan.mesh import DRIVERS
 
 # Under `apollo:` like the settings, and none of them: config.py reads these.
 SECRET_KEYS = ("secrets", "adminPrivateKey", "edgeCertificate")
-# The one setting that stands elsewhere, where Pulumi's provider reads it too.
+# The one setting that is elsewhere, where Pulumi's provider reads it too.
 REGION_KEY = "aws:region"
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from ops import drain
-from ops.reach import Reach, Unreachable, Way
+from ops.reach import Access, Ssh, Unreachable
 
 HOST, EDGE, CONTROL = "10.0.32.34", "10.0.224.11", ("10.0.0.11", "10.0.32.12")
 Answer = str | Exception
 
 
-class Hosts(Reach):
+class Hosts(Ssh):
     """Answers by (address, program, verb); what is not in the table answers with nothing. calls: in order."""
 
     def __init__(self, folder: Path, answers: dict[tuple[str, ...], Answer | Callable[[], str]]) -> None:
-        super().__init__(Way("203.0.113.2", "", "ssh-ed25519 AAAA"), folder)
+        super().__init__(Access("203.0.113.2", "", "ssh-ed25519 AAAA"), folder)
         self.answers = {
             (HOST, "leave", "begin"): json.dumps({"services": ["10.2.2.0:80"]}),
             ("", "probe", "10"): json.dumps(dict.fromkeys((HOST, EDGE, *CONTROL), "")),
@@ -87,7 +87,7 @@ def test_silent_hosts_cost_no_time_and_a_silent_control_node_hides_no_other(
 def test_where_no_way_leads_in_that_is_said_once_and_nothing_else_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hosts = Hosts(tmp_path, {("", "knock"): Unreachable("the first edge does not answer", "way")})
+    hosts = Hosts(tmp_path, {("", "knock"): Unreachable("the first edge does not answer", "edge")})
     with pytest.raises(Unreachable):
         drained(hosts)
     assert hosts.calls == []

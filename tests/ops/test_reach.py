@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from localcloud.paths import REPOSITORY
-from ops.reach import Unreachable, Way, _problem, opened  # pyright: ignore[reportPrivateUsage]
+from ops.reach import Access, Unreachable, _problem, opened  # pyright: ignore[reportPrivateUsage]
 from tests.host.support import left_out, needs
 
 EDGE = "127.0.0.9"
@@ -93,7 +93,7 @@ def test_a_drain_without_a_way_says_so_at_once_and_fails(network: Network, verb:
 @pytest.mark.parametrize(
     ("status", "words", "kind", "text"),
     [
-        (255, "ssh: connect to host 192.0.2.1 port 22: Connection timed out\nConnection closed by UNKNOWN", "way", "timed out"),
+        (255, "ssh: connect to host 192.0.2.1 port 22: Connection timed out\nConnection closed", "edge", "timed out"),
         (255, "channel 0: open failed: connect failed: No route to host\nstdio forwarding failed", "down", "No route to host"),
         (255, "Connection timed out during banner exchange\nConnection to UNKNOWN port 65535 timed out", "slow", "no login"),
         (255, "admin@apollo: Permission denied (publickey).", "denied", "Permission denied"),
@@ -115,5 +115,5 @@ def test_an_answer_of_any_length_arrives_whole(tmp_path: Path, monkeypatch: pyte
     ssh.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import json; print(json.dumps([\"x\" * 300] * 1000))'\n")
     ssh.chmod(0o755)
     monkeypatch.setenv("APOLLO_SSH", str(ssh))
-    with opened(Way(EDGE, "", "ssh-ed25519 AAAA")) as reach:
-        assert reach.ask("", "survey", seconds=20) == ["x" * 300] * 1000
+    with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
+        assert ssh.ask("", "survey", seconds=20) == ["x" * 300] * 1000

@@ -20,7 +20,7 @@ from ops.doctor import Finding, _live  # pyright: ignore[reportPrivateUsage]
 from ops.errors import OpsError
 from ops.gate import refusals
 from ops.preview import Preview, parse
-from ops.reach import Reach, Unreachable, Way
+from ops.reach import Access, Ssh, Unreachable
 from ops.survey import Survey, survey
 from ops.text import MOST, argument, cleaned, lines, safe
 from plan.cluster import Cluster
@@ -57,11 +57,11 @@ def test_every_string_of_an_answer_is_cleaned_keys_too() -> None:
     assert json.dumps(cleaned(json.loads(json.dumps({HOSTILE: [HOSTILE, 1, None]})))).count("\\u001b") == 0
 
 
-class Answering(Reach):
+class Answering(Ssh):
     """Every host gives the same answer."""
 
     def __init__(self, folder: Path, answer: Callable[[str], str]) -> None:
-        super().__init__(Way("203.0.113.2", "", "ssh-ed25519 AAAA"), folder)
+        super().__init__(Access("203.0.113.2", "", "ssh-ed25519 AAAA"), folder)
         self.answer = answer
 
     def knock(self, seconds: float = 0) -> None:

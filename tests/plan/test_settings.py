@@ -75,7 +75,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"slave": {"count": 3}}, "slave: unknown key; did you mean slaves?"),
         ({"zones": ["a", "us-east-1b"]}, "zones[1]: us-east-1b is not a zone of region eu-west-1; give a letter such as a, or eu-west-1a"),
         ({"zones": ["a", "a"]}, "zones[1]: a is listed twice; list each zone once"),
-        ({"zones": ["a", {"name": "b", "fromSlot": 5}, "c"]}, "zones[2]: c stands after an appended zone; give it a fromSlot of 5 or more"),
+        ({"zones": ["a", {"name": "b", "fromSlot": 5}, "c"]}, "zones[2]: c comes after an appended zone; give it a fromSlot of 5 or more"),
         ({"zones": []}, "zones: [] is empty; give one such as [a, b]"),
         ({"zones": "a"}, "zones: a is not a list; give one such as [a, b]"),
         ({"zones": [3]}, "zones[0]: 3 is not a zone; give a letter such as a, or {name: c, fromSlot: 13}"),
