@@ -7,15 +7,17 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from host import user_data_base64
 from ops.errors import OpsError
 from ops.preview import ATTACHMENT, INSTANCE, parse
 from ops.reach import opened
-from ops.stack import Stack
-from ops.survey import Survey, on_terminal, survey
 from ops.text import argument
-from plan.cluster import Cluster, PlannedHost
+
+if TYPE_CHECKING:
+    from ops.stack import Stack
+    from ops.survey import Survey
+    from plan.cluster import Cluster, PlannedHost
 
 # What apollo-check says of these is compared here, host with host; its other checks are passed on.
 _COMPARED = ("mesh", "consul")
@@ -33,6 +35,8 @@ class Finding:
 
 def examine(stack: Stack, plan: Cluster) -> tuple[list[Finding], list[str]]:
     """(what disagrees, what could not be looked at)."""
+    from ops.survey import on_terminal, survey
+
     found = list(_plan_and_state(stack, plan))
     unseen: list[str] = []
     lost = {finding.host for finding in found if finding.between == "plan and state"}
@@ -68,6 +72,8 @@ def _roll(stack: str, host: PlannedHost) -> str:
 
 
 def _plan_and_state(stack: Stack, plan: Cluster) -> Iterator[Finding]:
+    from host import user_data_base64
+
     between, deployed, bring_up = "plan and state", stack.hosts, f"pulumi up -s {stack.name}"
     machines = {r["urn"].split("::")[-1]: r.get("inputs") or {} for r in stack.resources if r["type"] == INSTANCE}
     for host in plan.hosts:
@@ -174,6 +180,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
+    from ops.stack import Stack
+
     stack = Stack(given.stack)
     plan = stack.plan
     found, unseen = examine(stack, plan)

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ops.preview import ATTACHMENT, INSTANCE, SUBNET, VOLUME, VPC, WAITING, HostChange, Preview, load
-from plan.place import PLACE
+from plan.place import PLACE, SECTIONS
 
 # Properties of a machine that AWS changes while it runs. Any other update may stop it.
 _IN_PLACE = frozenset(("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstanceProfile", "metadataOptions", "monitoring"))
-_SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _loss(host: HostChange) -> str:
 
 
 def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
-    section = _SECTIONS[host.role]
+    section = SECTIONS[host.role]
     raise_it = f"raise {section}.generations.{host.index} in the same change"
     if host.op == "delete":
         retired = preview.section("slaves").get("retired") or []

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ops.errors import OpsError
 from ops.reach import opened
-from ops.stack import Stack
-from ops.survey import Service, Survey, on_terminal, survey
 from ops.text import safe
-from plan.cluster import Cluster, PlannedHost
+
+if TYPE_CHECKING:
+    from ops.survey import Service, Survey
+    from plan.cluster import Cluster, PlannedHost
 
 # Beyond so many hosts single links say nothing any more.
 _LINKS = 16
@@ -35,7 +37,7 @@ class Card:
     host: PlannedHost
     state: str
     lines: list[str] = field(default_factory=list[str])
-    services: list[Service] = field(default_factory=list[Service])
+    services: list[Service] = field(default_factory=list)
     x: float = 0
     y: float = 0
 
@@ -258,6 +260,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
+    from ops.stack import Stack
+    from ops.survey import on_terminal, survey
+
     folder = Path(given.out)
     if not folder.is_dir():
         raise OpsError(f"--out {folder}: there is no such folder", 2)

@@ -9,13 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import host
 from ops.cli import pulumi
 from ops.errors import OpsError
-from plan.images import unpinned
-from plan.parse import examine
 
-_CLIENT = Path(host.__file__).parent / "apollo/mesh/weave/weave_programs.py"
+_CLIENT = Path(__file__).resolve().parent.parent / "host" / "apollo/mesh/weave/weave_programs.py"
 
 
 class ImagesError(OpsError):
@@ -27,6 +24,9 @@ def pin(stack: str, scheme: str = "https") -> dict[str, str]:
 
     Raises ImagesError, also where the section of an image is malformed, and OpsError where `pulumi` cannot read or write it.
     """
+    from plan.images import unpinned
+    from plan.parse import examine
+
     shown = json.loads(pulumi("config", "--stack", stack, "--json"))
     raw = {key.removeprefix("apollo:"): entry["objectValue"] for key, entry in shown.items() if "objectValue" in entry}
     settings, problems = examine(raw)

@@ -18,15 +18,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ops import gate
 from ops.drain import BALANCER
 from ops.errors import OpsError
 from ops.preview import VOLUME
 from ops.reach import Access, Ssh, Unreachable, opened
-from ops.stack import SECTIONS, Stack, last_words
-from plan.cluster import PlannedHost
+from plan.place import SECTIONS
+
+if TYPE_CHECKING:
+    from ops.stack import Stack
+    from plan.cluster import PlannedHost
 
 # Seconds for services to be healthy again once the host is.
 PATIENCE = 300.0
@@ -160,11 +163,11 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, ssh: Ssh | None, patience: float
     _only(stack, turn)
     begun = time.monotonic()
     try:
-        stack.automation.up(on_event=lambda event: say.event(event, begun), suppress_outputs=True)
-    except Exception as error:  # the Automation API raises several kinds, all with the engine's words
+        stack.up(lambda event: say.event(event, begun))
+    except OpsError as error:
         if pressed() > 1:
             raise Stopped from None
-        raise OpsError(f"{turn.host}: the update failed: {last_words(error)}") from None
+        raise OpsError(f"{turn.host}: the update failed: {error}") from None
     say.line(f"  replaced and checked, {time.monotonic() - begun:.0f} s")
     if ssh:
         _healthy(ssh, turn.healthy or {}, patience, say, pressed)
@@ -337,6 +340,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
+    from ops.stack import Stack
+
     stack = Stack(given.stack)
     plan = stack.plan
     wanted = selected(plan.hosts, given.role or ["slave"], given.slots)

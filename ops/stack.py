@@ -22,11 +22,11 @@ from ops.reach import Access
 from ops.text import lines as safe_lines
 from plan.cluster import Cluster, plan_cluster
 from plan.parse import parse
+from plan.place import SECTIONS
 from plan.problems import PlanError
 from plan.secrets import public_half
 from plan.settings import SECRET_KEYS
 
-SECTIONS = {"slave": "slaves", "control": "control", "edge": "edge"}
 # How the engine says that it read the state in a file backend just while another engine wrote it. It has done nothing then, and
 # the next look finds the file whole; what is damaged for good is told after as many looks, seconds between them.
 _TORN, _LOOKS, _BETWEEN = "failed to load checkpoint", 10, 0.3
@@ -134,7 +134,7 @@ class Stack:
                 f"there is no stack {name} in this backend; `pulumi stack ls` lists them, `pulumi stack init {name}` makes it"
             ) from None
         except auto.CommandError as error:
-            raise OpsError(last_words(error)) from None
+            raise OpsError(_last_words(error)) from None
 
     @property
     def file(self) -> str:
@@ -145,7 +145,7 @@ class Stack:
         try:
             return self.engine.run([*arguments, "--stack", self.name], str(self.folder), {}).stdout
         except auto.CommandError as error:
-            raise OpsError(last_words(error)) from None
+            raise OpsError(_last_words(error)) from None
 
     def config(self, *, secrets: bool = False) -> dict[str, Any]:
         """The program's configuration, structured values decoded, plain keys (`slaves`). secrets: with their values."""
@@ -167,6 +167,13 @@ class Stack:
             return plan_cluster(parse(raw, self.file))
         except PlanError as error:
             raise OpsError(str(error)) from None
+
+    def up(self, on_event: Callable[[auto.events.EngineEvent], None]) -> None:
+        """Brings the stack up. OpsError with the engine's words where that fails."""
+        try:
+            self.automation.up(on_event=on_event, suppress_outputs=True)
+        except Exception as error:  # the Automation API raises several kinds, all with the engine's words
+            raise OpsError(_last_words(error)) from None
 
     def set_generation(self, role: str, index: int, generation: int) -> None:
         self.pulumi("config", "set", "--path", f"{SECTIONS[role]}.generations.{index}", str(generation))
@@ -221,7 +228,7 @@ class Stack:
             # A preview that fails says why in its JSON.
             told = str(error).partition("stdout: ")[2].rpartition("\n stderr:")[0]
             if not told.strip():
-                raise OpsError(last_words(error)) from None
+                raise OpsError(_last_words(error)) from None
         return preview.parse(told, "the preview")
 
     def access(self) -> Access | None:
@@ -235,7 +242,7 @@ class Stack:
         return Access(str(self.outputs["edge"]["publicIps"][0]), str(key or ""), host_key)
 
 
-def last_words(error: Exception) -> str:
+def _last_words(error: Exception) -> str:
     """The engine's own words, without what Pulumi puts around them. Hosts' words are among them, so they are made safe."""
     text = safe_lines(str(error))
     lines = [line.strip().removeprefix("stderr: ") for line in text.splitlines()]

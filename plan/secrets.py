@@ -11,9 +11,12 @@ import binascii
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from plan.cluster import Role
-from plan.settings import Settings
+if TYPE_CHECKING:
+    # `python -m ops secrets` needs the names of the secrets and no library.
+    from plan.cluster import Role
+    from plan.settings import Settings
 
 
 @dataclass(frozen=True)
