@@ -30,19 +30,24 @@ from plan.secrets import SECRETS
 ACCOUNT = "123456789012"
 # What marks a wrapped value, such as a secret, in the engine's protocol.
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
+_SECRET = "1b47061264138c4ac30d75fd1eb44270"
 TEST_CERTIFICATE = "".join(
     f"-----BEGIN {kind}-----\nvalue-of-{kind[-3:]}\n-----END {kind}-----\n" for kind in ("PRIVATE KEY", "CERTIFICATE")
 )
 
 
+def _text(part: bytes) -> bytes:
+    return len(part).to_bytes(4, "big") + part
+
+
+_PUBLIC = _text(b"ssh-ed25519") + _text(bytes(32))
+# Of _host_key.
+TEST_PUBLIC_KEY = f"ssh-ed25519 {base64.b64encode(_PUBLIC).decode()}"
+
+
 def _host_key() -> str:
     """A key in OpenSSH's format, whose public half is all zeros."""
-
-    def text(part: bytes) -> bytes:
-        return len(part).to_bytes(4, "big") + part
-
-    public = text(b"ssh-ed25519") + text(bytes(32))
-    blob = b"openssh-key-v1\0" + text(b"none") * 3 + (1).to_bytes(4, "big") + text(public)
+    blob = b"openssh-key-v1\0" + _text(b"none") * 3 + (1).to_bytes(4, "big") + _text(_PUBLIC)
     name = "OPENSSH " + "PRIVATE KEY"
     return f"-----BEGIN {name}-----\n{base64.b64encode(blob).decode()}\n-----END {name}-----\n"
 
@@ -126,6 +131,23 @@ class _RecordingMonitor(mocks.MockMonitor):
         if request.urn.split("::")[2] == "pulumi:pulumi:Stack":
             self._recording.outputs = json_format.MessageToDict(request.outputs)
         return empty_pb2.Empty()
+
+
+def traces(value: str) -> list[str]:
+    """What of a secret would be found wherever it is: its lines, less those that every secret of its kind has. Its characters
+    between line breaks stay the same in JSON, in a Python literal and in a shell's."""
+    return [line for line in value.splitlines() if line and not line.startswith("-----")]
+
+
+def plain_text(message: Any) -> str:
+    """What of a registration or of outputs stands in the state in plain text: all but what is wrapped as a secret."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return "[secret]" if value.get(_SIGNATURE) == _SECRET else {key: shown(inner) for key, inner in value.items()}
+        return [shown(inner) for inner in value] if isinstance(value, list) else value
+
+    return json.dumps(shown(json_format.MessageToDict(message)))
 
 
 def stack_config(stack: str, folder: Path = REPOSITORY) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,15 +30,23 @@ def test_a_retired_slot_is_not_used_again_when_the_cluster_grows() -> None:
     assert 2 not in [h.index for h in cluster(slaves={"count": 30, "retired": [2]}).slaves]
 
 
-def test_appending_a_zone_moves_no_host_below_its_first_slot_and_serves_from_there() -> None:
+@pytest.mark.parametrize("first", [2, 3, 12, 13, 14])
+def test_an_appended_zone_serves_from_its_first_slot_on_and_moves_no_host_below_it(first: int) -> None:
     before = cluster(zones=["a", "b"], slaves={"count": 20})
-    after = cluster(zones=["a", "b", {"name": "c", "fromSlot": 13}], slaves={"count": 20})
-    assert before.slaves[:12] == after.slaves[:12]
+    after = cluster(zones=["a", "b", {"name": "c", "fromSlot": first}], slaves={"count": 20})
+    assert before.slaves[: first - 1] == after.slaves[: first - 1]
+    # Slot n is the zones' in turn: of three from the first one on.
+    assert [h.zone.name[-1] for h in after.slaves[first - 1 :]] == ["abc"[(slot - 1) % 3] for slot in range(first, 21)]
     assert (before.control, before.edges) == (after.control, after.edges)
     assert before.control_addresses == after.control_addresses
     assert before.zones == after.zones[:2]
-    assert "eu-west-1c" in {h.zone.name for h in after.slaves[12:]}
-    assert "eu-west-1c" not in {h.zone.name for h in after.slaves[:12]}
+
+
+def test_each_of_several_appended_zones_has_its_own_first_slot() -> None:
+    zones = ["a", {"name": "b", "fromSlot": 4}, {"name": "c", "fromSlot": 6}, {"name": "d", "fromSlot": 6}]
+    planned = cluster(zones=zones, slaves={"count": 9})
+    assert "".join(h.zone.name[-1] for h in planned.slaves) == "aaa" + "ba" + "bcda"
+    assert {h.zone.name[-1] for h in (*planned.control, *planned.edges)} == {"a"}
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.sets(st.integers(1, 60), max_size=10))

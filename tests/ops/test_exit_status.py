@@ -1,0 +1,252 @@
+"""How each day-two command ends, for each way that it can end: 0 done, 1 failed or refused, 2 wrong usage, 130 stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ops import comment, doctor, drain, gate, pin_images, reach, roll, secrets, stack
+from ops import map as drawing
+from ops.__main__ import COMMANDS, main
+from ops.doctor import Finding
+from ops.errors import OpsError
+from ops.reach import Access, Ssh, Unreachable
+from ops.roll import Roll, Stopped, Turn
+from ops.survey import Survey
+from tests.ops.test_drain import CONTROL, EDGE, HOST, Answer
+from tests.ops.test_drain import Hosts as Answering
+from tests.plan.support import cluster
+
+WAY = ("--jump", "203.0.113.2", "--host-key", "ssh-ed25519 AAAA", "--agent")
+DRAIN = ("drain", "--host", "slave-2", "--address", HOST, "--edges", EDGE, "--control", ",".join(CONTROL), *WAY)
+GONE = Unreachable("no route to host")
+Table = dict[tuple[str, ...], Answer]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No switch and no key of whoever runs the tests, and no waiting."""
+    for name in (drain.SWITCH, "APOLLO_ADMIN_KEY", "APOLLO_WORK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(drain.time, "sleep", lambda _: None)
+
+
+def reached(monkeypatch: pytest.MonkeyPatch, folder: Path, answers: Table, module: Any = drain) -> Answering:
+    hosts = Answering(folder, dict(answers))
+
+    @contextmanager
+    def opened(_: Access) -> Generator[Ssh]:
+        yield hosts
+
+    monkeypatch.setattr(module, "opened", opened)
+    return hosts
+
+
+@pytest.mark.parametrize(
+    ("options", "answers", "status", "said"),
+    [
+        ((), {}, 0, "in maintenance"),
+        ((), {("", "knock"): GONE}, 1, "slave-2 was not drained: no route to host"),
+        ((), {(HOST, "leave", "begin"): GONE}, 1, "slave-2 was not drained: no route to host"),
+        ((), {(HOST, "leave", "begin"): "no JSON"}, 1, "slave-2 was not drained"),
+        ((), {(HOST, "leave", "end"): GONE}, 1, "slave-2 was not drained: no route to host"),
+        # Whoever else is silent keeps no host from going in order.
+        ((), {(EDGE, "edge", "quiet"): GONE}, 0, "may still send requests"),
+        ((), {(CONTROL[0], "forget", "slave-2"): GONE, (CONTROL[1], "forget", "slave-2"): GONE}, 0, "does not answer"),
+        ((), {(HOST, "leave", "begin"): '{"other": "i-2"}'}, 0, "nothing to drain"),
+        (("--forget",), {}, 0, ""),
+        (("--forget",), {(CONTROL[0], "forget", "slave-2"): GONE}, 0, "10.0.0.11 does not answer"),
+        (
+            ("--forget",),
+            {(node, "forget", "slave-2"): GONE for node in CONTROL},
+            1,
+            "slave-2 was not forgotten: no control node answers",
+        ),
+        (("--forget",), {("", "knock"): GONE}, 1, "slave-2 was not forgotten: no route to host"),
+        (("--undo",), {(HOST, "leave", "undo"): "back"}, 0, "slave-2: back"),
+        (("--undo",), {(HOST, "leave", "undo"): GONE}, 1, "slave-2 was not put to work again: no route to host"),
+        (("--undo",), {("", "knock"): GONE}, 1, "slave-2 was not put to work again: no route to host"),
+    ],
+)  # fmt: skip
+def test_a_drain_ends_0_only_when_it_is_done(
+    options: tuple[str, ...], answers: Table, status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    reached(monkeypatch, tmp_path, answers)
+    assert main([*DRAIN, *options]) == status
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+
+
+def test_a_drain_without_a_way_to_the_host_is_none_unless_drains_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for lacking in (WAY[:-1], WAY[2:], (*WAY[:2], "--agent")):
+        assert main(["drain", "--host", "slave-2", *lacking]) == 1
+    monkeypatch.setenv(drain.SWITCH, "off")
+    assert main(["drain", "--host", "slave-2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [([""], 0), (["timed out", ""], 0), (["timed out", "timed out", "timed out"], 1)],
+)
+def test_reach_ends_0_once_the_edge_answers(
+    answers: list[str], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = reached(monkeypatch, tmp_path, {}, reach)
+    left = list(answers)
+    # At its port 80 it serves.
+    monkeypatch.setattr(hosts, "silence", lambda port=22: left.pop(0) if port == 22 and left else "")
+    assert main(["reach", *WAY]) == status
+    assert main(["reach", *WAY[:-1]]) == 1
+
+
+PLAN = cluster()
+FINDING = Finding("plan and mesh", "slave-1", "has no entry of slave-2", "restart it")
+
+
+class Deployed:
+    """A stack without an engine. hosts: those of the state."""
+
+    def __init__(self, name: str) -> None:
+        if name == "none":
+            raise OpsError("no stack named 'none' found")
+        self.name, self.plan, self.folder, self.file = name, PLAN, Path(), f"Pulumi.{name}.yaml"
+        self.hosts: dict[str, Any] = {"slave-1": SimpleNamespace(instance_id="i-1")} if name == "deployed" else {}
+
+    def access(self) -> Access | None:
+        return Access("203.0.113.2", "", "ssh-ed25519 AAAA") if self.name == "deployed" else None
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stack, doctor, drawing, roll):
+        monkeypatch.setattr(module, "Stack", Deployed)
+    for module in (drain, drawing):
+        reached(monkeypatch, tmp_path, {}, module)
+    monkeypatch.setattr(drawing, "survey", lambda *_: Survey(unreachable="no route to host"))
+    monkeypatch.chdir(tmp_path)
+
+
+def raising(error: BaseException) -> Any:
+    def function(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return function
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (("drain", "--host", "slave-2", "--stack", "deployed"), 0),
+        (("drain", "--host", "slave-9", "--stack", "deployed"), 1),
+        (("drain", "--host", "slave-9", "--stack", "deployed", "--forget"), 0),
+        (("drain", "--host", "slave-1", "--stack", "bare"), 1),
+        (("drain", "--host", "slave-1", "--stack", "none"), 1),
+        (("reach", "--stack", "bare"), 1),
+        (("reach", "--stack", "none"), 1),
+        (("map", "--stack", "bare", "--out", "."), 0),
+        # The network that cannot be looked at is left out of the picture.
+        (("map", "--stack", "deployed", "--out", "."), 0),
+        (("map", "--stack", "none", "--out", "."), 1),
+        (("map", "--stack", "bare", "--out", "nowhere"), 2),
+        (("roll", "--stack", "bare", "--slots", "9"), 2),
+        (("roll", "--stack", "bare", "--slots", "x"), 2),
+        (("roll", "--stack", "none"), 1),
+        (("doctor", "--stack", "none"), 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_a_command_about_a_stack_ends_as_its_stack_allows(argv: tuple[str, ...], status: int) -> None:
+    assert main(argv) == status
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("found", "unseen", "status"), [([], [], 0), ([], ["the network: no key"], 0), ([FINDING], [], 1), ([FINDING], ["x"], 1)]
+)
+def test_the_doctor_ends_1_where_anything_disagrees(
+    found: list[Finding], unseen: list[str], status: int, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(doctor, "examine", lambda *_: (found, unseen))
+    assert main(["doctor", "--stack", "bare", *options]) == status
+    out = capsys.readouterr().out
+    if options:
+        assert [len(json.loads(out)[key]) for key in ("findings", "notLookedAt")] == [len(found), len(unseen)]
+    else:
+        assert (FINDING.mend in out) is bool(found)
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("ending", "status", "result"),
+    [
+        (None, 0, "done"),
+        (Stopped(), 130, "stopped"),
+        (OpsError("slave-2 does not come back"), 1, "failed"),
+        (OpsError("unusable", 2), 2, "failed"),
+    ],
+)
+def test_a_roll_ends_as_it_went(
+    ending: BaseException | None, status: int, result: str, options: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    done = Roll(tmp_path / "roll.json", [Turn("slave-1", 2, True)])
+    monkeypatch.setattr(roll, "roll", raising(ending) if ending else lambda *_, **__: done)
+    assert main(["roll", "--stack", "bare", *options]) == status
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1 if status else -2].startswith(result) or result in err
+    assert (f"error: {ending}" in err) is isinstance(ending, OpsError)
+    if options:
+        assert (json.loads(out)["result"], json.loads(out)["error"]) == (result, str(ending) if status not in (0, 130) else "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(("module", "function"), [(secrets, "store"), (pin_images, "pin")])
+@pytest.mark.parametrize(("ending", "status"), [(None, 0), (OpsError("pulumi is not on PATH"), 1), (KeyboardInterrupt(), 130)])
+def test_what_changes_the_configuration_ends_0_when_it_is_changed(
+    module: Any, function: str, ending: BaseException | None, status: int, options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(secrets, "missing", lambda _: ["gossipKey"])
+    monkeypatch.setattr(module, function, raising(ending) if ending else lambda *_: {})
+    verb = {"store": "secrets", "pin": "pin-images"}[function]
+    assert main([verb, "--stack", "dev", *options]) == status
+
+
+PREVIEW = json.dumps({"steps": [{"op": "same", "urn": "urn:pulumi:dev::apollo::pulumi:pulumi:Stack::x"}], "changeSummary": {}})
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "status"),
+    [(PREVIEW, (), 0), (PREVIEW, ("--stack", "dev"), 0), ("none", ("--stack", "dev"), 0), ("none", (), 2)],
+)
+def test_a_comment_is_written_about_a_failed_preview_too_where_its_stack_is_known(
+    text: str, options: tuple[str, ...], status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "preview.json").write_text(text)
+    assert main(["comment", str(tmp_path / "preview.json"), *options]) == status
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_each_command_has_wrong_usage_and_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, status in (([verb, "--nonsense"], 2), ([verb, "--help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(argv)
+        assert ended.value.code == status
+    assert COMMANDS[verb].split(",")[0].split(":")[0][1:30] in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("module", "verb"), [(gate, "gate"), (comment, "comment")])
+def test_a_command_that_is_interrupted_ends_130(module: Any, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load", raising(KeyboardInterrupt()))
+    assert main([verb]) == 130
