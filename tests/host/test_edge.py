@@ -86,6 +86,19 @@ def test_a_published_service_answers_at_its_name_and_an_unpublished_one_does_not
         assert answer.headers["content-type"] == "text/plain"
 
 
+def test_of_a_published_service_only_the_instances_that_ask_for_it_get_requests_from_outside(
+    edge: Edge, instance: Make
+) -> None:
+    inside, outside, sick = instance("inside"), instance("outside"), instance("sick")
+    edge.register("mixed", inside, tags=["v1"])
+    edge.register("mixed", sick, passing=False)
+    edge.register("mixed", outside)
+    answers(edge, "mixed.apollo.test", "outside /")
+    assert [one.port for one in (inside, outside, sick) if f":{one.port} " in edge.services] == [outside.port]
+    assert {edge.ask("/", "mixed.apollo.test").text for _ in range(6)} == {"outside /"}
+    assert not inside.seen and not sick.seen
+
+
 def test_what_the_settings_list_is_published_without_the_tag(edge: Edge, instance: Make) -> None:
     edge.register("listed", instance("listed"), tags=[])
     answers(edge, "listed.apollo.test", "listed /")
