@@ -18,19 +18,19 @@ SETS := $(foreach pair,$(SET),--set '$(pair)')
 .PHONY: map up down preview refresh status outputs test test-fast lint format bench
 
 up:
-	@$(PY) -m localcloud up --stack $(STACK) $(SETS) $(ARGS)
+	@./apollo up --stack $(STACK) $(SETS) $(ARGS)
 
 down:
-	@$(PY) -m localcloud down --stack $(STACK) $(ARGS)
+	@./apollo down --stack $(STACK) $(ARGS)
 
 preview:
-	@$(PY) -m localcloud preview --stack $(STACK) $(SETS) $(ARGS)
+	@./apollo preview --stack $(STACK) $(SETS) $(ARGS)
 
 refresh status outputs:
-	@$(PY) -m localcloud $@ --stack $(STACK) $(ARGS)
+	@./apollo $@ --stack $(STACK) $(ARGS)
 
 map:
-	@$(PY) -m localcloud ops --stack $(STACK) map $(ARGS)
+	@./apollo ops --stack $(STACK) map $(ARGS)
 
 test:
 	@$(PY) -m localcloud.machines.prepare --checks || [ -z "$$CI" ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -19,7 +20,7 @@ from .events import Report, Step, follow
 from .processes import supervised
 from .show import say
 from .state import read_state, resources
-from .tools import language_host
+from .tools import language_host, pulumi
 from .workspace import Workspace
 
 Operation = Literal["up", "preview", "refresh", "destroy"]
@@ -34,6 +35,33 @@ class Run:
     report: Report
     result: Literal["succeeded", "failed", "interrupted"]
     seconds: float
+
+
+def environment(cloud: Cloud, workspace: Workspace) -> dict[str, str]:
+    """What `pulumi` and `ops` find in their environment instead of an AWS account.
+
+    APOLLO_WORK: the folder of the stack file. APOLLO_SSH: how to call ssh so that it reaches the machines' network.
+    """
+    binary = pulumi()
+    env = workspace.environment(cloud.providers(), language_host())
+    env |= {
+        "PATH": f"{binary.parent}{os.pathsep}{env['PATH']}",
+        "APOLLO_WORK": str(workspace.work),
+        "AWS_ENDPOINT_URL": cloud.endpoint,
+        "AWS_REGION": cloud.region,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+    }
+    return env | ssh_environment(cloud)
+
+
+def ssh_environment(cloud: Cloud) -> dict[str, str]:
+    """How the administrator's computer is entered where machines are booted; nothing where none are."""
+    if cloud.edge_port is None:
+        return {}
+    from .machines.driver import prefix
+
+    return {"APOLLO_SSH": f"nsenter --net=/run/netns/{prefix(cloud.folder)}-admin -- ssh"}
 
 
 class Engine:

@@ -94,6 +94,6 @@ def _leader(folder: Path, rows: Sequence[HostRow], host: str) -> int:
     try:
         return int(json.loads((folder / "machines" / row.instanceId / "machine.json").read_text())["leader"])
     except FileNotFoundError:
-        raise FleetError(f"{host} is not running; start it with: python -m localcloud start {host}") from None
+        raise FleetError(f"{host} is not running; start it with: ./apollo start {host}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise LocalCloudError(f"{folder}/machines/{row.instanceId}/machine.json is damaged: {error}") from None

@@ -133,19 +133,10 @@ def preview(request: Request) -> Outcome:
     if cloud and cloud.alive():
         with alone(request.stack, "preview"):
             return _run("preview", tools.pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
-    clouds.sweep(run_dir())
-    passing = run_dir() / f"preview-{os.getpid()}"
-    try:
+    with passing_folder() as passing:
         workspace = workspace_of(passing, request)
         binary = tools.pulumi()
-        cloud = clouds.start(passing, workspace.region, port=request.port, ephemeral=True)
-        try:
-            return _run("preview", binary, workspace, cloud)
-        finally:
-            cloud.stop()
-    finally:
-        shutil.rmtree(passing, ignore_errors=True)
-        _remove_if_empty(run_dir())
+        return _run("preview", binary, workspace, clouds.start(passing, workspace.region, port=request.port, ephemeral=True))
 
 
 def down(request: Request, *, force: bool = False) -> Outcome:
@@ -197,6 +188,20 @@ def _unprotect(cloud: Cloud) -> None:
     for balancer in elb.describe_load_balancers()["LoadBalancers"]:
         off = [{"Key": "deletion_protection.enabled", "Value": "false"}]
         elb.modify_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"], Attributes=off)
+
+
+@contextmanager
+def passing_folder() -> Generator[Path]:
+    """A folder for a cloud that ends with this command, and is ended and removed here."""
+    clouds.sweep(run_dir())
+    folder = run_dir() / f"preview-{os.getpid()}"
+    try:
+        yield folder
+    finally:
+        if cloud := clouds.find(folder):
+            cloud.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_if_empty(run_dir())
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

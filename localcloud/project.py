@@ -30,9 +30,14 @@ def read_config(program: Path, stack: str) -> dict[str, Any]:
     """The configuration in Pulumi.<stack>.yaml. LocalCloudError: no such stack, or a file that is no YAML."""
     path = program / f"Pulumi.{stack}.yaml"
     if not path.exists():
-        found = sorted(p.name.split(".")[1] for p in program.glob("Pulumi.*.yaml"))
-        raise LocalCloudError(f"there is no stack {stack!r}: {path} does not exist; stacks here: {', '.join(found) or 'none'}")
+        found = ", ".join(stacks(program)) or "none"
+        raise LocalCloudError(f"there is no stack {stack!r}: {path} does not exist; stacks here: {found}")
     return cast(dict[str, Any], read_yaml(path).get("config") or {})
+
+
+def stacks(program: Path) -> list[str]:
+    """The stacks that have a file, sorted."""
+    return sorted(path.name.split(".")[1] for path in program.glob("Pulumi.*.yaml"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ def cloud_of(stack: str) -> Cloud:
     """The running cloud of a stack. LocalCloudError where none runs."""
     cloud = clouds.find(cloud_dir(stack))
     if cloud is None or not cloud.alive():
-        raise LocalCloudError(f"no cloud runs for stack {stack}; start it with `python -m localcloud up --stack {stack}`")
+        raise LocalCloudError(f"no cloud runs for stack {stack}; start it with `./apollo up --stack {stack}`")
+    return cloud
+
+
+def booted_cloud(stack: str) -> Cloud:
+    """The running cloud of a stack whose hosts boot, to enter them. LocalCloudError where there is none, or we are not root."""
+    cloud = cloud_of(stack)
+    if cloud.edge_port is None:
+        raise LocalCloudError(f"the cloud of stack {stack} runs without machines; `down`, then `up` boots them")
+    if os.geteuid() != 0:
+        raise LocalCloudError("not root: only root can enter a host")
     return cloud
 
 

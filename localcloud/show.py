@@ -93,6 +93,11 @@ def document(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def text(value: object) -> str:
+    """An export's value, in a table."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def say(line: str) -> None:
     """A line of progress. Standard output is kept for results."""
     print(line, file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
         raise LocalCloudError(
             f"the state file {path} is damaged ({type(error).__name__}: {error}); nothing was changed.\n"
             f"The copy before the last run's is {path.name}.bak beside it. Or give this cloud up with "
-            f"`python -m localcloud down --force --stack {path.stem}` and start anew."
+            f"`./apollo down --force --stack {path.stem}` and start anew."
         ) from None
     return state
 

@@ -29,19 +29,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m ops",
-        description="Day-two commands of a stack.",
-        epilog="Exit status: 0 done, 1 failed or refused, 2 wrong usage, 130 stopped by Ctrl-C.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, about in COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-        if given[:1] == [name]:
-            module = importlib.import_module(f"ops.{name.replace('-', '_')}")
-            module.arguments(command)
-            command.set_defaults(run=module.run)
-    arguments = parser.parse_args(given)
+    arguments = parser(given).parse_args(given)
     try:
         return arguments.run(arguments)
     except OpsError as error:
@@ -50,6 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for a command line; it knows the arguments of the command that comes first, and the names of the others."""
+    found = argparse.ArgumentParser(
+        prog="python -m ops",
+        description="Day-two commands of a stack.",
+        epilog="Exit status: 0 done, 1 failed or refused, 2 wrong usage, 130 stopped by Ctrl-C.",
+    )
+    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        if given[:1] == [name]:
+            module = importlib.import_module(f"ops.{name.replace('-', '_')}")
+            module.arguments(command)
+            command.set_defaults(run=module.run)
+    return found
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PYTHON_M = re.compile(r"python -m (?P<module>[a-z_.]+)(?: (?P<command>[a-z][a-z-]*))?(?P<rest>[^\n#|;&]*)")
+PYTHON_M = re.compile(r"(?:python -m (?P<module>[a-z_.]+)|\./apollo\b)(?: (?P<command>[a-z][a-z-]*))?(?P<rest>[^\n#|;&]*)")
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -78,18 +78,18 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def python_commands() -> dict[tuple[str, str], set[str]]:
-    """(module, subcommand) → long options, of every `python -m` that the documents name."""
+    """(module, subcommand) → long options, of every `python -m` and `./apollo` that the documents name."""
     found: dict[tuple[str, str], set[str]] = {}
     for path in DOCUMENTS:
         for text in code(path):
             for match in PYTHON_M.finditer(text):
                 options = set(re.findall(r"--[a-z][a-z-]*", match["rest"]))
-                module, command = match["module"], match["command"] or ""
+                module, command = match["module"] or "localcloud", match["command"] or ""
                 if (module, command) == ("localcloud", "ops"):
                     # What follows is a day-two command with options of its own.
                     module, command = "ops", next(iter(re.findall(r"^ ([a-z]+)", match["rest"])), "")
                 elif (module, command) == ("localcloud", "pulumi"):
-                    options &= {"--program", "--set", "--stack"}  # the others are Pulumi's
+                    options &= {"--program", "--empty-cloud", "--set", "--stack"}  # the others are Pulumi's
                 found.setdefault((module, command), set()).update(options)
     return found
 

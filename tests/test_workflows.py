@@ -50,6 +50,26 @@ def test_every_ops_command_that_is_run_exists_with_its_options() -> None:
     assert found >= 5
 
 
+def test_a_workflow_calls_commands_and_imports_nothing_of_ours() -> None:
+    """Names inside may change with any commit; the base's checkout and the change's have different ones."""
+    packages = "|".join(path.parent.name for path in ROOT.glob("*/__init__.py"))
+    for name, text in scripts():
+        assert not re.search(rf"\b(import|from) ({packages})\b|python3? -c|<<", text), f"{name}: {text}"
+
+
+def test_every_command_of_the_embedded_cloud_that_is_run_exists_with_its_options() -> None:
+    found = 0
+    for _, text in scripts():
+        for verb, rest in re.findall(r"\./apollo ([a-z]+)([^\n|]*)", text):
+            done = subprocess.run(["./apollo", verb, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            # What follows the CLI's own verb is Pulumi's.
+            options = set(re.findall(r"--[a-z-]+", rest.partition(" preview")[0]))
+            assert options and options <= set(re.findall(r"--[a-z-]+", done.stdout))
+            found += 1
+    assert found
+
+
 @pytest.mark.parametrize("text", sorted({text for _, text in scripts() if "\n" in text}))
 def test_every_longer_script_is_valid_bash(text: str) -> None:
     # GitHub's own expressions are not the shell's.
@@ -328,22 +348,24 @@ def test_an_up_does_not_begin_where_its_preview_fails() -> None:
 
 @pytest.mark.engine
 def test_without_an_account_the_changes_own_cloud_previews_against_the_state_of_the_base(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "run")
+    run_dir = tmp_path / "run"
+    stack = Stack(run_dir)
     stack.up()
     try:
         before = stack.cloud
-        for step in ("End the base's cloud, and leave its state", "Start the change's cloud on it"):
-            text = script("checks.yml", "preview-without-account", step)
-            subprocess.run(["bash", "-ec", text], cwd=ROOT, env={**stack.env, "STACK": "local"}, timeout=120, check=True)
-        assert not before.alive()
-        assert stack.client("ec2").describe_instances()["Reservations"] == []
+        text = script("checks.yml", "preview-without-account", "Preview the change")
         found: list[dict[str, int]] = []
-        for change in ([], ["--set", "slaves.count=4"]):
-            status, out, err = stack.run("pulumi", *change, "preview", "--json")
-            assert status == 0, err
-            found.append(json.loads(out)["changeSummary"])
+        for more in ("", " --set slaves.count=4"):
+            command = text.replace(" --empty-cloud", f"{more} --empty-cloud").replace("../preview", f"{tmp_path}/preview")
+            env = {**stack.env, "STACK": "local"}
+            subprocess.run(["bash", "-ec", command], cwd=ROOT, env=env, timeout=120, check=True)
+            found.append(json.loads((tmp_path / "preview.json").read_text())["changeSummary"])
         assert set(found[0]) == {"same"}
         assert set(found[1]) == {"same", "create"}
+        assert before.alive(), "the base's own cloud was asked for nothing"
+        assert not list(run_dir.glob("preview-*"))
+        refused = stack.run("pulumi", "--empty-cloud", "up", "--yes")
+        assert (refused[0], "--empty-cloud is for `preview`, not for `up`" in refused[2]) == (1, True)
     finally:
         status, _, err = stack.run("down", "--force")
         assert status == 0, err

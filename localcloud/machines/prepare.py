@@ -31,8 +31,8 @@ TOOLS = {
     "gpg": "gpg",
     "dpkg-deb": "dpkg",
 }
-# Run on this machine by the tests of the hosts' files.
-CHECKS = {"haproxy": "haproxy"}
+# Run on this machine by the tests alone.
+CHECKS = {"haproxy": "haproxy", "zsh": "zsh"}
 MEMORY_GIB = 4
 DISK_GIB = 5
 GIB = 1 << 30

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from localcloud import __main__ as command_line
-from localcloud import boot, check, demo
+from localcloud import boot, check, cli, demo
 from localcloud.cloud import Cloud
 from localcloud.errors import LocalCloudError
 from localcloud.fleet import Fleet, FleetError
@@ -89,7 +88,7 @@ def test_packages_that_cannot_be_installed_are_a_reason_beside_the_others(
                                   ["check", "--flows", "-3"], ["open", "edge", "--port", "x"]])  # fmt: skip
 def test_a_number_out_of_its_range_is_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        command_line.main(argv)
+        cli.main(argv)
     assert ended.value.code == 2
     assert f"{argv[-1]} is not a number from" in capsys.readouterr().err
 

@@ -68,6 +68,12 @@ def test_no_help_text_of_the_embedded_cloud_waits_for_a_library() -> None:
     assert slow_modules("localcloud", lines) == {" ".join(line): (0, set()) for line in lines}
 
 
+def test_no_completion_of_the_embedded_clouds_commands_waits_for_a_library(tmp_path: Path) -> None:
+    asked = (["up"], ["up", "--"], ["exec", "sl"], ["status", "--stack", ""], ["ops", ""])
+    lines = [["complete", *words] for words in asked]
+    assert slow_modules("localcloud", lines, tmp_path) == {" ".join(line): (0, set()) for line in lines}
+
+
 def test_no_help_text_of_the_day_two_commands_waits_for_a_library() -> None:
     lines = [["--help"], *([verb, "--help"] for verb in COMMANDS)]
     assert slow_modules("ops", lines) == {" ".join(line): (0, set()) for line in lines}

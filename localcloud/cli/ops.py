@@ -1,0 +1,33 @@
+"""`ops`: runs `python -m ops` on the stack, on this terminal; the exit status is its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from localcloud.cli.arguments import settings
+
+# Day-two commands that read a file and no stack.
+_WITHOUT_STACK = ("gate", "comment")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    settings(parser)
+    parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="ARGUMENT")
+
+
+def run(args: argparse.Namespace) -> int:
+    from localcloud.cli.terminal import call
+    from localcloud.engine import environment
+    from localcloud.operations import Request, alone, workspace_of
+    from localcloud.paths import REPOSITORY
+    from localcloud.running import cloud_of
+    from localcloud.workspace import keep_generations
+
+    with alone(args.stack, f"ops {' '.join(args.argv[:1])}") as folder:
+        cloud = cloud_of(args.stack)
+        workspace = workspace_of(folder, Request(args.stack, args.sets), cloud.edge_port is not None)
+        stack = [] if args.argv[:1] and args.argv[0] in _WITHOUT_STACK else ["--stack", args.stack]
+        with keep_generations(workspace):
+            argv = [sys.executable, "-m", "ops", *args.argv, *stack]
+            return call(argv, environment(cloud, workspace), REPOSITORY, own_group=True)

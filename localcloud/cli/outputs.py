@@ -1,0 +1,20 @@
+"""`outputs`: shows the stack's exports."""
+
+from __future__ import annotations
+
+import argparse
+
+from localcloud import running, show
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def run(args: argparse.Namespace) -> int:
+    found = running.stack_outputs(args.stack)
+    if args.json:
+        show.document(found)
+    else:
+        show.table(("output", "value"), [(name, show.text(value)) for name, value in sorted(found.items())])
+    return 0

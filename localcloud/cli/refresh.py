@@ -1,0 +1,16 @@
+"""`refresh`: brings the state to what the cloud holds."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from localcloud import operations
+    from localcloud.cli.report import report
+
+    return report(operations.refresh(operations.Request(args.stack)), args.json)

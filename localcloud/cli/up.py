@@ -1,0 +1,56 @@
+"""`up`: makes the stack's cloud what the program says."""
+
+from __future__ import annotations
+
+import argparse
+
+from localcloud.cli.arguments import endpoint_port, folder, port, settings
+from localcloud.cloud import EDGE_PORT
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    settings(parser)
+    endpoint_port(parser)
+    parser.add_argument("--no-machines", action="store_true", help="instances exist in the AWS API only; needs no root")
+    parser.add_argument("--no-demo", action="store_true", help="boot the hosts, and start nothing on them")
+    parser.add_argument(
+        "--mesos-root", type=folder, metavar="DIR",
+        help="a build of Mesos for hosts that boot from now on: sbin/mesos-master, sbin/mesos-agent, bin/marathon",
+    )  # fmt: skip
+    parser.add_argument(
+        "--edge-port", type=port, metavar="PORT",
+        help=f"port of 127.0.0.1 that leads to the edge's 80 (default: {EDGE_PORT}; 0: any)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rotate", action="append", default=[], type=_secret, metavar="KEY",
+        help="make this secret of the stack anew, such as templateToken; may be given several times",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    from localcloud import operations
+    from localcloud.cli.report import report
+
+    request = operations.Request(
+        args.stack,
+        args.sets,
+        args.port,
+        machines=not args.no_machines and operations.boots_machines(args.stack),
+        edge_port=args.edge_port,
+        demo=not args.no_demo,
+        rotate=args.rotate,
+        mesos_root=args.mesos_root,
+    )
+    return report(operations.up(request), args.json)
+
+
+def secret_keys() -> list[str]:
+    from plan.secrets import SECRETS
+
+    return [secret.key for secret in SECRETS]
+
+
+def _secret(text: str) -> str:
+    if text not in (keys := secret_keys()):
+        raise argparse.ArgumentTypeError(f"{text} is no secret of the stack; there are: {', '.join(keys)}")
+    return text
