@@ -14,11 +14,10 @@ import pytest
 from localcloud.machinery import binaries
 from localcloud.machines.image import BAKE, PACKAGES, PROVISION, ensure_image
 from localcloud.machines.processes import Children
-from localcloud.paths import cache_dir
-from tests.host.support import USERDATA
+from localcloud.paths import REPOSITORY, cache_dir
 from tests.labs import needs_machines
 
-IMAGE = USERDATA.parent / "image"
+IMAGE = REPOSITORY / "image"
 TEMPLATE = (IMAGE / "apollo.pkr.hcl").read_text()
 SCRIPT = BAKE.read_text()
 
