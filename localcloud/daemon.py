@@ -41,7 +41,7 @@ from moto.moto_server.werkzeug_app import (  # noqa: E402
 from pulumi.runtime.proto import provider_pb2_grpc  # noqa: E402
 from werkzeug.serving import BaseWSGIServer, make_server  # noqa: E402
 
-from . import moto_addresses  # noqa: E402
+from . import moto_addresses, moto_policies  # noqa: E402
 from .hosts import live_hosts  # noqa: E402
 from .inventory import inventory  # noqa: E402
 from .machines.errors import MachineError  # noqa: E402
@@ -182,6 +182,7 @@ class Daemon:
 def _serve_moto(port: int, control: Callable[[str, str, dict[str, Any]], dict[str, Any]]) -> BaseWSGIServer:
     """moto behind one lock (its data is not made for several threads), with our own paths beside it."""
     moto_addresses.install()
+    moto_policies.install()
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
 
