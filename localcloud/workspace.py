@@ -61,7 +61,8 @@ class Workspace:
         return env | {
             "PATH": f"{host}{os.pathsep}{env.get('PATH', os.defpath)}",
             "PULUMI_HOME": str(cache_dir() / "pulumi-home"),
-            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}",
+            # A checkpoint follows each step; without a file of its checksum beside it, it costs a third less.
+            "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self.folder / "passphrase"),
             "PULUMI_DEBUG_PROVIDERS": providers,
             "PULUMI_DEBUG_COMMANDS": "true",  # brings --event-log
