@@ -18,7 +18,7 @@ from typing import Any
 
 import boto3
 
-from host import node_facts
+from host.render import node_facts
 from localcloud import demo
 from localcloud.paths import REPOSITORY
 from plan.cluster import plan_cluster
@@ -91,7 +91,7 @@ BARE_GONE = "ip netns del bare; ip link del bare; ip link del brbare; true"
 # Simulated members, in a network namespace: no host is needed to hold a table.
 GROW = """
 import json, subprocess, sys, time, socket
-import mesh, vxlan
+from host.apollo.mesh import mesh, vxlan
 facts, entries = json.load(sys.stdin)
 link = vxlan.LINK
 def out(*argv): return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
@@ -172,7 +172,7 @@ def _grown(count: int) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/host/apollo:{REPOSITORY}/host/apollo/mesh"},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     if done.returncode:
         raise RuntimeError(f"{count} members: {done.stderr[-2000:]}")

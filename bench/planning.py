@@ -7,7 +7,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from host import user_data
+from host.render import user_data
 from plan.cluster import Cluster, plan_cluster
 from plan.parse import parse
 

@@ -8,8 +8,7 @@ import time
 from statistics import median
 from typing import Any
 
-from host import user_data
-from host.render import MAX_BYTES
+from host.render import MAX_BYTES, user_data
 from localcloud.paths import REPOSITORY
 from plan.cluster import plan_cluster
 from plan.parse import parse

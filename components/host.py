@@ -15,7 +15,7 @@ from components.programs import Programs
 from components.secrets import SecretStore
 from components.security import Identity, Security
 from components.tags import Tags
-from host import DATA_DEVICE, user_data_base64
+from host.render import DATA_DEVICE, user_data_base64
 from plan.cluster import Cluster, PlannedHost, Role
 
 

@@ -9,7 +9,7 @@ from pulumi_aws import ssm
 
 from components.security import ROLES
 from components.tags import Tags
-from host import bundles
+from host.render import bundles
 from plan.cluster import Cluster, Role
 
 

@@ -1,7 +1,7 @@
 """One planned host → its files → its user-data, as plain values fixed before any cloud call.
 
 A host's files come in layers, each file of files/ at the path that it has on the host: boot/ and rootfs/ (every host),
-roles/<role>/, mesh/<layer>/, packages/ (hosts of an image without packages); each program of apollo/ belongs to one of them.
+roles/<role>/, mesh/<layer>/, packages/ (hosts of an image without packages). One layer more is the hosts' program (package.py).
 They are the same on every host of a role, but for those ending in .tmpl, whose `{{ names }}` are replaced, and for
 /etc/apollo/node.env, which holds the host's facts. No byte depends on which other hosts exist.
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from host import package
 from plan import ports
 from plan.admin import ADMIN_USER
 from plan.cluster import Cluster, PlannedHost, Role
@@ -41,22 +42,10 @@ PROGRAMS = "/etc/apollo/programs"
 # Characters that a standard SSM parameter holds.
 PART_SIZE = 4096
 
-_FOLDER = Path(__file__).resolve().parent / "files"
-_LIBRARY = "/usr/local/lib/apollo"
-# The programs of each layer, which stand in one folder on a host.
-_PROGRAMS = {
-    "boot": ("apollo.py", "parameters.py"),
-    "rootfs": ("check.py", "firewall.py", "network.py", "consul/consul_config.py", "mesos/mesos.py"),
-    "roles/control": ("consul/consul_acl.py", "mesos/mesos_control.py", "mesos/scheduler.py", "zookeeper/zookeeper.py"),
-    "roles/slave": (
-        *("mesos/mesos_agent.py", "registration/bridge_ports.py", "registration/names.py", "registration/register.py"),
-    ),
-    "roles/edge": ("edge/edge_apply.py",),
-    "mesh/routed": ("mesh/mesh.py",),
-    "mesh/vxlan": ("mesh/vxlan.py",),
-    "mesh/wireguard": ("mesh/wireguard.py",),
-    "mesh/weave": ("mesh/weave/weave_programs.py", "mesh/weave/weave_status.py"),
-}
+_ROOT = Path(__file__).resolve().parents[1]
+_FOLDER = _ROOT / "host/files"
+# The layer that is the hosts' program itself, whichever the role.
+_PACKAGE = "apollo"
 _TEMPLATE = ".tmpl"
 _BOOT = "boot"
 _FIELD = re.compile(r"\{\{ ([a-z_]+) \}\}")
@@ -231,7 +220,7 @@ def cloud_config(cluster: Cluster, host: PlannedHost, files: list[HostFile]) -> 
             for file in files
             if file.bundle is None
         ],
-        "runcmd": [[f"{_LIBRARY}/first-boot"]],
+        "runcmd": [[f"{package.LIBRARY}/first-boot"]],
     }
 
 
@@ -268,7 +257,7 @@ def _template_values(host: PlannedHost, facts: Mapping[str, str]) -> dict[str, s
         "docker_subnet": facts["DOCKER_SUBNET"],
         "consul_domain": facts["CONSUL_DOMAIN"],
         # On a slave by way of names.py, which keeps made-up names from the agent.
-        "consul_dns_port": "8601" if host.role == "slave" else str(ports.CONSUL_DNS),
+        "consul_dns_port": str(ports.CONSUL_NAMES if host.role == "slave" else ports.CONSUL_DNS),
         "vpc_resolver": facts["VPC_RESOLVER"],
         **_kernel_limits(int(facts["OVERLAY_CIDR"].partition("/")[2]), int(facts["HOST_PREFIX"])),
     }
@@ -301,7 +290,7 @@ def bundles(cluster: Cluster, role: Role) -> list[Bundle]:
 def _layers(cluster: Cluster, role: Role) -> list[str]:
     packages = [] if cluster.settings.image.baked else ["packages"]
     mesh = [f"mesh/{layer}" for layer in cluster.mesh.layers]
-    return [_BOOT, "rootfs", f"roles/{role}", *mesh, *packages]
+    return [_BOOT, _PACKAGE, "rootfs", f"roles/{role}", *mesh, *packages]
 
 
 def _from_repository(cluster: Cluster, host: PlannedHost, values: Mapping[str, str]) -> Iterator[HostFile]:
@@ -315,9 +304,9 @@ def _layer(folder: Path, layer: str) -> tuple[HostFile, ...]:
     """The layer's files as every host has them, templates still to be filled."""
     bundle = None if layer == _BOOT else layer.rpartition("/")[2]
     found: list[HostFile] = []
-    for path, source in _sources(folder, layer):
+    for path, source in _sources(folder, layer).items():
         content = _lean(source)
-        place = source.relative_to(folder if source.is_relative_to(folder) else Path(__file__).resolve().parent)
+        place = source.relative_to(folder if source.is_relative_to(folder) else _ROOT)
         found.append(HostFile(f"/{path}", _mode(content), content, place.as_posix(), bundle))
     return tuple(found)
 
@@ -326,7 +315,7 @@ def _layer(folder: Path, layer: str) -> tuple[HostFile, ...]:
 def _bundle(folder: Path, layer: str) -> Bundle:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for path, source in _sources(folder, layer):
+        for path, source in _sources(folder, layer).items():
             if source.suffix == _TEMPLATE:
                 continue
             content = _lean(source)
@@ -341,18 +330,20 @@ def _bundle(folder: Path, layer: str) -> Bundle:
 
 
 @functools.cache
-def _sources(folder: Path, layer: str) -> list[tuple[str, Path]]:
-    """(path on the host, source) of a layer's files, by path."""
+def _sources(folder: Path, layer: str) -> dict[str, Path]:
+    """Path on the host, without its first / → source, of a layer's files, by path."""
     files = {
         path.relative_to(folder / layer).as_posix(): path
         for path in (folder / layer).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
     }
-    programs = {
-        f"{_LIBRARY[1:]}/{Path(name).name}": Path(__file__).resolve().parent / "apollo" / name
-        for name in _PROGRAMS.get(layer, ())
-    }
-    return sorted((files | programs).items())
+    if layer in (_BOOT, _PACKAGE):
+        files |= {
+            f"{package.LIBRARY[1:]}/{path}": source
+            for path, source in package.sources().items()
+            if (path in package.BOOT) == (layer == _BOOT)
+        }
+    return dict(sorted(files.items()))
 
 
 def _filled(host: PlannedHost, template: HostFile, values: Mapping[str, str]) -> HostFile:

@@ -72,7 +72,7 @@ def _roll(stack: str, host: PlannedHost) -> str:
 
 
 def _plan_and_state(stack: Stack, plan: Cluster) -> Iterator[Finding]:
-    from host import user_data_base64
+    from host.render import user_data_base64
 
     between, deployed, bring_up = "plan and state", stack.hosts, f"pulumi up -s {stack.name}"
     machines = {r["urn"].split("::")[-1]: r.get("inputs") or {} for r in stack.resources if r["type"] == INSTANCE}

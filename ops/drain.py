@@ -138,6 +138,8 @@ def _first_answer(ssh: Ssh, host: str, control: Sequence[str], seconds: float, p
         try:
             return ssh.run(node, program, *arguments, seconds=deadline.left)
         except Unreachable as error:
+            if program == "mesos" and str(error).startswith("failed: "):
+                return str(error)  # so says the verb, and on another control node it would ask the same masters
             print(f"{safe(host)}: control node {node} does not answer: {error}", flush=True)
     return None
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from typing import Any
 
+from host.apollo.mesh.weave import weave_programs
 from ops.cli import pulumi
 from ops.errors import OpsError
-
-_CLIENT = Path(__file__).resolve().parent.parent / "host" / "apollo/mesh/weave/weave_programs.py"
 
 
 class ImagesError(OpsError):
@@ -41,22 +36,11 @@ def pin(stack: str, scheme: str = "https") -> dict[str, str]:
 
 
 def _digest(source: str, scheme: str) -> str:
-    client = _client()
     try:
-        return client.Registry(client.Image.parse(source), scheme).digest()
-    except (client.Refused, OSError, ValueError, KeyError) as error:
+        # As hosts read registries, so that what is pinned here is what they compare.
+        return weave_programs.Registry(weave_programs.Image.parse(source), scheme).digest()
+    except (weave_programs.Refused, OSError, ValueError, KeyError) as error:
         raise ImagesError(f"{source}: {error}") from None
-
-
-def _client() -> Any:
-    """The hosts' own reader of registries, so that what is pinned here is what they compare."""
-    spec = importlib.util.spec_from_file_location(_CLIENT.stem, _CLIENT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    # Where dataclasses look for the module that they are in.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

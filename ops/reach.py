@@ -6,20 +6,26 @@ As a command: whether the first edge can be reached from this machine, so that w
 from __future__ import annotations
 
 import argparse
+import functools
+import io
 import json
 import math
 import os
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from host import package
+from host.apollo.__main__ import UNKNOWN, VERSION
 from ops.errors import OpsError
 from ops.text import cleaned, lines, safe
 from plan.admin import ADMIN_KEY, ADMIN_USER
@@ -31,13 +37,15 @@ DIAL = 20
 KNOCK = 5
 # Seconds for a new edge to answer at all: EC2 starts it, and its kernel brings the network up. Its programs come later.
 PATIENCE = 180.0
-_REMOTE = Path(__file__).with_name("remote")
+# The hosts' program, and what runs ours where theirs is older: Python takes a folder's archive as the folder.
+_APOLLO = "/usr/local/bin/apollo"
+_BROUGHT = 'f=$(mktemp) && trap "rm -f $f" EXIT TERM && cat >"$f" && /usr/bin/python3 "$f" "$@"'
 # ssh's words where no connection came about: to the edge from here, and to a host from the edge.
 _NO_WAY = re.compile(r"connect to host \S+ port \d+: (.*)")
 _NO_HOST = re.compile(r"open failed: (?:connect failed: )?(.*)")
 _DENIED = re.compile(r"(?:.*Permission denied.*|Host key verification failed.*|.*Too many authentication failures.*)")
-# Exit statuses: ssh's own where it fails, timeout's where it ends what it runs.
-_SSH_FAILED, _TIMED_OUT = 255, 124
+# Exit statuses: ssh's own where it fails, timeout's where it ends what it runs, and where there is nothing to run.
+_SSH_FAILED, _TIMED_OUT, _NO_PROGRAM = 255, 124, 127
 
 Kind = Literal["edge", "down", "slow", "denied", "failed"]
 
@@ -88,23 +96,36 @@ class Ssh:
         text = f"Host jump {access.jump}\n  HostName {access.jump}\n  ProxyJump none\n{both}\nHost *\n  ProxyJump jump\n{both}"
         _private(self._config, text)
         self._jump = access.jump
+        self._older = set[str]()
 
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
-        """Runs ops/remote/<program>.py as root on the host with this address (empty: the first edge); gives what it printed,
-        each line of it safe, and as long as the host made it.
+        """Runs `apollo PROGRAM …` as root on the host with this address (empty: the first edge); gives what it printed, each
+        line of it safe, and as long as the host made it. A host whose own program is too old for that runs ours, and that is
+        said: a roll drains hosts before they have the new one.
 
         Raises Unreachable, after the given seconds and at most DIAL more for getting there.
         """
         seconds = max(1.0, seconds)  # `timeout 0` has no limit
-        command = ["sudo", "timeout", f"{seconds:.0f}", "/usr/bin/python3", "-", *(shlex.quote(a) for a in arguments)]
-        source = (_REMOTE / f"{program}.py").read_bytes()
-        status, out, err = self._ssh([address or self._jump, *command], seconds + DIAL, source)
+        host, words = address or self._jump, ["--needs", str(VERSION), program, *arguments]
+
+        def ask(*program: str, stdin: bytes = b"") -> tuple[int, str, str]:
+            command = ["sudo", "timeout", f"{seconds:.0f}", *map(shlex.quote, (*program, *words))]
+            return self._ssh([host, *command], seconds + DIAL, stdin)
+
+        status, out, err = (UNKNOWN, "", "") if host in self._older else ask(_APOLLO)
+        if status in (UNKNOWN, _NO_PROGRAM):
+            if host not in self._older:
+                print(
+                    f"{host} has no `apollo {program}` yet, so it was brought along; roll the host", file=sys.stderr, flush=True
+                )
+            self._older.add(host)
+            status, out, err = ask("sh", "-c", _BROUGHT, "apollo", stdin=_archive())
         if status:
             raise _problem(status, err or out, seconds)
         return lines(out, None)
 
     def ask(self, address: str, program: str, *arguments: str, seconds: float) -> Any:
-        """As run, for a program that prints JSON: that value, every string in it safe."""
+        """As run, for a verb that prints JSON: that value, every string in it safe."""
         said = self.run(address, program, *arguments, seconds=seconds)
         try:
             return cleaned(json.loads(said))
@@ -162,6 +183,16 @@ class Ssh:
         cause = f"it is up, as its port {HTTP} answers, so {lacks}" if not self.silence(HTTP) else f"it is down, or {lacks}"
         out = "run this from a machine inside admin.allowedCidrs, or add its address and `up` again (docs/operations.md)"
         return Unreachable(f"{problem}: {cause}; {out}", "edge")
+
+
+@functools.cache
+def _archive() -> bytes:
+    """The hosts' program of this repository, as Python runs it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, source in package.sources().items():
+            archive.write(source, path)
+    return buffer.getvalue()
 
 
 def _problem(status: int, words: str, seconds: float) -> Unreachable:

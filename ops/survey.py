@@ -44,7 +44,7 @@ class Check(TypedDict):
 
 
 class _Told(TypedDict):
-    """What ops/remote/survey.py prints. A host may be anyone's by now, so its answer is held to this."""
+    """What `apollo survey` prints. A host may be anyone's by now, so its answer is held to this."""
 
     consul: str
     checks: NotRequired[list[Check]]

@@ -160,6 +160,20 @@ class VpcPlan:
             raise AddressError(f"slot {slot} has no address in {self.private_subnet(zone_index)}: give 1 to {self.last_slot}")
         return IPAddress(self.private_subnet(zone_index).first + SLOT_OFFSET + slot)
 
+    def host_at(self, address: IPAddress) -> tuple[str, int]:
+        """(slave, control or edge; its index) of the host that has an address, in whichever zone. Else AddressError."""
+        # The private subnets and the public block are equally large, and so are the parts of this.
+        block, offset = divmod(int(address) - self.network.first, self.public_block.size)
+        infrastructure, slot = offset - INFRASTRUCTURE_OFFSET, offset - SLOT_OFFSET
+        if 0 <= block < MAX_ZONES and 1 <= infrastructure <= MAX_CONTROL:
+            return "control", infrastructure
+        if 0 <= block < MAX_ZONES and 1 <= slot <= self.last_slot:
+            return "slave", slot
+        part, offset = divmod(offset, self.public_subnet(0).size)
+        if block == MAX_ZONES and part < MAX_ZONES and 1 <= offset - INFRASTRUCTURE_OFFSET <= MAX_EDGES:
+            return "edge", offset - INFRASTRUCTURE_OFFSET
+        raise AddressError(f"{address} is no host's address")
+
     def reserved_public(self, zone_index: int) -> list[IPNetwork]:
         """What is kept of the zone's public subnet, so that AWS gives no planned address to others: those of all ten edges."""
         return _blocks(self.public_subnet(zone_index), INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_EDGES)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plan import ports
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -46,8 +48,8 @@ DRIVERS: dict[str, MeshDriver] = {
             # All node addresses of the default plan: 239 slots and fifteen of infrastructure. Only three were ever run.
             max_nodes=254,
             flows=(
-                Flow("tcp", 6783, 6783, "Weave control"),
-                Flow("udp", 6783, 6784, "Weave data: sleeve and fast datapath"),
+                Flow("tcp", ports.WEAVE, ports.WEAVE, "Weave control"),
+                Flow("udp", ports.WEAVE, ports.WEAVE_DATA, "Weave data: sleeve and fast datapath"),
                 Flow("50", 0, 0, "Weave encrypted fast datapath (ESP)"),
             ),
             layers=("weave",),
@@ -56,7 +58,7 @@ DRIVERS: dict[str, MeshDriver] = {
             name="vxlan",
             overhead=50,
             max_nodes=65_535,
-            flows=(Flow("udp", 4789, 4789, "VXLAN between overlay nodes"),),
+            flows=(Flow("udp", ports.VXLAN, ports.VXLAN, "VXLAN between overlay nodes"),),
             layers=("routed", "vxlan"),
         ),
         MeshDriver(
@@ -64,7 +66,7 @@ DRIVERS: dict[str, MeshDriver] = {
             # 20 IP, 8 UDP, 16 of WireGuard's header, 16 of its tag. Padding never goes beyond the device's MTU.
             overhead=60,
             max_nodes=65_535,
-            flows=(Flow("udp", 51820, 51820, "WireGuard between overlay nodes"),),
+            flows=(Flow("udp", ports.WIREGUARD, ports.WIREGUARD, "WireGuard between overlay nodes"),),
             layers=("routed", "wireguard"),
         ),
     )

@@ -14,8 +14,17 @@ CONSUL_RPC = 8300
 CONSUL_SERF = 8301
 CONSUL_HTTP = 8500
 CONSUL_DNS = 8600
+# Where dnsmasq asks on a slave, of what keeps made-up names from the agent.
+CONSUL_NAMES = 8601
 # Where Consul's servers give each host the token of its own node.
 CONSUL_TOKENS = 8510
+
+# Weave Net's: control and sleeve, its fast datapath, and its router's API on the loopback.
+WEAVE = 6783
+WEAVE_DATA = 6784
+WEAVE_HTTP = 6784
+VXLAN = 4789
+WIREGUARD = 51820
 
 ZOOKEEPER_CLIENT = 2181
 ZOOKEEPER_PEER = 2888

@@ -9,11 +9,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from plan import ports
+
 NODE_ENV = Path("/etc/apollo/node.env")
 SECRETS = Path("/etc/apollo/secrets")
-CONSUL = "http://127.0.0.1:8500"
+CONSUL = f"http://127.0.0.1:{ports.CONSUL_HTTP}"
 # Where servers give each host its own token (consul_acl.py).
-TOKEN_PORT = 8510
+TOKEN_PORT = ports.CONSUL_TOKENS
 
 
 class ConsulError(Exception):

@@ -1,18 +1,15 @@
-#!/usr/bin/python3
-"""Checks that this host is what the plan says and has its place in the network. Installed as apollo-check.
+"""Checks that this host is what the plan says and has its place in the network. Also installed as apollo-check.
 
-apollo-check [--json] [--wait SECONDS]: one line for each check; ends with 1 if one failed, which a warning is not.
+apollo check [--json] [--wait SECONDS]: one line for each check; ends with 1 if one failed, which a warning is not.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,10 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import apollo
-import firewall
-import mesos
-import network
+from host.apollo import apollo, firewall, network
+from host.apollo.mesos import mesos
 
 Facts = Mapping[str, str]
 # Where Docker, Consul, ZooKeeper, Mesos and the journal write; /data is the root's on a host without a data volume.
@@ -156,16 +151,16 @@ def judged(stands: str, warnings: Sequence[str]) -> str:
 
 
 def routed(facts: Facts) -> str:
-    import mesh
+    from host.apollo.mesh import mesh
 
-    return judged(*mesh.check(importlib.import_module(facts["MESH"]).LINK, facts))
+    return judged(*mesh.check(mesh.link(facts), facts))
 
 
 def weave(facts: Facts) -> str:
     if not Path("/usr/local/bin/weaver").exists():
         why = "see journalctl -u apollo-weave-programs"
         raise Failed(f"Weave's router is not at /usr/local/bin/weaver: containers reach their own host only; {why}")
-    import weave_status
+    from host.apollo.mesh.weave import weave_status
 
     return judged(*weave_status.check(facts))
 
@@ -183,7 +178,7 @@ def consul(facts: Facts) -> str:
 
 
 def zookeeper(facts: Facts) -> str:
-    import zookeeper as server
+    from host.apollo.zookeeper import zookeeper as server
 
     if not Path("/usr/share/java/zookeeper.jar").exists():
         raise Failed("ZooKeeper is not installed: there is no /usr/share/java/zookeeper.jar")
@@ -200,11 +195,11 @@ def asked(name: str, facts: Facts) -> tuple[bool, str]:
     """(whether a program of Mesos that runs here does its work, how it is in words)"""
     try:
         if name == "agent":
-            import mesos_agent
+            from host.apollo.mesos import mesos_agent
 
             return mesos_agent.look(facts)
-        import mesos_control
-        import scheduler as servers
+        from host.apollo.mesos import mesos_control
+        from host.apollo.mesos import scheduler as servers
 
         state = {"master": servers.look_at_master, "marathon": servers.look_at_marathon}[name](facts)
         # One that stands by does not know whether the one that leads has a majority of the logs.
@@ -270,12 +265,12 @@ def checks(facts: Facts) -> dict[str, Callable[[Facts], str]]:
     return found
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     facts = apollo.facts()
-    asked = argparse.ArgumentParser(prog="apollo-check", description="Checks this host against its plan.")
+    asked = argparse.ArgumentParser(prog="apollo check", description="Checks this host against its plan.")
     asked.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     asked.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to try until all is well")
-    options = asked.parse_args()
+    options = asked.parse_args(argv)
     end = time.monotonic() + options.wait
     while True:
         results: list[dict[str, Any]] = []
@@ -300,7 +295,3 @@ def main() -> int:
             word = "FAILED" if not result["ok"] else "WARN  " if result.get("warning") else "ok    "
             print(word, f"{result['check']:<9}", result["detail"])
     return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,9 @@
-#!/usr/bin/python3
 """The packet rules of this host: tables of our own, named apollo, to which nothing else writes. Docker writes no rules at all.
 
 By default nothing from the overlay or from a container is let in. What is: docs/architecture.md, "What a container reaches".
 
-firewall.py         loads them, says so to systemd, and keeps them: what others change or flush comes back at once
-firewall.py check   ends with 1, and says why, where they are not as they should be
+apollo firewall         loads them, says so to systemd, and keeps them: what others change or flush comes back at once
+apollo firewall check   ends with 1, and says why, where they are not as they should be
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import NoReturn
 
-import apollo
+from host.apollo import apollo
+from plan import ports
 
 # What the kernel lists after a load, for comparison: it spells the rules in its own way.
 LOADED = Path("/run/apollo/firewall")
@@ -33,8 +33,8 @@ INTERVAL, PAUSE, PATIENCE = 10, 1, 2
 # The device from which a mesh's packets come unwrapped. Weave's come through a port of the bridge.
 DEVICES = {"vxlan": "vxweave", "wireguard": "wgweave"}
 # What any host of the stack takes from any other, and so from a container in the name of its slave: gossip and every mesh.
-HOST_TCP = (8301, 6783)
-HOST_UDP = (8301, 4789, 6783, 6784, 51820)
+HOST_TCP = (ports.CONSUL_SERF, ports.WEAVE)
+HOST_UDP = (ports.CONSUL_SERF, ports.VXLAN, ports.WEAVE, ports.WEAVE_DATA, ports.WIREGUARD)
 # What one container may have of the connections that the kernel keeps in mind: one part of so many.
 SHARE = 16
 # Where a VXLAN packet has the type of the frame inside, in bits after the UDP header begins.
@@ -42,7 +42,7 @@ INNER_TYPE = "@th,224,16"
 # The containers whose connections the kernel counts stand in the listing as elements of a set. They are no rules.
 COUNTED = re.compile(r"(set flows \{[^{}]*?)\n\s*elements = \{[^{}]*\}")
 # What a role serves to the overlay.
-SERVED = {"edge": "tcp dport { 80, 443 } accept"}
+SERVED = {"edge": f"tcp dport {{ {ports.HTTP}, {ports.HTTPS} }} accept"}
 
 
 class FirewallError(Exception):
@@ -70,7 +70,7 @@ def elements(values: Iterable[str]) -> str:
     return f"elements = {{ {joined} }}\n" if joined else ""
 
 
-def ports(numbers: Iterable[int]) -> str:
+def braced(numbers: Iterable[int]) -> str:
     return f"{{ {', '.join(map(str, numbers))} }}"
 
 
@@ -93,7 +93,7 @@ def senders(facts: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"nodes": [], "blocks": []}
     if facts["MESH"] != "vxlan":
         return found
-    import mesh
+    from host.apollo.mesh import mesh
 
     for peer in mesh.load(facts).values():
         found["nodes"].append(f"{peer.address} . {int(IPv4Address(peer.bridge)):#x}")
@@ -126,10 +126,10 @@ def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[
         # An address of the overlay comes from the host that has it.
         outside += [
             *(
-                f"udp dport 4789 {INNER_TYPE} 0x0800 ip saddr . {part} @{name} notrack accept"
+                f"udp dport {ports.VXLAN} {INNER_TYPE} 0x0800 ip saddr . {part} @{name} notrack accept"
                 for name, part in reversed(whole.items())
             ),
-            "udp dport 4789 drop",
+            f"udp dport {ports.VXLAN} drop",
         ]
     unwrapped: list[str] = []
     if device:
@@ -158,7 +158,7 @@ def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[
     leaving = ["type filter hook output priority raw; policy accept;"]
     if vxlan:
         # What wraps a flow has a source port for each.
-        leaving.append("udp dport 4789 notrack")
+        leaving.append(f"udp dport {ports.VXLAN} notrack")
     passing = ["type filter hook forward priority filter - 10; policy drop;"]
     rewriting: list[str] = []
     if own:
@@ -183,8 +183,8 @@ def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[
             f'oifname != "{uplink}" drop',
             'ip daddr 169.254.0.0/16 counter drop comment "a container must not take the host\'s role"',
             f"ip daddr {{ {', '.join(facts['CONTROL_ADDRESSES'].split())} }} counter drop",
-            f"ip daddr {vpc} tcp dport {ports(HOST_TCP)} counter drop",
-            f"ip daddr {vpc} udp dport {ports(HOST_UDP)} counter drop",
+            f"ip daddr {vpc} tcp dport {braced(HOST_TCP)} counter drop",
+            f"ip daddr {vpc} udp dport {braced(HOST_UDP)} counter drop",
             f"ip daddr {vpc} meta l4proto esp counter drop",
             "meta nfproto ipv4 accept",
         ]
@@ -341,25 +341,27 @@ def ready() -> None:
             notify.sendto(b"READY=1", address.replace("@", "\0", 1))
 
 
-def main(verb: str) -> int:
-    if verb == "check":
-        wrong = complaint()
-        print(wrong or "all rules stand")
-        return 1 if wrong else 0
-    facts, keeper, changed = apollo.facts(), Keeper(), threading.Event()
-    ports = None
-    if facts["DOCKER_SUBNET"]:
-        import bridge_ports
+def check() -> int:
+    wrong = complaint()
+    print(wrong or "all rules stand")
+    return 1 if wrong else 0
 
-        ports = bridge_ports.Ports()
-        threading.Thread(target=ports.follow, args=(changed,), daemon=True).start()
+
+def keep() -> NoReturn:
+    facts, keeper, changed = apollo.facts(), Keeper(), threading.Event()
+    bridged = None
+    if facts["DOCKER_SUBNET"]:
+        from host.apollo import bridge_ports
+
+        bridged = bridge_ports.Ports()
+        threading.Thread(target=bridged.follow, args=(changed,), daemon=True).start()
     for argv in (("nft", "monitor"), ("ip", "monitor", "link", "route")):
         threading.Thread(target=follow, args=(changed, *argv), daemon=True).start()
     trouble, first = None, True
     while True:
         changed.clear()
         try:
-            places, bridges = ports.look() if ports else ([], [])
+            places, bridges = bridged.look() if bridged else ([], [])
             tables = {"inet": packets(facts, uplink(facts), senders(facts)), "bridge": frames(facts, places, bridges)}
             loaded = keeper.keep(tables)
             problem = ""
@@ -375,7 +377,3 @@ def main(verb: str) -> int:
             trouble = problem
             print(problem or "all rules stand", flush=True)
         changed.wait(INTERVAL)
-
-
-if __name__ == "__main__":
-    sys.exit(main(" ".join(sys.argv[1:])))

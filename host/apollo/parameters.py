@@ -1,10 +1,9 @@
-#!/usr/bin/python3
 """What this host reads from SSM with its instance role.
 
-parameters.py programs   once, before anything else of ours runs: unpacks the programs that /etc/apollo/programs names, each
-                         bundle only if it is what the user-data was made for
-parameters.py secrets    at each boot: what /etc/apollo/parameters names, kept below /etc/apollo/secrets with mode 0600, for
-                         boots without SSM
+apollo programs   once, before anything else of ours runs: unpacks the programs that /etc/apollo/programs names, each
+                  bundle only if it is what the user-data was made for
+apollo secrets    at each boot: what /etc/apollo/parameters names, kept below /etc/apollo/secrets with mode 0600, for
+                  boots without SSM
 
 It needs no package beyond the Python that cloud-init brings, and no value reaches a log or an argument. Signing: AWS's
 "Signature Version 4", as its documentation of the IAM service describes it.
@@ -19,7 +18,6 @@ import hashlib
 import hmac
 import json
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -28,7 +26,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from apollo import SECRETS, facts, write
+from host.apollo.apollo import SECRETS, facts, write
 
 METADATA = "http://169.254.169.254/latest"
 ETC = Path("/etc")
@@ -147,12 +145,10 @@ def secrets() -> None:
         write(SECRETS / name, f"{value.rstrip()}\n", 0o600)
 
 
-def main() -> str:
-    if sys.argv[1:] == ["programs"]:
+def main(verb: str) -> str:
+    if verb == "programs":
         problem = persistently(programs, PATIENCE)
         return problem and "the programs of this host cannot be had"
-    if sys.argv[1:] != ["secrets"]:
-        return "usage: parameters.py programs | secrets"
     SECRETS.mkdir(mode=0o700, exist_ok=True)
     names = (ETC / "apollo/parameters").read_text().split()
     copies = all((SECRETS / name).is_file() for name in names)
@@ -164,7 +160,3 @@ def main() -> str:
     write(SSH_KEY, (SECRETS / "ssh/host-key").read_text(), 0o600)
     NO_SSH.unlink(missing_ok=True)
     return ""
-
-
-if __name__ == "__main__":
-    sys.exit(main() or None)

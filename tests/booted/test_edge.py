@@ -109,9 +109,7 @@ def test_an_injection_in_a_tag_or_name_changes_nothing(stack: Stack) -> None:
 
 
 def test_containers_that_come_and_go_reload_nothing_once_their_name_is_known(stack: Stack) -> None:
-    show = (
-        "import sys; sys.path.insert(0, '/usr/local/lib/apollo'); import edge_apply as e; print(e.ask('show proc', e.MASTER))"
-    )
+    show = "from host.apollo.edge import edge_apply as e; print(e.ask('show proc', e.MASTER))"
 
     def loaded() -> str:
         """The newest worker's process."""
@@ -119,7 +117,7 @@ def test_containers_that_come_and_go_reload_nothing_once_their_name_is_known(sta
 
         def asked() -> bool:
             # In a moment of each reload the master refuses.
-            done = stack.run("edge-1", "python3", "-c", show)
+            done = stack.run("edge-1", "env", "PYTHONPATH=/usr/local/lib/apollo", "python3", "-c", show)
             answers.append(done.stdout)
             return done.returncode == 0
 

@@ -16,7 +16,7 @@ from tests.booted.conftest import Stack, until
 
 CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
 GROWN = {"control-4": "10.0.32.14", "control-5": "10.0.0.15"}
-PROGRAM = "/usr/local/lib/apollo/zookeeper.py"
+PROGRAM = ("apollo", "zookeeper")
 JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
 STANDIN = "apollo/mesos-standin:1"
 IMAGES = "/etc/apollo/mesos-images.env"
@@ -28,7 +28,7 @@ def shell(stack: Stack, host: str, script: str) -> str:
 
 def modes(stack: Stack, asked: str) -> dict[str, str]:
     """host: leader, follower or not, of every member, as one node has it."""
-    lines = stack.run(asked, PROGRAM, "members").stdout.splitlines()
+    lines = stack.run(asked, *PROGRAM, "members").stdout.splitlines()
     return {words[0]: words[3] for words in map(str.split, lines)}
 
 
@@ -97,7 +97,7 @@ def test_growing_control_to_five_touches_no_host_and_going_back_is_one_step_more
     finally:
         stack.up("--no-demo")
     for number in ("5", "4"):
-        stack.out("control-1", PROGRAM, "remove", number)
+        stack.out("control-1", *PROGRAM, "remove", number)
     until(lambda: serves(stack, "control-3", 3), "three are left")
     stack.assert_all_reachable()
 

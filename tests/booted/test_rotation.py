@@ -59,7 +59,7 @@ def test_all_secrets_at_once_cost_no_request_and_leave_every_host_well(stack: St
 
         new = stack.out("control-1", "cat", "/etc/apollo/secrets/consul/gossip-key")
         until(lambda: ring() == [new], "all have the new gossip key and nobody the old one", 240)
-        stack.out("control-1", "/usr/local/lib/apollo/consul_acl.py", "revoke")
+        stack.out("control-1", "apollo", "consul", "acl", "revoke")
         well(stack, (*CONTROL, *SLAVES, EDGE))
     finally:
         seen = load.end()

@@ -15,7 +15,7 @@ from pulumi import RunError
 from components.readiness import DEADLINE
 from components.secrets import key_policy
 from components.security import ROLES
-from host import bundles
+from host.render import bundles
 from ops import drain
 from plan.aws import MOST_RULES, OWN_TAGS
 from plan.cluster import Role

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from host import node_facts
+from host.apollo import apollo
+from host.apollo.consul import consul_acl, consul_config
+from host.render import node_facts
 from localcloud.errors import LocalCloudError
 from localcloud.programs import host_program
 from ops.secrets import generate
 from plan.cluster import PlannedHost
 from plan.secrets import SECRETS
-from tests.host.support import EXAMPLES, STACK, files_of, host_module, left_out
+from tests.host.support import EXAMPLES, STACK, files_of, left_out
 
-apollo = host_module("apollo")
-consul_acl = host_module("consul_acl")
-consul_config = host_module("consul_config")
 PLAN = EXAMPLES["vxlan-baked"]
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import socketserver
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,20 @@ PATIENCE = 30
 OVERLAY, CONTAINERS, CONTAINER = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7"
 BALANCERS, SLAVE = "127.0.0.0/24", "127.0.32.33"
 CONTROL = "127.0.0.11"
+# The hosts' program, with the edge's files and sockets in its folder.
+APOLLO = """#!/usr/bin/env -S PYTHONPATH={root} {python}
+import sys
+from pathlib import Path
+from host.apollo import __main__
+from host.apollo.edge import edge_apply
+folder = Path("{folder}")
+vars(edge_apply).update({{}})
+edge_apply.STATE, edge_apply.LIVE, edge_apply.CONFIG = folder / "state", folder / "live", str(folder / "haproxy.cfg")
+edge_apply.NEW = folder / "state/services.cfg"
+edge_apply.ADMIN, edge_apply.MASTER = (str(folder / f"{{name}}.sock") for name in ("admin", "master"))
+edge_apply.LATER = (str(folder / "bin/apollo"), *edge_apply.LATER[1:])
+sys.exit(__main__.run(sys.argv[1:]))
+"""
 
 
 def free_ports(count: int) -> list[int]:
@@ -161,13 +176,13 @@ class Edge:
             (f"{LIVE[1:]}/routes.map", "live/routes.map"),
             ("etc/apollo/services.ctmpl", "services.ctmpl"),
             ("etc/apollo/edge.hcl", "edge.hcl"),
-            ("usr/local/lib/apollo/edge_apply.py", "bin/edge_apply.py"),
         ):
             text = (ROLE / source).read_text()
             for old, new in self._places().items():
                 text = text.replace(old, new)
             (folder / target).write_text(text)
-        (folder / "bin/edge_apply.py").chmod(0o755)
+        (folder / "bin/apollo").write_text(APOLLO.format(python=sys.executable, root=ROLE.parents[3], folder=folder))
+        (folder / "bin/apollo").chmod(0o755)
         # In the place of systemd: a reload is this signal to the master.
         (folder / "bin/systemctl").write_text(f"#!/bin/sh\nkill -USR2 $(cat {folder}/master.pid)\necho >>{folder}/reloads\n")
         (folder / "bin/systemctl").chmod(0o755)
@@ -185,13 +200,18 @@ class Edge:
             "/run/haproxy-master.sock": str(folder / "master.sock"),
             "/etc/apollo/secrets/edge/certificate": str(folder / "certificate"),
             "/etc/apollo/secrets/consul/template-token": str(folder / "token"),
-            "/usr/local/lib/apollo/edge_apply.py": str(folder / "bin/edge_apply.py"),
+            "/usr/local/bin/apollo": str(folder / "bin/apollo"),
             "/etc/apollo/services.ctmpl": str(folder / "services.ctmpl"),
             "127.0.0.1:8500": f"127.0.0.1:{port['consul']}",
             CONFIG: str(folder / "haproxy.cfg"),
             LIVE: str(folder / "live"),
             STATE: str(folder / "state"),
         }
+
+    def tune(self, **constants: int) -> None:
+        """Other constants of edge_apply, before the start."""
+        program = self.folder / "bin/apollo"
+        program.write_text(program.read_text().replace("update({})", f"update({constants!r})"))
 
     def start(self, name: str) -> None:
         """consul, haproxy or template."""

@@ -10,10 +10,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from host import host_files, node_facts
-from host.render import cloud_config
+from host.apollo.mesos import mesos
+from host.apollo.mesos import mesos_agent as agent
+from host.apollo.mesos import mesos_control as control
+from host.render import cloud_config, host_files, node_facts
 from plan.cluster import Cluster, PlannedHost
-from tests.host.support import EXAMPLES, STACK, host_module, one_of_each
+from tests.host.support import EXAMPLES, STACK, one_of_each
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -37,7 +39,6 @@ def _place(source: str) -> str:
 
 def mesos_commands() -> str:
     """The command lines of Mesos and Marathon from images, one flag a line."""
-    mesos, control, agent = (host_module(name) for name in ("mesos", "mesos_control", "mesos_agent"))
     plan = EXAMPLES["weave"]
     on_control, on_slave = (node_facts(plan, host, STACK) for host in (plan.control[0], plan.slaves[0]))
     wanted = plan.settings.mesos

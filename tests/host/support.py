@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
-from host import HostFile, host_files
+from host.render import HostFile, host_files
 from plan.cluster import Cluster, PlannedHost
 from tests.plan.support import cluster
 
 USERDATA = Path(__file__).resolve().parents[2] / "host/files"
-# Where the programs of hosts are, which are in one folder there.
-PROGRAMS = [
-    str(USERDATA.parent / "apollo" / folder)
-    for folder in (".", "consul", "mesos", "zookeeper", "registration", "edge", "mesh", "mesh/weave")
-]
 LIBRARY = "usr/local/lib/apollo"
 STACK = "dev"
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtleSBvZiB0aGUgdGVzdHMsIG5vYm9keSBoYXMgaXQh ops@example.com"
@@ -50,12 +44,9 @@ def files_of(plan: Cluster, host: PlannedHost) -> dict[str, HostFile]:
     return {file.path: file for file in host_files(plan, host, STACK)}
 
 
-def host_module(name: str) -> Any:
-    """A Python file of the hosts as a module, from the repository."""
-    for folder in PROGRAMS:
-        if folder not in sys.path:
-            sys.path.append(folder)
-    return importlib.import_module(name)
+def environment(**more: str) -> dict[str, str]:
+    """For a Python of its own that imports the hosts' program, wherever it is started."""
+    return {**os.environ, "PYTHONPATH": str(USERDATA.parents[1]), **more}
 
 
 def needs(tool: str, package: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib
 import json
 import os
 import socket
@@ -20,18 +19,15 @@ from typing import Any
 
 import pytest
 
-from host import node_facts
-from plan import ports
+from host.apollo import apollo, parameters
+from host.apollo.consul import consul_acl, consul_config, forget
+from host.render import node_facts
 from plan.cluster import PlannedHost
 from tests.host.conftest import PLAN, Agent
-from tests.host.support import STACK, files_of, host_module, one_of_each
+from tests.host.support import STACK, files_of, one_of_each
 from tests.host.test_parameters import Cloud
 from tests.plan.support import cluster
 
-apollo = host_module("apollo")
-consul_config = host_module("consul_config")
-consul_acl = host_module("consul_acl")
-parameters = host_module("parameters")
 TOKEN = "6b0e2f7e-5c5b-4b57-9d3c-0a4b7c1de000"
 
 
@@ -258,7 +254,6 @@ def test_a_node_that_is_forgotten_takes_its_own_tokens_along_and_no_other(
     value = consul_acl.node_token(former, "slave-7")
     consul_acl.create(management, "node slave-7", value, NodeIdentities=[{"NodeName": "slave-7", "Datacenter": "dc1"}])
     monkeypatch.setattr(apollo, "facts", lambda: agent.facts)
-    forget = importlib.import_module("ops.remote.forget")
     assert allowed("acl/token/self", value)
     for name in ("slave-7", "control-4"):
         assert forget.main(name, "10.0.0.40") == 0
@@ -592,10 +587,6 @@ def test_an_agent_restores_no_container_of_before_the_boot_and_all_that_others_r
     for what in ("services", "checks"):
         known = apollo.consul(f"agent/{what}", token_of("registration"))[0]
         assert {entry.get("ServiceID") or entry["ID"] for entry in known.values()} == {"theirs"}, what
-
-
-def test_hosts_and_security_groups_mean_the_same_port_of_the_desk() -> None:
-    assert apollo.TOKEN_PORT == ports.CONSUL_TOKENS
 
 
 # -- TLS

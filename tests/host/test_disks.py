@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.host.support import USERDATA, host_module, left_out, needs
+from host.apollo import check
+from tests.host.support import USERDATA, left_out, needs
 
-check = host_module("check")
 MIB = 1 << 20
 
 

@@ -16,14 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from host.apollo import apollo
+from host.apollo.consul import consul_acl, names
 from localcloud.machines.namespaces import Namespace
 from tests.booted.names_watch import addresses, query
 from tests.host.conftest import PLAN, Agent, free_ports
-from tests.host.support import PROGRAMS, files_of, host_module, left_out, needs
-
-apollo = host_module("apollo")
-consul_acl = host_module("consul_acl")
-names = host_module("names")
+from tests.host.support import files_of, left_out, needs
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ def slave(agent: Agent, consul: Path, host: Path, monkeypatch: pytest.MonkeyPatc
     assert f"127.0.0.1#{names.PORT}\n" in config
     (host / "dnsmasq.conf").write_text(config.replace(f"#{names.PORT}", f"#{between}"))
     program = f"""
-import sys; sys.path[:0] = {PROGRAMS!r}
 from pathlib import Path
-import apollo, names
+from host.apollo import apollo
+from host.apollo.consul import names
 apollo.SECRETS, apollo.CONSUL = Path({str(apollo.SECRETS)!r}), {apollo.CONSUL!r}
 apollo.facts = lambda: {own.facts!r}
 names.load_limits = lambda: None
@@ -165,7 +163,9 @@ def test_what_is_no_question_is_refused_and_ends_nothing() -> None:
     judge = names.Judge(catalog, "consul", "dc1")
 
     def refused(message: bytes) -> int:
-        return judge.answer(message)[3] & 15
+        answer = judge.answer(message)
+        assert answer is not None
+        return answer[3] & 15
 
     # Nothing is said of what is not known yet.
     assert refused(asked) == refused(query("slave-1.node.consul")) == names.SERVFAIL

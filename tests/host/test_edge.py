@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from host.apollo.edge import edge_apply
 from localcloud.boot import edge_certificate
 from localcloud.errors import LocalCloudError
 from localcloud.programs import host_program
@@ -615,9 +616,8 @@ def test_new_names_and_slow_clients_keep_a_handful_of_workers(
     make: Callable[..., Edge], instance: Make, tunnel: Tunnel
 ) -> None:
     edge = make()
-    program = edge.folder / "bin/edge_apply.py"
-    assert "WORKERS, APART = 2, 30" in program.read_text()
-    program.write_text(program.read_text().replace("WORKERS, APART = 2, 30", "WORKERS, APART = 2, 2"))
+    assert (edge_apply.WORKERS, edge_apply.APART) == (2, 30)
+    edge.tune(APART=2)
     for name in ("consul", "haproxy", "template"):
         edge.start(name)
     edge.register("chat", tunnel)
@@ -641,8 +641,7 @@ def test_with_old_workers_a_new_name_waits_and_what_is_known_does_not(
     make: Callable[..., Edge], instance: Make, tunnel: Tunnel
 ) -> None:
     edge = make()
-    program = edge.folder / "bin/edge_apply.py"
-    program.write_text(program.read_text().replace("WORKERS, APART = 2, 30", "WORKERS, APART = 2, 15"))
+    edge.tune(APART=15)
     for name in ("consul", "haproxy", "template"):
         edge.start(name)
     one = instance("one")
@@ -682,8 +681,7 @@ def test_a_reload_that_haproxy_misses_is_asked_for_again(make: Callable[..., Edg
 
 def test_servers_out_of_use_are_cleared_away_by_a_reload(make: Callable[..., Edge], instance: Make) -> None:
     edge = make()
-    program = edge.folder / "bin/edge_apply.py"
-    program.write_text(program.read_text().replace("UNUSED = 500", "UNUSED = 5"))
+    edge.tune(UNUSED=5)
     for name in ("consul", "haproxy", "template"):
         edge.start(name)
     one = instance("one")
@@ -736,7 +734,7 @@ def test_a_refused_or_unfinished_configuration_leaves_the_running_one(edge: Edge
         good.replace("#!end", "backend x\n server y nowhere\n#!end"),
     ):
         (edge.folder / "state/services.cfg").write_text(text)
-        argv = [str(edge.folder / "bin/edge_apply.py")]
+        argv = [str(edge.folder / "bin/apollo"), "edge", "apply"]
         assert subprocess.run(argv, env=edge.environment, capture_output=True, check=False).returncode != 0
         assert (edge.services, edge.reloads) == (good, reloads)
         assert edge.ask("/", "steady.apollo.test").text == "steady /"

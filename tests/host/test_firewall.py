@@ -20,14 +20,15 @@ from pathlib import Path
 
 import pytest
 
-from host import node_facts
+from host.apollo import apollo, bridge_ports, firewall
+from host.apollo.mesh import mesh, vxlan
+from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
 from plan.mesh import DRIVERS
 from plan.ports import CONSUL_SERF
-from tests.host.support import PROGRAMS, STACK, host_module, left_out, needs
+from tests.host.support import STACK, environment, left_out, needs
 from tests.plan.support import cluster
 
-apollo, firewall, mesh, vxlan = (host_module(name) for name in ("apollo", "firewall", "mesh", "vxlan"))
 pytestmark = pytest.mark.machines
 PREFIX = "apollo-fw"
 PLAN = cluster(overlay={"mesh": "vxlan"}, slaves={"count": 3}, control={"count": 3})
@@ -60,12 +61,12 @@ print(json.dumps([port for port, found in zip(ports, ThreadPoolExecutor(64).map(
 KEEPER = """
 import sys
 from pathlib import Path
-sys.path[:0] = sys.argv[2:]
-import apollo, firewall, mesh
+from host.apollo import apollo, firewall
+from host.apollo.mesh import mesh
 folder = Path(sys.argv[1])
 apollo.NODE_ENV, firewall.LOADED, mesh.TABLE = folder / "node.env", folder / "loaded", folder / "mesh.json"
 firewall.SETTINGS = folder
-firewall.main("")
+firewall.keep()
 """
 
 
@@ -115,7 +116,7 @@ PEER = str(PLAN.slaves[1].private_ip)
 OTHER = str(PLAN.slaves[2].private_ip)
 
 
-def peers() -> dict[str, object]:
+def peers() -> dict[str, mesh.Peer]:
     hosts = [PLAN.slaves[1], PLAN.slaves[2], PLAN.control[0]]
     return {h.name: mesh.Peer(h.name, str(h.private_ip), str(h.bridge_address.ip), str(h.docker_subnet or "")) for h in hosts}
 
@@ -505,7 +506,6 @@ def link(index: int, name: str, peer: int = 0, **more: object) -> dict[int, dict
 
 
 def test_a_containers_port_is_the_other_end_of_its_cable_and_no_device_that_it_made_itself() -> None:
-    bridge_ports = host_module("bridge_ports")
     outside = (
         link(1, "lo") | link(7, "vethaaaaaaa", 6, master="weave") | link(9, "vethbbbbbbb", 8, master="br-1") | link(11, "eth0")
     )
@@ -522,7 +522,6 @@ def test_a_containers_port_is_the_other_end_of_its_cable_and_no_device_that_it_m
 
 def test_docker_is_asked_while_it_runs_and_not_started_by_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd holds Docker's socket, and Docker starts after the rules: who waits for an answer waits for himself."""
-    bridge_ports = host_module("bridge_ports")
     monkeypatch.setattr(bridge_ports, "RUNNING", tmp_path / "docker.pid")
     monkeypatch.setattr(bridge_ports, "PAUSE", 0.01)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
@@ -589,20 +588,17 @@ class Kept:
     def __init__(self, place: Place, folder: Path) -> None:
         (folder / "node.env").write_text("".join(f'{key}="{value}"\n' for key, value in FACTS.items()))
         self.place, self.folder = place, folder
-        self._layers = PROGRAMS
         (folder / "60-apollo.conf").write_text("# a comment\nnet.ipv4.ip_forward = 1\nnet.ipv4.no_such_key = 1\n")
         self.save(peers())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(folder / "notify"))
             notified.settimeout(30)
-            argv = place.host.command([sys.executable, "-c", KEEPER, str(folder), *self._layers])
+            argv = place.host.command([sys.executable, "-c", KEEPER, str(folder)])
             # A group of its own, as its followers end with it.
-            self.process = subprocess.Popen(
-                argv, env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}, start_new_session=True
-            )
+            self.process = subprocess.Popen(argv, env=environment(NOTIFY_SOCKET=str(folder / "notify")), start_new_session=True)
             assert notified.recv(20) == b"READY=1"
 
-    def save(self, table: dict[str, object]) -> None:
+    def save(self, table: dict[str, mesh.Peer]) -> None:
         before, mesh.TABLE = mesh.TABLE, self.folder / "mesh.json"
         mesh.save(FACTS, table)
         mesh.TABLE = before

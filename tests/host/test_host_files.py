@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from host import package
 from plan.cluster import Cluster
 from tests.host.support import EXAMPLES, USERDATA, files_of, needs, one_of_each
 
@@ -122,11 +123,10 @@ def imported(source: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("host", one_of_each(EXAMPLES["weave"]), ids=lambda host: host.role)
-def test_a_host_installs_the_python_libraries_that_its_programs_import_and_no_other(host: Any) -> None:
-    files = files_of(EXAMPLES["weave"], host)
-    own = {path.stem for path in (USERDATA.parent / "apollo").rglob("*.py")}
-    named = {name for path, file in files.items() if path.endswith(".py") for name in imported(file.content)}
-    lists = [files[f"/usr/local/lib/apollo/packages/{name}.txt"].content for name in ("base", host.role)]
-    libraries = {line.removeprefix("python3-") for text in lists for line in text.split() if line.startswith("python3-")}
-    assert named - own - set(sys.stdlib_module_names) == libraries
+def test_hosts_install_the_python_libraries_that_their_program_imports_and_no_other() -> None:
+    named = {name for source in package.sources().values() for name in imported(source.read_text())}
+    lists = (USERDATA / "packages/usr/local/lib/apollo/packages").glob("*.txt")
+    libraries = {
+        line.removeprefix("python3-") for path in lists for line in path.read_text().split() if line.startswith("python3-")
+    }
+    assert named - {"host", "plan"} - set(sys.stdlib_module_names) == libraries

@@ -15,16 +15,12 @@ from typing import Any
 
 import pytest
 
-from host import node_facts
-from tests.host.support import EXAMPLES, STACK, files_of, host_module
+from host.apollo import apollo, check
+from host.apollo.mesos import mesos, mesos_agent, mesos_control, scheduler
+from host.render import node_facts
+from tests.host.support import EXAMPLES, STACK, files_of
 from tests.plan.support import cluster
 
-apollo = host_module("apollo")
-mesos = host_module("mesos")
-mesos_control = host_module("mesos_control")
-mesos_agent = host_module("mesos_agent")
-scheduler = host_module("scheduler")
-check = host_module("check")
 PLAN = EXAMPLES["weave"]
 CONTROL, SLAVE = (node_facts(PLAN, host, STACK) for host in (PLAN.control[0], PLAN.slaves[0]))
 
@@ -399,7 +395,9 @@ def test_without_a_marathon_there_is_no_task_to_move(
     catalog = {"mesos-master?tag=leader&passing": [{"Service": {"Address": "127.0.0.1", "Port": port}}]}
     apollo.write(host / "secrets/consul/control-token", "x", 0o600)
     monkeypatch.setattr(apollo, "consul", lambda path, _: (catalog.get(path.removeprefix("health/service/"), []), {}))
-    said = mesos_control.down(mesos_control.leading(), "10.0.0.33", 1000.0, at_once)
+    api = mesos_control.leading()
+    assert api
+    said = mesos_control.down(api, "10.0.0.33", 1000.0, at_once)
     assert said == "no Marathon answers, so moved no task; 10.0.0.33 is down until `up`"
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from host import node_facts
-from tests.host.support import EXAMPLES, STACK, USERDATA, host_module, left_out
+from host.apollo import check, network
+from host.apollo.mesh import mesh, vxlan, wireguard
+from host.apollo.mesh.weave import weave_status
+from host.render import node_facts
+from tests.host.support import EXAMPLES, STACK, USERDATA, left_out
 
-check, mesh, network, vxlan, wireguard = (host_module(name) for name in ("check", "mesh", "network", "vxlan", "wireguard"))
-weave_status = host_module("weave_status")
 PLAN = EXAMPLES["weave"]
 FACTS = node_facts(PLAN, PLAN.slaves[0], STACK)
 # What iproute2 prints with -j where it has nothing to show. [{},{}]: an object for each link that a filter left out.
@@ -207,8 +208,7 @@ def test_one_check_that_cannot_read_its_tool_fails_by_its_name_and_the_others_go
     monkeypatch.setattr(check, "run", lambda *_: said)
     monkeypatch.setattr(check.apollo, "facts", lambda: FACTS)
     monkeypatch.setattr(check, "checks", lambda _: {"docker": check.docker, "other": lambda _: "goes on"})
-    monkeypatch.setattr("sys.argv", ["apollo-check", "--json"])
-    assert check.main() == 1
+    assert check.main(["--json"]) == 1
     broken, other = json.loads(capsys.readouterr().out)["checks"]
     assert (broken["check"], broken["ok"]) == ("docker", False) and broken["detail"]
     assert other["ok"]

@@ -18,10 +18,10 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from host import Bundle, bundles
-from tests.host.support import EXAMPLES, USERDATA, files_of
+from host import package
+from host.render import Bundle, bundles
+from tests.host.support import EXAMPLES, files_of
 
-LIBRARY_OF_HOST = USERDATA.parent / "apollo"
 # Base64's awkward characters, as in a real key; a session token is long.
 KEYS = {"AccessKeyId": "ASIAEXAMPLE", "SecretAccessKey": "ab/cd+ef=" * 4, "Token": "IQoJb3Jp/+==" * 60}
 TOKEN = "metadata-token=="
@@ -89,14 +89,14 @@ class Host:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder / "root"
         self.kept = self.folder / "etc/apollo/secrets"
-        for place in ("etc/apollo", "etc/ssh", "programs"):
+        for place in ("etc/apollo", "etc/ssh", "programs/host/apollo", "programs/plan"):
             (self.folder / place).mkdir(parents=True)
         self.no_ssh = self.folder / "etc/ssh/sshd_not_to_be_run"
         self.no_ssh.touch()
         (self.folder / "etc/apollo/parameters").write_text("".join(f"{name}\n" for name in NAMES))
         self.endpoint(port)
-        for name in ("apollo.py", "parameters.py"):
-            text = (LIBRARY_OF_HOST / name).read_text().replace("http://169.254.169.254", f"http://127.0.0.1:{port}")
+        for name in package.BOOT:
+            text = package.sources()[name].read_text().replace("http://169.254.169.254", f"http://127.0.0.1:{port}")
             text = text.replace('"/etc', f'"{self.folder}/etc').replace('Path("/")', f'Path("{self.folder}")')
             # The deadlines without and with a copy.
             text = text.replace("= 300.0, 20.0", "= 1.0, 0.5").replace("PAUSE = 2.0", "PAUSE = 0.1")
@@ -107,8 +107,7 @@ class Host:
         (self.folder / "etc/apollo/node.env").write_text("\n".join(lines) + "\n")
 
     def run(self, verb: str = "secrets") -> subprocess.CompletedProcess[str]:
-        # -I would also leave the program's own folder out.
-        argv = [sys.executable, "-S", "-E", "parameters.py", verb]
+        argv = [sys.executable, "-S", "-E", ".", verb]
         return subprocess.run(
             argv,
             cwd=self.folder / "programs",
@@ -212,7 +211,7 @@ def test_programs_are_unpacked_in_their_places_with_their_modes(host: Host) -> N
 
 def test_programs_other_than_those_of_the_user_data_are_refused(host: Host) -> None:
     put_bundles(host)
-    Cloud.values["programs/slave/1"] = bundles(EXAMPLES["weave"], "edge")[1].parts[0]
+    Cloud.values["programs/slave/1"] = bundles(EXAMPLES["weave"], "edge")[2].parts[0]
     done = host.run("programs")
     assert done.returncode == 1
     assert "the programs in slave are not those that this host's user-data names" in done.stdout

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from host.apollo import apollo
+from host.apollo.consul import consul_acl
+from host.apollo.registration import register
 from tests.host.conftest import Agent
-from tests.host.support import host_module
 
-apollo = host_module("apollo")
-consul_acl = host_module("consul_acl")
-register = host_module("register")
 SUBNET = "10.2.1.0/24"
 
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft4Validator
 from netaddr import IPAddress, IPNetwork
 
-from host import UserDataError, bundles, node_facts, user_data, user_data_base64
-from host.render import MAX_BYTES
+from host import package
+from host.render import MAX_BYTES, UserDataError, bundles, node_facts, user_data, user_data_base64
 from localcloud.paths import cache_dir
 from ops.secrets import generate
 from plan.cluster import Cluster
@@ -82,7 +82,12 @@ def test_user_data_itself_holds_the_network_the_way_in_and_what_fetches_the_rest
     there = {f["path"] for f in unpacked(user_data(plan, host, STACK))["write_files"]}
     library = "/usr/local/lib/apollo"
     assert there >= {"/etc/network/interfaces.d/weave", "/usr/local/bin/weave", "/etc/systemd/system/weave-bridge.service"}
-    assert there >= {f"{library}/first-boot", f"{library}/parameters.py", f"{library}/apollo.py", "/etc/apollo/programs"}
+    assert there >= {
+        f"{library}/first-boot",
+        *(f"{library}/{name}" for name in package.BOOT),
+        "/usr/local/bin/apollo",
+        "/etc/apollo/programs",
+    }
     # sshd must not start before the key is here that its configuration names.
     assert there >= {"/etc/ssh/sshd_config.d/apollo.conf", "/etc/ssh/sshd_not_to_be_run"}
     assert host.role != "slave" or "/etc/default/docker" in there
@@ -91,7 +96,7 @@ def test_user_data_itself_holds_the_network_the_way_in_and_what_fetches_the_rest
 def test_a_bundle_is_the_same_whatever_the_stack_and_names_what_it_brings() -> None:
     plan, other = cluster(), cluster(overlay={"cidr": "172.20.0.0/14"}, slaves={"count": 9})
     assert bundles(plan, "slave") == bundles(other, "slave")
-    assert [bundle.name for bundle in bundles(plan, "edge")] == ["rootfs", "edge", "weave", "packages"]
+    assert [bundle.name for bundle in bundles(plan, "edge")] == ["apollo", "rootfs", "edge", "weave", "packages"]
 
 
 def test_the_bytes_are_the_same_every_time_and_hold_no_time() -> None:

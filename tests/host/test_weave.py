@@ -19,16 +19,16 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from host import node_facts
+from host.apollo import apollo
+from host.apollo.mesh.weave import weave_programs as weave
+from host.apollo.mesh.weave import weave_status as status
+from host.render import node_facts
 from ops import pin_images
 from ops.__main__ import main
 from plan.settings import Settings
 from tests.host.conftest import Agent
-from tests.host.support import EXAMPLES, USERDATA, host_module, needs
+from tests.host.support import EXAMPLES, USERDATA, needs
 
-apollo = host_module("apollo")
-weave = host_module("weave_programs")
-status = host_module("weave_status")
 TOKEN = "a-token-of-the-registry"
 
 
@@ -97,7 +97,7 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     real = weave.Registry
-    monkeypatch.setattr(weave, "Registry", lambda image: real(image, "http"))
+    monkeypatch.setattr(weave, "Registry", lambda image, _scheme="": real(image, "http"))
     # The real places below another root: /usr/local/bin is on every host, /usr/local/lib/weave on none.
     monkeypatch.setattr(weave, "TARGETS", {name: below(tmp_path, place) for name, place in weave.TARGETS.items()})
     monkeypatch.setattr(weave, "RECORD", below(tmp_path, weave.RECORD))

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.host.support import host_module
+from host.apollo import apollo
+from host.apollo.zookeeper import zookeeper
 
-apollo = host_module("apollo")
-zookeeper = host_module("zookeeper")
 ADDRESSES = [f"127.0.0.{n}" for n in range(11, 16)]
 CONF = """\
 clientPort=2181

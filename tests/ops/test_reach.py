@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from host.apollo.__main__ import VERSION
 from localcloud.paths import REPOSITORY
 from ops.reach import Access, Unreachable, _problem, opened  # pyright: ignore[reportPrivateUsage]
 from tests.host.support import left_out, needs
@@ -117,3 +118,41 @@ def test_an_answer_of_any_length_arrives_whole(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("APOLLO_SSH", str(ssh))
     with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
         assert ssh.ask("", "survey", seconds=20) == ["x" * 300] * 1000
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The program of the host at which ssh arrives: this machine, which has none of its own before the test writes one."""
+    program, calls = tmp_path / "apollo", tmp_path / "calls"
+    (tmp_path / "sudo").write_text(f'#!/bin/sh\necho "$3 $*" >>{calls}\nexec "$@"\n')
+    (tmp_path / "ssh").write_text('#!/bin/sh\nshift 3\nexec sh -c "$*"\n')
+    for name in ("sudo", "ssh"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("APOLLO_SSH", str(tmp_path / "ssh"))
+    monkeypatch.setattr("ops.reach._APOLLO", str(program))
+    return program
+
+
+@pytest.mark.parametrize("own", ["", "#!/bin/sh\necho no such verb >&2\nexit 64\n"])
+def test_a_host_that_is_too_old_for_a_verb_runs_ours_and_that_is_said_once(
+    own: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if own:
+        here.write_text(own)
+        here.chmod(0o755)
+    with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
+        answer = ssh.ask("", "probe", "1", "127.0.0.1", seconds=20)
+        assert list(answer) == ["127.0.0.1"]
+        assert ssh.run("", "version", seconds=20).strip() == str(VERSION)
+        with pytest.raises(Unreachable, match="no such verb here: nosuch"):
+            ssh.run("", "nosuch", seconds=20)
+    assert capsys.readouterr().err.count("has no `apollo probe` yet, so it was brought along; roll the host") == 1
+
+
+def test_a_host_that_knows_the_verb_runs_its_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here.write_text('#!/bin/sh\necho "$@"\n')
+    here.chmod(0o755)
+    with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
+        assert ssh.run("", "edge", "quiet", "$(x)", seconds=20) == f"--needs {VERSION} edge quiet $(x)\n"
+    assert not capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from netaddr import IPNetwork
+from netaddr import IPAddress, IPNetwork
 
 from plan.addresses import AddressError, OverlayPlan, VpcPlan, nth_block
 
@@ -126,6 +126,23 @@ def test_no_host_has_an_address_that_aws_keeps(prefix: int, zone: int, data: st.
         assert subnet.first + 4 <= int(address) < subnet.last
     with pytest.raises(AddressError):
         vpc.slot_address(zone, vpc.last_slot + 1)
+
+
+@given(st.integers(16, 21), st.integers(0, 6), st.data())
+def test_an_address_says_whose_it_is(prefix: int, zone: int, data: st.DataObject) -> None:
+    vpc = VpcPlan(IPNetwork((10 << 24, prefix)))
+    slots = [1, vpc.last_slot, data.draw(st.integers(1, vpc.last_slot))]
+    hosts = {("slave", slot): vpc.slot_address(zone, slot) for slot in slots}
+    hosts |= {("control", k): vpc.control_address(zone, k) for k in range(1, 6)}
+    hosts |= {("edge", k): vpc.edge_address(zone, k) for k in range(1, 11)}
+    for host, address in hosts.items():
+        assert vpc.host_at(address) == host
+    private, public = vpc.private_subnet(zone), vpc.public_subnet(zone)
+    strangers = [*(private.first + offset for offset in (0, 10, 16, 32)), private.last]
+    strangers += [*(public.first + offset for offset in (0, 10, 21)), vpc.public_block.last, vpc.network.first - 1]
+    for stranger in (*strangers, vpc.network.last + 1):
+        with pytest.raises(AddressError, match="is no host's address"):
+            vpc.host_at(IPAddress(stranger))
 
 
 def test_the_reserved_ranges_of_the_default_plan() -> None:

@@ -1,9 +1,8 @@
-#!/usr/bin/python3
 """Creates Consul's policies and tokens, and keeps them so, if this server leads. Ends with 75 while they are not there.
 
-consul_acl.py          once; a rotated secret's old token stays valid for a while, so that hosts have time to fetch theirs
-consul_acl.py revoke   once; deletes the old tokens now
-consul_acl.py serve    gives each host a token that may write that host's own node and no other
+apollo consul acl          once; a rotated secret's old token stays valid for a while, so that hosts have time to fetch theirs
+apollo consul acl revoke   once; deletes the old tokens now
+apollo consul tokens       gives each host a token that may write that host's own node and no other
 
 The roles' tokens have ids chosen beforehand (they are in SSM), so hosts hold theirs before Consul knows them. A node's token
 follows from the management token and its name. Its host asks a server for it, and is known by two things together: the
@@ -21,17 +20,16 @@ import json
 import re
 import socket
 import ssl
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-import apollo
-import consul_config
-import parameters
+from host.apollo import apollo, parameters
+from host.apollo.addresses import host_at
+from host.apollo.consul import consul_config
+from plan import ports
 
 TRY_AGAIN = 75
 # Seconds for which the token of a rotated secret stays valid beside its successor.
@@ -63,20 +61,6 @@ SECRETS = (MANAGEMENT, GOSSIP, *(secret for secret, _ in TOKENS.values()))
 def node_token(management: str, name: str) -> str:
     """The token of one node, which whoever holds the management token can tell, and nobody else."""
     return str(uuid.UUID(bytes=hmac.digest(management.encode(), name.encode(), "sha256")[:16], version=4))
-
-
-def host_at(facts: Mapping[str, str], address: str) -> str:
-    """The name of the host that the address plan puts there. Raises ValueError where it puts none."""
-    network = IPv4Network(facts["VPC_CIDR"])
-    block = network.num_addresses // 8
-    zone, offset = divmod(int(IPv4Address(address)) - int(network[0]), block)
-    if 0 <= zone < 7 and 10 < offset < 16:
-        return f"control-{offset - 10}"
-    if 0 <= zone < 7 and 32 < offset < block - 1:
-        return f"slave-{offset - 32}"
-    if zone == 7 and 10 < offset % (block // 8) < 21 and offset // (block // 8) < 7:
-        return f"edge-{offset % (block // 8) - 10}"
-    raise ValueError(f"{address} is no host's address")
 
 
 def ask(path: str, token: str, method: str = "GET", body: Any = None) -> Any:
@@ -269,18 +253,16 @@ def serve(facts: Mapping[str, str]) -> None:
     server.serve_forever()
 
 
-def main(verb: str = "") -> int:
+def main(revoke: bool = False) -> int:
     facts = apollo.facts()
-    if verb == "serve":
-        serve(facts)
     try:
         management = apollo.secret(MANAGEMENT)
         own = node_token(management, facts["NODE_NAME"])
         leader, _ = apollo.consul("status/leader")
-        if leader == f"{facts['PRIVATE_IP']}:8300" or verb == "revoke":
+        if leader == f"{facts['PRIVATE_IP']}:{ports.CONSUL_RPC}" or revoke:
             ssm = from_ssm()
-            stand(facts, management, 0 if verb == "revoke" else GRACE, ssm)
-            if verb == "revoke" and (names := unread(ssm)):
+            stand(facts, management, 0 if revoke else GRACE, ssm)
+            if revoke and (names := unread(ssm)):
                 print(f"nothing deleted of {', '.join(names)}: SSM has others, or does not answer; restart apollo-secrets here")
                 return 1
         else:
@@ -295,7 +277,3 @@ def main(verb: str = "") -> int:
         print(f"not yet: {error}", flush=True)
         return TRY_AGAIN
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))

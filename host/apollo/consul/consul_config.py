@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Writes what Consul's configuration says about this host alone: /etc/consul.d/node.json (0600, it holds keys).
 
 How servers find together. No host may know how many servers there are, or growing them would change it. So:
@@ -26,14 +25,14 @@ import os
 import shutil
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import apollo
+from host.apollo import apollo
+from plan import ports
 
 TARGET = Path("/etc/consul.d/node.json")
 CERTIFICATES = Path("/etc/consul.d/tls")
@@ -46,7 +45,7 @@ MESH_KEY = Path("/var/lib/apollo/mesh.pub")
 FORGOTTEN = Path("/run/apollo/containers-forgotten")
 # Ids of what register.py registers begin so.
 CONTAINERS = "apollo:"
-RPC_PORT = 8300
+RPC_PORT = ports.CONSUL_RPC
 OWN_TOKEN = "consul/node-token"
 # Seconds that an agent waits for a server before it starts without: a join over silent addresses takes ten for each.
 WAIT = 30
@@ -185,7 +184,7 @@ def obtain(
     """
     kept, own, said = apollo.SECRETS / OWN_TOKEN, "", ""
     if facts["ROLE"] == "control":
-        import consul_acl
+        from host.apollo.consul import consul_acl
 
         own = consul_acl.node_token(apollo.secret("consul/management-token"), facts["NODE_NAME"])
     end = time.monotonic() + (RELOAD_WAIT if sure else WAIT)
@@ -303,7 +302,3 @@ def main() -> str:
         # Where no server was asked, they forget when they hear from the agent, which knows of no container.
         apollo.write(FORGOTTEN, "")
     return ""
-
-
-if __name__ == "__main__":
-    sys.exit(main() or None)

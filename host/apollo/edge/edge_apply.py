@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Makes HAProxy serve what consul-template wrote, if HAProxy accepts it. Refused, or half written, nothing changes.
 
 The accepted file takes the place of what HAProxy reads at its start. The running HAProxy is then compared with it. Instances
@@ -6,7 +5,7 @@ and routes of services that it knows are changed through its admin socket, which
 know takes a reload: the worker before it lives on until its connections end, within the bounds of haproxy.cfg. A service whose
 name goes is kept, without a route, until the next reload, so that its return takes none.
 
-`edge_apply.py later` waits until another reload may be, and does the same.
+`apollo edge apply later` waits until another reload may be, and does the same.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -27,7 +25,7 @@ from pathlib import Path
 STATE, LIVE, CONFIG = Path("/var/lib/apollo"), Path("/etc/haproxy/live"), "/etc/haproxy/haproxy.cfg"
 ADMIN, MASTER = "/run/haproxy/admin.sock", "/run/haproxy-master.sock"
 NEW = STATE / "services.cfg"
-LATER = (sys.executable, __file__, "later")
+LATER = ("/usr/local/bin/apollo", "edge", "apply", "later")
 # With this many workers from before a reload the next reload is APART seconds after the last one. So whoever makes new names
 # all the time does not end everybody's long connections at once.
 WORKERS, APART = 2, 30
@@ -57,11 +55,11 @@ class Running(Services):
     unused: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
 
-def ask(command: str, place: str = ADMIN) -> str:
-    """HAProxy's answer at a socket. Raises OSError where it does not run."""
+def ask(command: str, place: str = "") -> str:
+    """HAProxy's answer at a socket, by default the administrators'. Raises OSError where it does not run."""
     with socket.socket(socket.AF_UNIX) as admin:
         admin.settimeout(10)
-        admin.connect(place)
+        admin.connect(place or ADMIN)
         admin.sendall(command.encode() + b"\n")
         admin.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
@@ -224,12 +222,12 @@ def alone(name: str, *, at_once: bool = False) -> Generator[None]:
         yield
 
 
-def main(verb: str = "") -> int:
+def main(later: bool = False) -> int:
     if not NEW.exists():
         return 0
     try:
         while True:
-            if verb == "later":
+            if later:
                 # One waits for all, and lets the next one wait before it reads what was written.
                 with alone("later", at_once=True):
                     time.sleep(wait())
@@ -237,7 +235,7 @@ def main(verb: str = "") -> int:
                 done = apply()
             if done:
                 return 0
-            if verb != "later":
+            if not later:
                 subprocess.Popen(LATER)
                 return 0
     except BlockingIOError:
@@ -245,7 +243,3 @@ def main(verb: str = "") -> int:
     except ApplyError as error:
         print(error, flush=True)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -4,8 +4,8 @@ How packets are wrapped is the driver's (vxlan.py, wireguard.py): its Link is a 
 each peer every driver has a route to its bridge address and one to its Docker subnet. Containers keep their /16 and find
 remote addresses through their host, which answers ARP for what it has a route to. Nothing is flooded.
 
-<driver>.py up    makes the device and loads the last table on disk; needs no Consul
-<driver>.py sync  follows Consul's catalog, keeps the table on disk, repairs what was changed by hand
+apollo mesh up    makes the device and loads the last table on disk; needs no Consul
+apollo mesh sync  follows Consul's catalog, keeps the table on disk, repairs what was changed by hand
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-import apollo
-import network
+from host.apollo import apollo, network
+from host.apollo.addresses import host_at, planned
 
 TABLE = Path("/var/lib/apollo/mesh.json")
 # The public half of this host's key, where the driver has one. Consul's agent publishes it in the node's metadata.
@@ -71,37 +70,6 @@ class Link:
         raise NotImplementedError
 
 
-def planned(facts: Mapping[str, str], name: str) -> tuple[str, str]:
-    """(bridge address, Docker subnet) that the address plan gives a host. Raises ValueError for a name without a place."""
-    overlay, prefix = IPv4Network(facts["OVERLAY_CIDR"]), int(facts["HOST_PREFIX"])
-    block = 1 << (32 - prefix)
-    blocks = overlay.num_addresses // block
-    node_blocks = -(-blocks // block)
-    nodes = node_blocks * block
-    first = {"slave": 0, "control": nodes - 7, "edge": nodes - 17}
-    last = {"slave": min(blocks - node_blocks, nodes - 17), "control": 5, "edge": 10}
-    match = re.fullmatch(r"(slave|control|edge)-([1-9][0-9]{0,6})", name)
-    if not match or int(match[2]) > last[match[1]]:
-        raise ValueError("is no host of the plan")
-    role, index = match[1], int(match[2])
-    subnet = f"{overlay[(node_blocks - 1 + index) * block]}/{prefix}" if role == "slave" else ""
-    return str(overlay[first[role] + index]), subnet
-
-
-def stands(facts: Mapping[str, str], name: str, address: str) -> bool:
-    """Whether a host of this name can have this address in the VPC: which zone it is in only the stack knows, the rest is
-    arithmetic. So no two hosts can claim one address. Raises ValueError for what is no address."""
-    vpc, own = IPv4Network(facts["VPC_CIDR"]), IPv4Address(address)
-    if own not in vpc:
-        return False
-    role, index = name.split("-")
-    block = vpc.num_addresses // 8
-    zone, offset = divmod(int(own) - int(vpc.network_address), block)
-    if zone == 7:  # the public subnets
-        return role == "edge" and offset // (block // 8) < 7 and offset % (block // 8) == 10 + int(index)
-    return role != "edge" and offset == int(index) + (32 if role == "slave" else 10)
-
-
 class OtherMesh(str):
     """A line about an entry with which nothing is wrong but that its host runs another mesh, as while a stack is switched."""
 
@@ -123,8 +91,8 @@ def accepted(
             plan = planned(facts, peer.name)
             if (peer.bridge, peer.subnet) != plan:
                 raise ValueError(f"has {plan} in the plan")
-            # Its text goes into a command as it stands, so it must be an address and nothing beside.
-            if not stands(facts, peer.name, peer.address):
+            # Which zone it is in only the stack knows. The rest is arithmetic, so no two hosts can claim one address.
+            if host_at(facts, peer.address) != peer.name:
                 raise ValueError(f"{peer.address} is no address of {peer.name} in {facts['VPC_CIDR']}")
             if meta.get("mesh") != facts["MESH"]:
                 problems.append(OtherMesh(ignored(entry, f"its mesh is {meta.get('mesh')}, here it is {facts['MESH']}")))
@@ -305,14 +273,23 @@ def check(link: Link, facts: Mapping[str, str]) -> tuple[str, list[str]]:
     return f"{len(peers)} peers, {answer}", warnings + silent
 
 
-def main(link: Link, verb: str) -> int:
+def link(facts: Mapping[str, str]) -> Link:
+    """That of this host's mesh. Raises ValueError for one that has none."""
+    from host.apollo.mesh import vxlan, wireguard
+
+    for known in (vxlan.LINK, wireguard.LINK):
+        if known.name == facts["MESH"]:
+            return known
+    raise ValueError(f"the mesh {facts['MESH']} has no device that apollo makes")
+
+
+def up() -> None:
     facts = apollo.facts()
-    if verb == "up":
-        link.make(facts)
-        apply(link, load(facts, link.keyed), facts["BRIDGE_ADDRESS"])
-    elif verb == "sync":
-        sync(link, facts)
-    else:
-        print(f"{link.name}.py: {verb!r} is no verb; give up or sync")
-        return 2
-    return 0
+    own = link(facts)
+    own.make(facts)
+    apply(own, load(facts, own.keyed), facts["BRIDGE_ADDRESS"])
+
+
+def follow() -> None:
+    facts = apollo.facts()
+    sync(link(facts), facts)

@@ -1,14 +1,13 @@
-#!/usr/bin/python3
 """The vxlan mesh: the kernel's VXLAN as a routed link. For each peer one permanent neighbour and one forwarding entry more."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
-import mesh
+from host.apollo.mesh import mesh
+from plan import ports
 
 
 def mac(bridge: str) -> str:
@@ -23,7 +22,7 @@ class Vxlan(mesh.Link):
 
     def make(self, facts: Mapping[str, str]) -> None:
         if not Path("/sys/class/net", self.device).exists():
-            kind = f"type vxlan id 42 local {facts['PRIVATE_IP']} dstport 4789 ttl 16 nolearning"
+            kind = f"type vxlan id 42 local {facts['PRIVATE_IP']} dstport {ports.VXLAN} ttl 16 nolearning"
             mesh.run("ip", "link", "add", self.device, "address", mac(facts["BRIDGE_ADDRESS"]), *kind.split())
         mesh.run("ip", "link", "set", self.device, "mtu", facts["BRIDGE_MTU"], "up")
         mesh.answer_for_others()
@@ -56,6 +55,3 @@ class Vxlan(mesh.Link):
 
 
 LINK = Vxlan()
-
-if __name__ == "__main__":
-    sys.exit(mesh.main(LINK, " ".join(sys.argv[1:])))

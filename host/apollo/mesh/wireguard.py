@@ -1,20 +1,18 @@
-#!/usr/bin/python3
 """The wireguard mesh: an encrypted, routed link. Each host makes its key at its first boot and publishes the public half as
 metadata of its Consul node. The kernel's WireGuard where it has one, else wireguard-go (apollo-wireguard.service)."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import apollo
-import mesh
+from host.apollo import apollo
+from host.apollo.mesh import mesh
+from plan import ports
 
 PRIVATE_KEY = Path("/var/lib/apollo/wireguard.key")
-PORT = "51820"
 # Seconds that wireguard-go may take to make its device.
 PATIENCE = 10
 
@@ -62,7 +60,7 @@ class WireGuard(mesh.Link):
                 in_userspace()
         # The key from its file: an argument could be read by anybody on the host.
         if mesh.run("wg", "show", self.device, "public-key") != mesh.PUBLIC_KEY.read_text():
-            mesh.run("wg", "set", self.device, "private-key", str(PRIVATE_KEY), "listen-port", PORT)
+            mesh.run("wg", "set", self.device, "private-key", str(PRIVATE_KEY), "listen-port", str(ports.WIREGUARD))
         mesh.run("ip", "link", "set", self.device, "mtu", facts["BRIDGE_MTU"], "up")
         mesh.answer_for_others()
 
@@ -70,7 +68,7 @@ class WireGuard(mesh.Link):
         # What a peer may send from is what is sent to it; WireGuard drops the rest.
         allowed = {peer.key: sorted(f"{peer.bridge}/32 {peer.subnet}".split()) for peer in peers}
         return {
-            "keys": {peer.key: f"{peer.address}:{PORT} {','.join(allowed[peer.key])}" for peer in peers},
+            "keys": {peer.key: f"{peer.address}:{ports.WIREGUARD} {','.join(allowed[peer.key])}" for peer in peers},
             "routes": mesh.routes(peers, through_bridge=False),
         }
 
@@ -97,6 +95,3 @@ class WireGuard(mesh.Link):
 
 
 LINK = WireGuard()
-
-if __name__ == "__main__":
-    sys.exit(mesh.main(LINK, " ".join(sys.argv[1:])))

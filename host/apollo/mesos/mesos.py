@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import apollo
+from host.apollo import apollo
+from plan import ports
 
 OWN = Path("/opt/mesos")
 USR = Path("/usr")
@@ -34,14 +35,15 @@ PROGRAMS = {
     "marathon": ("bin/marathon", ""),
 }
 UNITS = {"master": "mesos-master.service", "marathon": "marathon.service", "agent": "mesos-agent.service"}
-MASTER_PORT, AGENT_PORT, MARATHON_PORT, MARATHON_SCHEDULER_PORT = 5050, 5051, 8080, 5052
+MASTER_PORT, AGENT_PORT, MARATHON_PORT = ports.MESOS_MASTER, ports.MESOS_AGENT, ports.MARATHON
+MARATHON_SCHEDULER_PORT = ports.MARATHON_SCHEDULER
 # Seconds that a server has to say how it does, and that it has for anything else.
 LOOK_SECONDS, ASK_SECONDS = 3.0, 10.0
 
 
 def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
     """ZooKeeper's address for Mesos: all five control nodes that may ever be. login: user:password."""
-    places = ",".join(f"{address}:2181" for address in facts["CONTROL_ADDRESSES"].split())
+    places = ",".join(f"{address}:{ports.ZOOKEEPER_CLIENT}" for address in facts["CONTROL_ADDRESSES"].split())
     return f"zk://{login}{'@' if login else ''}{places}/{path}"
 
 

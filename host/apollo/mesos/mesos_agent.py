@@ -1,8 +1,7 @@
-#!/usr/bin/python3
 """Runs the Mesos agent on a slave (unproved: no Mesos has run here yet).
 
-mesos_agent.py run      becomes the agent
-mesos_agent.py stopped  after it ended, told by systemd how
+apollo mesos agent          becomes the agent
+apollo mesos agent-stopped  after it ended, told by systemd how
 
 An agent finds the containers of its last run again by the state in its work directory. State that it cannot use makes it end
 at once, each time. So `run` drops the state, as Mesos's own advice is, where the agent is no longer the one that wrote it
@@ -15,14 +14,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import apollo
-import mesos
+from host.apollo import apollo
+from host.apollo.mesos import mesos
 
 WORK = Path(mesos.WORK)
 LATEST = WORK / "meta/slaves/latest"
@@ -162,16 +160,6 @@ def look(facts: Mapping[str, str]) -> tuple[bool, str]:
     return False, f"not registered by {found[0]['Service']['Address']}, which leads; see journalctl -u {mesos.UNITS['agent']}"
 
 
-def main(argv: Sequence[str]) -> int:
-    if argv == ["run"]:
-        run(apollo.facts())
-    elif argv == ["stopped"]:
-        stopped(os.environ.get("SERVICE_RESULT", ""), os.environ.get("EXIT_STATUS", ""), time.time())
-    else:
-        print("usage: mesos_agent.py run | stopped", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def end() -> None:
+    """After the agent's unit stopped, with systemd's word on how."""
+    stopped(os.environ.get("SERVICE_RESULT", ""), os.environ.get("EXIT_STATUS", ""), time.time())

@@ -1,10 +1,9 @@
-#!/usr/bin/python3
 """Runs Mesos's master or Marathon on a control node, and drains agents (unproved: no Mesos has run here yet).
 
-mesos_control.py master | marathon   becomes that program
-mesos_control.py down ADDRESS [SECONDS]
-                                     moves Marathon's tasks off the agent there, then takes its machine out of use
-mesos_control.py up ADDRESS          gives the machine back
+apollo mesos master | marathon    becomes that program
+apollo mesos down ADDRESS [SECONDS]
+                                  moves Marathon's tasks off the agent there, then takes its machine out of use
+apollo mesos up ADDRESS           gives the machine back
 
 A master's quorum follows from how many control nodes are planned (SSM's control/count, as of the last start of
 apollo-secrets), so that no user-data changes when they grow. Growing, the old masters must have the larger quorum before a
@@ -21,9 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import apollo
-import mesos
-import zookeeper
+from host.apollo import apollo
+from host.apollo.mesos import mesos
+from host.apollo.zookeeper import zookeeper
 
 # Principals: of Marathon, of the agents, and of whoever asks the master or drains.
 MARATHON, AGENT, OPERATOR = "marathon", "agent", "operator"
@@ -309,7 +308,14 @@ def patience(seconds: float) -> Callable[[Callable[[], bool]], bool]:
     return wait
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int | str:
+    try:
+        return command(argv)
+    except (MesosError, apollo.ConsulError) as error:
+        return f"failed: {error}"
+
+
+def command(argv: Sequence[str]) -> int:
     facts = apollo.facts()
     match argv:
         case ["master"]:
@@ -324,13 +330,6 @@ def main(argv: Sequence[str]) -> int:
             api = leading()
             print(up(api, address) if api else "no Mesos master leads: nothing to give back")
         case _:
-            print("usage: mesos_control.py master | marathon | down ADDRESS [SECONDS] | up ADDRESS", file=sys.stderr)
+            print("usage: apollo mesos master | marathon | down ADDRESS [SECONDS] | up ADDRESS", file=sys.stderr)
             return 2
     return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (MesosError, apollo.ConsulError) as error:
-        sys.exit(f"failed: {error}")

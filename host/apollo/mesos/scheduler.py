@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Keeps what this control node runs known: ZooKeeper, Mesos master and Marathon as services in Consul, and ZooKeeper itself
 as a voter of its ensemble.
 
@@ -12,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,10 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import apollo
-import mesos
-import mesos_control
-import zookeeper
+from host.apollo import apollo
+from host.apollo.mesos import mesos, mesos_control
+from host.apollo.zookeeper import zookeeper
 
 # Seconds between two looks, and how long a look holds: longer than that and what the slowest look may take.
 PERIOD = 5
@@ -172,7 +169,3 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

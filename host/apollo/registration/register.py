@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Keeps the local Consul agent in step with Docker: every container that names a service, by its overlay address.
 
 A container asks by environment or label: SERVICE_NAME (or label apollo.service), SERVICE_TAGS=a,b, SERVICE_CHECK_HTTP=/path
@@ -15,17 +14,17 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-import apollo
 import docker
-from consul_config import CONTAINERS
 from docker.errors import DockerException, NotFound
+
+from host.apollo import apollo
+from host.apollo.consul.consul_config import CONTAINERS
 
 # Seconds between full comparisons, which make good whatever an event did not tell; and for which a container that was told
 # to end is taken at its word (`docker stop` gives it 10 by default, an operator's -t some minutes).
@@ -298,7 +297,3 @@ def main() -> int:
     if state.strip() == "stopping":
         reconcile({})
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,10 @@
-#!/usr/bin/python3
 """This control node's part in the ZooKeeper ensemble.
 
-zookeeper.py prepare        before its start: writes its configuration (root)
-zookeeper.py members        the ensemble's members, as this node's ZooKeeper has them
-zookeeper.py add            takes this node into the ensemble as a voter
-zookeeper.py remove NUMBER  drops a control node that is gone for good from the ensemble
-zookeeper.py own            gives what masters and Marathon keep here to their present password, after it was changed
+apollo zookeeper prepare        before its start: writes its configuration (root)
+apollo zookeeper members        the ensemble's members, as this node's ZooKeeper has them
+apollo zookeeper add            takes this node into the ensemble as a voter
+apollo zookeeper remove NUMBER  drops a control node that is gone for good from the ensemble
+apollo zookeeper own            gives what masters and Marathon keep here to their present password, after it was changed
 
 Who the members are stands in ZooKeeper and on each member's disk, and changes by ZooKeeper's own reconfiguration only. Two
 lists in use at a time, as in a restart of one after the other, could elect two leaders. So:
@@ -31,13 +30,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import apollo
+from host.apollo import apollo
+from plan import ports
 
 DATA = Path("/data/zookeeper")
 CONFIG = DATA / "zoo.cfg"
 RUN = Path("/run/apollo-zookeeper")
 PASSWORD = RUN / "super"
-CLIENT_PORT, PEER_PORT, ELECTION_PORT = 2181, 2888, 3888
+CLIENT_PORT = ports.ZOOKEEPER_CLIENT
 # Seconds.
 TIMEOUT = 3
 # Whose masters' and Marathon's nodes are.
@@ -67,7 +67,7 @@ class ZooKeeperError(Exception):
 
 def line(number: int, address: str, role: str) -> str:
     """One member, as ZooKeeper writes it."""
-    return f"server.{number}={address}:{PEER_PORT}:{ELECTION_PORT}:{role};{address}:{CLIENT_PORT}"
+    return f"server.{number}={address}:{ports.ZOOKEEPER_PEER}:{ports.ZOOKEEPER_ELECTION}:{role};{address}:{CLIENT_PORT}"
 
 
 def ask(address: str, word: str) -> str:
@@ -199,7 +199,14 @@ def add(facts: Mapping[str, str]) -> None:
     change(facts, f"-add {line(int(facts['INDEX']), facts['PRIVATE_IP'], 'participant')}")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int | str:
+    try:
+        return act(argv)
+    except (ZooKeeperError, OSError, subprocess.SubprocessError) as problem:
+        return str(problem)
+
+
+def act(argv: Sequence[str]) -> int:
     facts = apollo.facts()
     match argv:
         case ["prepare"]:
@@ -214,13 +221,6 @@ def main(argv: Sequence[str]) -> int:
         case ["remove", number] if number.isdecimal() and number != facts["INDEX"]:
             change(facts, f"-remove {number}")
         case _:
-            print("usage: zookeeper.py prepare | members | add | remove NUMBER (of another node) | own", file=sys.stderr)
+            print("usage: apollo zookeeper prepare | members | add | remove NUMBER (of another node) | own", file=sys.stderr)
             return 2
     return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (ZooKeeperError, OSError, subprocess.SubprocessError) as problem:
-        sys.exit(str(problem))

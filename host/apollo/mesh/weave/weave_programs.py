@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Fetches Weave Net's programs and installs them. Needs no Docker, which needs the bridge that these programs build.
 
 WEAVE_FROM in node.env says from where: an image, `registry/name:tag`, with or without `@sha256:…` after it, or the URL of a tar
@@ -11,7 +10,6 @@ import hashlib
 import json
 import platform
 import re
-import sys
 import tarfile
 import tempfile
 import time
@@ -184,7 +182,7 @@ def install(source: str) -> str:
 
 
 def main() -> int:
-    import apollo
+    from host.apollo import apollo
 
     source, end = apollo.facts()["WEAVE_FROM"], time.monotonic() + PATIENCE
     while True:
@@ -198,7 +196,3 @@ def main() -> int:
         if time.monotonic() > end:
             return 1
         time.sleep(2)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
-import apollo
-import network
+from host.apollo import apollo, network
+from plan import ports
 
-CONNECTIONS = "http://127.0.0.1:6784/status/connections"
+CONNECTIONS = f"http://127.0.0.1:{ports.WEAVE_HTTP}/status/connections"
 ALIVE = "health/state/passing?stale=&filter=" + urllib.parse.quote('CheckID == "serfHealth"')
 
 
@@ -78,7 +78,7 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
     if missing and not made:
         raise ValueError(
             f"no connection to any of {len(missing)} hosts, such as {missing[0]}: {why}. Is its password this host's, and are "
-            "tcp 6783, udp 6783-6784 and ESP open? See journalctl -u apollo-mesh"
+            f"tcp {ports.WEAVE}, udp {ports.WEAVE}-{ports.WEAVE_DATA} and ESP open? See journalctl -u apollo-mesh"
         )
     warnings: list[str] = []
     slow = sum("sleeve" in line.split() for line in made)

@@ -13,6 +13,6 @@ template {
   source = "/etc/apollo/services.ctmpl"
   # To the side: only what HAProxy accepts takes the place of what runs.
   destination = "/var/lib/apollo/services.cfg"
-  command = ["/usr/local/lib/apollo/edge_apply.py"]
+  command = ["/usr/local/bin/apollo", "edge", "apply"]
   command_timeout = "60s"
 }

@@ -1,6 +1,4 @@
-"""Runs on a host that goes: `leave.py begin|end|undo SECONDS [INSTANCE]`.
-
-Sent over SSH, so only Python's own and the host's own modules.
+"""Runs on a host that goes: `apollo leave begin|end|undo SECONDS [INSTANCE]`.
 
 begin: Consul's maintenance mode on, so that nobody is sent here any more; prints where its services are, as JSON. On another
 machine than INSTANCE it changes nothing and prints which one it is, as {"other": ID}.
@@ -16,14 +14,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, "/usr/local/lib/apollo")
-import apollo
+from host.apollo import apollo
+from host.apollo.edge import edge_apply
 
 # Seconds that open connections, then containers, may take to end by themselves.
 CONNECTIONS, CONTAINERS = 10, 10
@@ -37,21 +33,12 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
-def haproxy(*commands: str) -> str:
-    """What HAProxy answers at its admin socket."""
-    with socket.socket(socket.AF_UNIX) as admin:
-        admin.settimeout(5)
-        admin.connect("/run/haproxy/admin.sock")
-        admin.sendall(";".join(commands).encode() + b"\n")
-        return b"".join(iter(lambda: admin.recv(65536), b"")).decode()
-
-
 def begin(facts: dict[str, str], token: str) -> None:
     apollo.consul("agent/maintenance?enable=true&reason=draining", token, "PUT")
     if facts["ROLE"] == "edge":
         # A reload would bring the entry back.
         run("systemctl", "stop", "apollo-edge")
-        haproxy("del map routes.map live/")
+        edge_apply.ask("del map routes.map live/")
     services, _ = apollo.consul("agent/services", reader(facts))
     at = [f"{entry['Address']}:{entry['Port']}" for entry in services.values() if entry["Address"]]
     print(json.dumps({"node": facts["NODE_NAME"], "services": at}))
@@ -78,10 +65,10 @@ def connections(facts: dict[str, str], pids: list[int]) -> int:
 
 def requests_end(end: float) -> str:
     """Takes no new connection at the edge, and waits for those there are."""
-    haproxy("disable frontend web")
+    edge_apply.ask("disable frontend web")
     quiet = min(end, time.monotonic() + CONNECTIONS)
     while True:
-        rows = haproxy("show stat").splitlines()
+        rows = edge_apply.ask("show stat").splitlines()
         names = rows[0].removeprefix("# ").split(",")
         stats = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:]]
         left = next(int(row["scur"]) for row in stats if (row["pxname"], row["svname"]) == ("web", "FRONTEND"))
@@ -186,7 +173,3 @@ def main(verb: str, seconds: str, instance: str = "") -> int:
     else:
         end(facts, token, float(seconds))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))

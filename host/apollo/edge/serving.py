@@ -1,34 +1,27 @@
 """Runs on an edge. What HAProxy sends requests to is asked of HAProxy itself.
 
-`edge.py quiet SECONDS ADDRESS:PORT …` waits until it sends to none of these; ends with 1 if it still does.
-`edge.py published SECONDS JSON` waits until each published service has as many healthy instances, in Consul and in HAProxy, as
-the map says (an empty map: none is waited for), and prints what there is, as JSON: service → [healthy, all, the nodes].
+`apollo edge quiet SECONDS ADDRESS:PORT …` waits until it sends to none of these; ends with 1 if it still does.
+`apollo edge published SECONDS JSON` waits until each published service has as many healthy instances, in Consul and in HAProxy,
+as the map says (an empty map: none is waited for), and prints what there is, as JSON: service → [healthy, all, the nodes].
 What is published is what HAProxy has a route to, by whichever tag or setting that came about.
 """
 
 from __future__ import annotations
 
 import json
-import socket
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, "/usr/local/lib/apollo")
-import apollo
+from host.apollo import apollo
+from host.apollo.edge import edge_apply
 
-ADMIN = "/run/haproxy/admin.sock"
 ROUTES = Path("/etc/haproxy/live/routes.map")
 Published = dict[str, tuple[int, int, list[str]]]
 
 
 def sending() -> set[str]:
     """address:port of every server that HAProxy sends requests to."""
-    with socket.socket(socket.AF_UNIX) as admin:
-        admin.settimeout(5)
-        admin.connect(ADMIN)
-        admin.sendall(b"show servers state\n")
-        answer = b"".join(iter(lambda: admin.recv(65536), b"")).decode()
+    answer = edge_apply.ask("show servers state")
     rows = [line.split() for line in answer.splitlines()]
     names = next((row[1:] for row in rows if row[:2] == ["#", "be_id"]), [])
     servers = [dict(zip(names, row, strict=False)) for row in rows if len(row) > 5 and row[0].isdigit()]
@@ -68,7 +61,3 @@ def main(verb: str, seconds: str, *rest: str) -> int:
             print(json.dumps(now))
             return 0
         time.sleep(0.5)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Runs on the first edge: `probe.py SECONDS ADDRESS …`. Prints, as JSON, address → why its SSH port does not answer, or "".
+"""Runs on the first edge: `apollo probe SECONDS ADDRESS …`. Prints, as JSON, address → why its SSH port does not answer, or "".
 
 The kernel answers a TCP handshake however busy its machine is: who does not is down or cut off, and who does is slow at most.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 PORT, AT_ONCE = 22, 64
@@ -27,7 +26,3 @@ def main(seconds: str, *addresses: str) -> int:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         print(json.dumps(dict(zip(addresses, pool.map(lambda a: silence(a, float(seconds)), addresses), strict=True))))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Runs on any host and changes nothing. Prints what this host sees, as JSON.
+"""`apollo survey [catalog]` changes nothing, on any host. Prints what this host sees, as JSON.
 
 mesh: names of the peers in its table. consul: the state of its agent's unit. routes, on an edge: host name and path → service.
 checks: what apollo-check fails or warns of. slow: that it did not end, as on a busy host. nodes and services, with the argument
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-sys.path.insert(0, "/usr/local/lib/apollo")
-import apollo
+from host.apollo import apollo
+from plan import ports
 
 # Seconds for apollo-check, which asks each part of the host in turn.
 PATIENCE = 40
@@ -27,7 +26,7 @@ def peers(facts: dict[str, str]) -> list[str]:
     """Names of the hosts that the mesh here knows, without its own."""
     if facts["MESH"] != "weave":
         return sorted(entry["Node"] for entry in json.loads(Path("/var/lib/apollo/mesh.json").read_text()))
-    with urllib.request.urlopen("http://127.0.0.1:6784/report", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports.WEAVE_HTTP}/report", timeout=5) as answer:
         known = json.load(answer)["Router"]["Peers"]
     return sorted(peer["NickName"] for peer in known if peer["NickName"] != facts["NODE_NAME"])
 
@@ -96,7 +95,3 @@ def main(*wanted: str) -> int:
     seen |= complaints(check)
     print(json.dumps(seen))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Stands between dnsmasq and the Consul agent: hands on questions for names that the catalog has, and answers others itself.
 
 The agent keeps what it was asked for, whether it exists or not, for at least 20 minutes, and has a server tell it of changes:
@@ -13,17 +12,17 @@ from __future__ import annotations
 import asyncio
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import apollo
+from host.apollo import apollo
+from plan import ports
 
-AGENT = ("127.0.0.1", 8600)
-PORT = 8601
+AGENT = ("127.0.0.1", ports.CONSUL_DNS)
+PORT = ports.CONSUL_NAMES
 LIMITS, TABLE = Path("/etc/apollo/names.nft"), ("ip", "apollo_names")
 # Seconds between looks at the rules.
 LOOK = 10
@@ -244,7 +243,7 @@ async def serve(judge: Judge) -> None:
     await server.serve_forever()
 
 
-def main() -> int:
+def main() -> None:
     load_limits()
     threading.Thread(target=keep_limits, daemon=True).start()
     facts, catalog = apollo.facts(), Catalog()
@@ -252,8 +251,3 @@ def main() -> int:
         argv = (path, take, f"consul/{facts['ROLE']}-token")
         threading.Thread(target=watch, args=argv, daemon=True).start()
     asyncio.run(serve(Judge(catalog, facts["CONSUL_DOMAIN"], facts["CONSUL_DATACENTER"])))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,18 +1,17 @@
-"""Runs on a control node: `forget.py NODE ADDRESS`. Takes a node that is gone out of Consul and, under weave, the mesh.
+"""Runs on a control node: `apollo forget NODE ADDRESS`. Takes a node that is gone out of Consul and, under weave, the mesh.
 
 Its own token goes with it, and would else stay valid for ever. For a successor of the same name it is made again.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-sys.path.insert(0, "/usr/local/lib/apollo")
-import apollo
+from host.apollo import apollo
+from plan import ports
 
 # Seconds until a dead agent is noticed by the others.
 NOTICED = 8.0
@@ -57,12 +56,8 @@ def main(node: str, address: str) -> int:
     if facts["MESH"] == "weave":
         body = urllib.parse.urlencode({"peer": address}).encode()
         try:
-            urllib.request.urlopen("http://127.0.0.1:6784/forget", body, timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{ports.WEAVE_HTTP}/forget", body, timeout=5).close()
             print(f"{address} forgotten by the mesh")
         except (urllib.error.URLError, OSError) as error:
             print(f"{address} not forgotten by the mesh: {error}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))

@@ -1,0 +1,1 @@
+"""Consul's agent and servers: configuration, tokens, names."""

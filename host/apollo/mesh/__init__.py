@@ -1,0 +1,1 @@
+"""The meshes: how packets move between hosts."""

@@ -1,0 +1,1 @@
+"""Weave Net, whose router is a program of its own."""

@@ -1,0 +1,1 @@
+"""Mesos and Marathon."""
