@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-import boto3
-
 from host.render import node_facts
 from localcloud import demo
 from localcloud.paths import REPOSITORY
@@ -327,25 +325,17 @@ class _Opened:
         cloud = clouds.find(run_dir() / "local")
         if cloud is None:
             raise RuntimeError("no booted local stack; make up first")
-        ec2 = boto3.client(
-            "ec2", endpoint_url=cloud.endpoint, region_name=cloud.region, aws_access_key_id="x", aws_secret_access_key="x"
-        )
+        ec2 = cloud.api().client("ec2")
         groups = ec2.describe_security_groups(Filters=[{"Name": "tag:Name", "Values": ["apollo-local-node"]}])["SecurityGroups"]
         group = groups[0]["GroupId"]
         rule = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}]
 
-        def look() -> None:
-            # Made past the provider, so the machines are told.
-            cloud.ask("machine", {"order": "look"})
-
         def close() -> None:
             ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rule)
-            look()
 
         ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rule)
         self._undo.append(close)
         try:
-            look()
             for slave in ENDS:
                 self._stack.sh(slave, f"cat > /run/bench-load.py <<'END'\n{LOAD}\nEND")
         except BaseException:

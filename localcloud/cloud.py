@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import LocalCloudError
 from .hosts import HostRow
 from .paths import REPOSITORY
 from .processes import alive, end, start_ticks
+
+if TYPE_CHECKING:
+    from .api.client import Aws
 
 # Of 127.0.0.1, where the edge's port 80 is offered unless another is asked for.
 EDGE_PORT = 8080
@@ -33,6 +36,8 @@ class Cloud:
     started: float
     endpoint: str
     region: str
+    # Its access key: id and secret.
+    keys: dict[str, str] = field(repr=False)
     aws: int
     command: int
     # Of 127.0.0.1, leading to the edge; None where no machines are booted.
@@ -51,20 +56,30 @@ class Cloud:
 
     def ask(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """A question (without body) or an order to the process. LocalCloudError: it does not answer, or refuses."""
-        from http.client import HTTPConnection, HTTPException  # not for a help text
+        from .api.control import ask
 
-        data = None if body is None else json.dumps(body)
-        connection = HTTPConnection(self.endpoint.removeprefix("http://"), timeout=_ANSWER_SECONDS)
         try:
-            connection.request("GET" if data is None else "POST", f"/apollo-cloud/{name}", data)
-            answer: dict[str, Any] = json.loads(connection.getresponse().read())
-        except (OSError, HTTPException, ValueError) as error:
+            answer = ask(self.folder, name, body, _ANSWER_SECONDS)
+        except (OSError, ValueError) as error:
             raise LocalCloudError(f"the cloud (process {self.pid}) does not answer: {error}; see {self.log}") from None
-        finally:
-            connection.close()
         if "error" in answer:
             raise LocalCloudError(f"the cloud failed at {name!r}: {answer['error']}; see {self.log}")
         return answer
+
+    def credentials(self) -> dict[str, str]:
+        """What AWS's clients find in their environment to call this cloud."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": self.keys["id"],
+            "AWS_SECRET_ACCESS_KEY": self.keys["secret"],
+        }
+
+    def api(self, region: str = "") -> Aws:
+        """Clients of AWS's own library, signed with the cloud's key. region: another than the cloud's."""
+        from .api.client import Aws, Keys
+
+        return Aws(self.endpoint, region or self.region, Keys(**self.keys))
 
     def hosts(self) -> list[HostRow]:
         """The cloud's hosts as its API has them now."""

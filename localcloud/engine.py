@@ -47,10 +47,7 @@ def environment(cloud: Cloud, workspace: Workspace) -> dict[str, str]:
     env |= {
         "PATH": f"{binary.parent}{os.pathsep}{env['PATH']}",
         "APOLLO_WORK": str(workspace.work),
-        "AWS_ENDPOINT_URL": cloud.endpoint,
-        "AWS_REGION": cloud.region,
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
+        **cloud.credentials(),
     }
     return env | ssh_environment(cloud)
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from .api.client import Aws
     from .events import Step
-    from .provider.kind import Aws
 
 
 @dataclass(frozen=True)

@@ -182,9 +182,7 @@ def down(request: Request, *, force: bool = False) -> Outcome:
 
 def _unprotect(cloud: Cloud) -> None:
     """Takes deletion protection off the load balancers. On AWS an `up` must do that first; what is local may go at once."""
-    from .provider.kind import Aws
-
-    elb = Aws(cloud.endpoint, cloud.region).client("elbv2")
+    elb = cloud.api().client("elbv2")
     for balancer in elb.describe_load_balancers()["LoadBalancers"]:
         off = [{"Key": "deletion_protection.enabled", "Value": "false"}]
         elb.modify_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"], Attributes=off)

@@ -21,6 +21,7 @@ VERBS = {
     "preview": "show what `up` would do; needs no running cloud",
     "refresh": "bring the state to what the cloud holds",
     "down": "destroy everything and end the cloud",
+    "serve": "run the cloud alone, for any AWS client, until Ctrl-C",
     "status": "list the hosts",
     "outputs": "show the stack's exports",
     "check": "try every way through the booted network",

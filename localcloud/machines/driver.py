@@ -21,13 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from localcloud.api.client import Aws
 from localcloud.machines import cgroups, namespaces, volumes, wanted
 from localcloud.machines.balancer import Balancers
 from localcloud.machines.errors import MachineError
@@ -55,26 +53,27 @@ class MachineDriver:
     An instance boots from the baked image, or, where its AMI's name contains "plain", from one without the packages: it then
     installs them at first boot, from a repository on the internet of the hosts.
 
-    moto_endpoint: http://HOST:PORT of the API. run_dir: this cloud's folder; one driver at a time. cache: where the image is
-    kept. binaries: finds or makes what the image gets beside its packages, consul and consul-template. edge_port: the port
+    aws: the API, with a key whose calls the API does not answer by a reconcile() of its own. run_dir: this cloud's folder; one
+    driver at a time. cache: where the image is kept. binaries: finds or makes what the image gets beside its packages, consul
+    and consul-template. edge_port: the port
     of 127.0.0.1 that leads to port 80 of the edge, or of the load balancer before several; 0 for any, None for none. Raises
     MachineError if another driver holds run_dir or the port is taken.
     """
 
     def __init__(
         self,
-        moto_endpoint: str,
+        aws: Aws,
         run_dir: Path,
         cache: Path,
         binaries: Callable[[], dict[str, Path]],
         edge_port: int | None = 8080,
-        region: str = "eu-west-1",
     ) -> None:
-        self._endpoint = moto_endpoint
+        self._endpoint = aws.endpoint
+        self._client = aws.client
         self._run_dir = run_dir
         self._cache = cache
         self._binaries = binaries
-        self._region = region
+        self._region = region = aws.region
         self._prefix = prefix(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         self._held = _hold(run_dir)
@@ -87,13 +86,11 @@ class MachineDriver:
             raise
         # Where 0 was given, the one that was free.
         self.edge_port: int | None = None if listener is None else listener.getsockname()[1]
-        self._clients: dict[str, Any] = {}
-        self._clients_lock = threading.Lock()
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._asked = 0
         self._served = 0
-        self._failures: list[str] = []
+        self._failures: dict[str, str] = {}
         self._image: Path | None = None
         self._plain = Path()
         self._mirror: MirrorServer | None = None
@@ -122,8 +119,15 @@ class MachineDriver:
     def reconcile(self) -> None:
         """Makes everything match, and returns when it does: new machines have their init running (not yet cloud-init, see
         wait_ready), stopped ones are off. Safe from any thread. Raises MachineError naming each machine that failed."""
-        # Many callers wait at a time, one for each change of an `up`; a run that begins after a change sees it, so one run
-        # serves all that came before it.
+        if failures := self.settle():
+            raise MachineError("\n".join(failures.values()))
+
+    def settle(self) -> dict[str, str]:
+        """The same, and gives what failed: the reason by the instance's id, or by "" where it is the network that all share.
+
+        Many callers wait at a time, one for each change of an `up`; a look that begins after a change sees it, so one look
+        serves all that came before it.
+        """
         with self._lock:
             self._asked += 1
             mine = self._asked
@@ -131,16 +135,17 @@ class MachineDriver:
             if self._served < mine:
                 with self._lock:
                     serving = self._asked
-                self._failures = self._reconcile()
+                try:
+                    self._failures = self._reconcile()
+                except MachineError as error:
+                    self._failures = {"": str(error)}
                 self._served = serving
-            failures = self._failures
-        if failures:
-            raise MachineError("\n".join(failures))
+            return self._failures
 
-    def _reconcile(self) -> list[str]:
+    def _reconcile(self) -> dict[str, str]:
         with self._lock:
             if self._closed:
-                return ["the machine driver is closed"]
+                return {"": "the machine driver is closed"}
             self._wanted = self._read()
             for instance in self._wanted.instances.values():
                 if instance.id not in self._machines:
@@ -148,7 +153,8 @@ class MachineDriver:
             # Before any machine starts: what is not yet filtered must not be connected.
             self._apply()
             machines = list(self._machines.values())
-        failures = [error for error in self._pool.map(self._settled, machines) if error]
+        settled = zip(machines, self._pool.map(self._settled, machines), strict=True)
+        failures = {machine.instance.id: error for machine, error in settled if error}
         with self._lock:
             self._apply()
             self._forget_deleted()
@@ -306,19 +312,6 @@ class MachineDriver:
         return self.internet.admin
 
     # -- inside
-
-    def _client(self, service: str) -> Any:
-        with self._clients_lock:
-            if service not in self._clients:
-                self._clients[service] = boto3.client(
-                    service,
-                    endpoint_url=self._endpoint,
-                    region_name=self._region,
-                    aws_access_key_id="test",
-                    aws_secret_access_key="test",
-                    config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 3}, max_pool_connections=32),
-                )
-            return self._clients[service]
 
     def _read(self) -> Wanted:
         try:

@@ -13,22 +13,20 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from ..processes import FAMILY, STOPPED
 from .diff import Found
 from .kind import Aws, CloudError, Kind
-from .schema import Failure
 from .values import Props
 
-# The text to run, and for ssh the environment too, comes in front of the command's own standard input: `head -c` takes
-# exactly its bytes, so that neither is ever visible in a list of processes.
-_RUNNER = 'script=$(head -c {size}; echo .); eval "${{script%.}}"'
+# The text to run, and for ssh the environment too, comes by standard input, so that neither is ever visible in a list of
+# processes; the command's own standard input is empty.
+_RUNNER = 'script=$(cat; echo .); eval "${script%.}"'
 # ssh's own exit status where the connection fails or ends.
 SSH_FAILED = 255
-_TEXTS = ("create", "update", "delete", "environment", "stdin")
 
 
 class Runner:
@@ -85,16 +83,16 @@ class Runner:
         process.wait()
         self._running.discard(process)
 
-    def run(self, argv: Sequence[str], script: str, stdin: str, env: dict[str, str], cwd: str | None) -> tuple[int, str, str]:
-        """Runs argv with the script, then stdin, on its standard input. Returns status, stdout, stderr."""
+    def run(self, argv: Sequence[str], script: str, env: dict[str, str]) -> tuple[int, str, str]:
+        """Runs argv with the script on its standard input. Returns status, stdout, stderr."""
         pipe = subprocess.PIPE
-        process = self.start(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=cwd)
+        process = self.start(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
         left = getattr(self._limit, "deadline", math.inf) - time.monotonic()
         alarm = threading.Timer(min(left, threading.TIMEOUT_MAX), process.terminate)
         alarm.daemon = True
         alarm.start()
         try:
-            out, err = process.communicate(script + stdin)
+            out, err = process.communicate(script)
         finally:
             alarm.cancel()
             self.stop(process)
@@ -113,11 +111,9 @@ class Runner:
 class Command(Kind):
     """What local and remote commands share: when which text runs."""
 
-    inputs: ClassVar[Collection[str]] = (*_TEXTS, "triggers", "addPreviousOutputInEnv", "logging")
-    kept = {"logging": "output is not copied into the engine's own log"}
+    inputs: ClassVar[Collection[str]] = ("create", "delete", "environment", "triggers", "addPreviousOutputInEnv")
     defaults = {"addPreviousOutputInEnv": True}
-    changes_cloud = False
-    exclusive = False
+    regional = False
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -130,9 +126,7 @@ class Command(Kind):
 
     def change(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> Props:
         previous = {name: old.get(name, "") for name in ("stdout", "stderr")}
-        if not changed - {"delete", "logging"}:
-            return previous
-        return self._run("update" if new.get("update") else "create", new, previous)
+        return self._run("create", new, previous) if changed - {"delete"} else previous
 
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
         return {name: known[name] for name in ("stdout", "stderr") if name in known}
@@ -148,23 +142,21 @@ class Command(Kind):
         environment = {k: str(v) for k, v in (inputs.get("environment") or {}).items()}
         if previous and inputs.get("addPreviousOutputInEnv", True):
             environment |= {f"PULUMI_COMMAND_{name.upper()}": str(value) for name, value in previous.items()}
-        status, out, err = self.execute(inputs, text, environment, inputs.get("stdin") or "")
+        status, out, err = self.execute(inputs, text, environment)
         if status != 0:
             tail = "\n".join((err or out).splitlines()[-20:])
             raise CloudError(masked(f"its {step} command ended with status {status}: {tail}", inputs))
         return {"stdout": out, "stderr": err}
 
-    def execute(self, inputs: Props, text: str, environment: dict[str, str], stdin: str) -> tuple[int, str, str]:
+    def execute(self, inputs: Props, text: str, environment: dict[str, str]) -> tuple[int, str, str]:
         raise NotImplementedError
 
 
 def masked(text: str, inputs: Props) -> str:
-    """The text without the values of the command's environment, standard input and connection."""
+    """The text without the values of the command's environment and the keys of its connection."""
     hidden = [str(v) for v in (inputs.get("environment") or {}).values()]
-    hidden += [inputs.get("stdin") or ""]
     connection = cast(Props, inputs.get("connection") or {})
-    for place in (connection, cast(Props, connection.get("proxy") or {})):
-        hidden += [str(place.get(name) or "") for name in ("password", "privateKey", "privateKeyPassword")]
+    hidden += [str(place.get("privateKey") or "") for place in (connection, cast(Props, connection.get("proxy") or {}))]
     for value in sorted(hidden, key=len, reverse=True):
         if len(value) >= 4:
             text = text.replace(value, "[secret]")
@@ -173,39 +165,35 @@ def masked(text: str, inputs: Props) -> str:
 
 class LocalCommand(Command):
     token = "command:local:Command"
-    inputs = (*Command.inputs, "dir", "interpreter")
 
-    def execute(self, inputs: Props, text: str, environment: dict[str, str], stdin: str) -> tuple[int, str, str]:
+    def execute(self, inputs: Props, text: str, environment: dict[str, str]) -> tuple[int, str, str]:
         env = {**os.environ, **self.runner.environment, **environment}
         prefix = self.runner.ssh_prefix()
         if prefix:
             # A command here that logs into a host does so from the administrators' computer.
             env["APOLLO_SSH"] = shlex.join([*prefix, "ssh"])
-        if inputs.get("interpreter"):
-            return self.runner.run([*inputs["interpreter"], text], "", stdin, env, inputs.get("dir"))
-        argv = ["/bin/sh", "-c", _RUNNER.format(size=len(text.encode()))]
-        return self.runner.run(argv, text, stdin, env, inputs.get("dir"))
+        return self.runner.run(["/bin/sh", "-c", _RUNNER], text, env)
+
+
+_PLACE = ("host", "port", "user", "privateKey", "hostKey", "dialErrorLimit", "perDialTimeout")
 
 
 class RemoteCommand(Command):
     token = "command:remote:Command"
     inputs = (*Command.inputs, "connection")
+    parts = {"connection": (*_PLACE, "proxy")}
     secret_outputs = ("connection",)
-
-    def validate(self, inputs: Props) -> Iterable[Failure]:
-        if inputs.get("addPreviousOutputInEnv") is False and not inputs.get("connection"):
-            yield Failure("connection", "missing")
 
     def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
         return [f for f in super().reclassify(found, old, new) if f.property != "connection" or _moved(old, new)]
 
-    def execute(self, inputs: Props, text: str, environment: dict[str, str], stdin: str) -> tuple[int, str, str]:
+    def execute(self, inputs: Props, text: str, environment: dict[str, str]) -> tuple[int, str, str]:
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
         script = exports + text
-        remote = "exec /bin/sh -c " + shlex.quote(_RUNNER.format(size=len(script.encode())))
+        remote = "exec /bin/sh -c " + shlex.quote(_RUNNER)
         connection = cast(Props, inputs["connection"])
-        with ssh_session(self.runner, connection) as (argv, env):
-            status, out, err = self.runner.run([*argv, remote], script, stdin, env, None)
+        with ssh_session(self.runner, connection) as argv:
+            status, out, err = self.runner.run([*argv, remote], script, dict(os.environ))
         if status == SSH_FAILED:
             _look(self.runner, connection)
         return status, out, err
@@ -224,8 +212,8 @@ def _moved(old: Props, new: Props) -> bool:
 
 
 @contextlib.contextmanager
-def ssh_session(runner: Runner, connection: Props) -> Generator[tuple[list[str], dict[str, str]]]:
-    """An open connection: the argv to put a command behind, and its environment. CloudError when it cannot be made.
+def ssh_session(runner: Runner, connection: Props) -> Generator[list[str]]:
+    """An open connection: the argv to put a command behind. CloudError when it cannot be made.
 
     Keys and the configuration live in a folder of mode 0700 for as long as the connection does.
     """
@@ -235,17 +223,16 @@ def ssh_session(runner: Runner, connection: Props) -> Generator[tuple[list[str],
         config = folder / "config"
         # A socket's path has 108 characters at most, and a run directory may have more: so it is named by way of this process.
         stack.callback(os.close, handle := os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-        text, env = _configuration(folder, connection, f"/proc/{os.getpid()}/fd/{handle}/c")
-        _private(config, text)
+        _private(config, _configuration(folder, connection, f"/proc/{os.getpid()}/fd/{handle}/c"))
         base = [*runner.ssh_prefix(), "ssh", "-F", str(config)]
-        master = _dial(runner, connection, base, env, folder)
+        master = _dial(runner, connection, base, folder)
         try:
-            yield [*base, "target"], env
+            yield [*base, "target"]
         finally:
             runner.stop(master)
 
 
-def _dial(runner: Runner, connection: Props, base: list[str], env: dict[str, str], folder: Path) -> subprocess.Popen[str]:
+def _dial(runner: Runner, connection: Props, base: list[str], folder: Path) -> subprocess.Popen[str]:
     """Opens the master connection, trying as often as `dialErrorLimit` allows (-1: as long as the deadline does)."""
     limit = int(connection.get("dialErrorLimit") or 10)
     seconds = int(connection.get("perDialTimeout") or 15)
@@ -256,7 +243,7 @@ def _dial(runner: Runner, connection: Props, base: list[str], env: dict[str, str
         # file, as it holds standard error for as long as the connection lasts.
         with (folder / "log").open("w+") as words:
             master = runner.start(
-                [*base, "-M", "-N", "target"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, env=env
+                [*base, "-M", "-N", "target"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words
             )
             try:
                 problem = _joined(runner, connection, master, folder / "c", 2 * seconds + 5)
@@ -301,35 +288,25 @@ def _look(runner: Runner, connection: Props) -> None:
             raise CloudError(words)
 
 
-def _configuration(folder: Path, connection: Props, control: str) -> tuple[str, dict[str, str]]:
-    """The ssh configuration with a section for the target and one for its proxy, and the environment that ssh needs."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SSH_ASKPASS")}
-    sections = [_section(folder, "target", connection, env)]
-    proxy = connection.get("proxy")
-    if proxy:
+def _configuration(folder: Path, connection: Props, control: str) -> str:
+    """The ssh configuration with a section for the target and one for its proxy."""
+    sections = [_section(folder, "target", connection)]
+    if connection.get("proxy"):
         sections[0] += ["ProxyJump jump"]
-        sections.append(_section(folder, "jump", proxy, env))
+        sections.append(_section(folder, "jump", connection["proxy"]))
     sections[0] += [f"ControlPath {control}", "ControlPersist no"]
-    if any(name.startswith("APOLLO_ASK_") for name in env):
-        ask = folder / "ask"
-        # ssh names the key or the user@host in its question, which tells whose answer is wanted.
-        _private(
-            ask,
-            '#!/bin/sh\ncase "$1" in\n'
-            "*key-jump*) v=$APOLLO_ASK_key_jump;;\n*key-target*) v=$APOLLO_ASK_key_target;;\n"
-            '*"$APOLLO_ASK_jump_user"*) v=$APOLLO_ASK_jump;;\n*) v=$APOLLO_ASK_target;;\nesac\nprintf "%s\\n" "$v"\n',
-        )
-        ask.chmod(0o700)
-        env |= {"SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force"}
-        user = f"{proxy.get('user', 'root')}@{proxy['host']}" if proxy else "no jump host"
-        env["APOLLO_ASK_jump_user"] = user
-    return "\n".join("\n  ".join(section) for section in sections) + "\n", env
+    return "\n".join("\n  ".join(section) for section in sections) + "\n"
 
 
-def _section(folder: Path, name: str, place: Props, env: dict[str, str]) -> list[str]:
+def _section(folder: Path, name: str, place: Props) -> list[str]:
     host, port = str(place["host"]), int(place.get("port") or 22)
     lines = [f"Host {name}", f"HostName {host}", f"Port {port}", f"User {place.get('user') or 'root'}"]
-    lines += [f"ConnectTimeout {int(place.get('perDialTimeout') or 15)}", "ServerAliveInterval 15", "LogLevel ERROR"]
+    lines += [
+        f"ConnectTimeout {int(place.get('perDialTimeout') or 15)}",
+        "ServerAliveInterval 15",
+        "LogLevel ERROR",
+        "BatchMode yes",
+    ]
     known = folder / f"known-{name}"
     if place.get("hostKey"):
         _private(known, f"{host if port == 22 else f'[{host}]:{port}'} {str(place['hostKey']).strip()}\n")
@@ -340,14 +317,6 @@ def _section(folder: Path, name: str, place: Props, env: dict[str, str]) -> list
         key = folder / f"key-{name}"
         _private(key, str(place["privateKey"]).rstrip("\n") + "\n")
         lines += [f"IdentityFile {key}", "IdentitiesOnly yes"]
-    if place.get("agentSocketPath"):
-        lines += [f"IdentityAgent {place['agentSocketPath']}"]
-    if place.get("privateKeyPassword"):
-        env[f"APOLLO_ASK_key_{name}"] = str(place["privateKeyPassword"])
-    if place.get("password"):
-        env[f"APOLLO_ASK_{name}"] = str(place["password"])
-    if not place.get("password") and not place.get("privateKeyPassword"):
-        lines += ["BatchMode yes"]
     return lines
 
 

@@ -9,27 +9,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from .kind import CloudError
 from .values import Props
-
-
-class Machines(Protocol):
-    """What boots the instances for real. Optional: without it they exist in moto only.
-
-    reconcile: brings the machines to what moto says, called after each change of EC2 or ELB; an exception fails the call.
-    close: stops everything. ssh_prefix: argv in front of ssh, so that it reaches the machines' network. ended: why the machine
-    at an address, private or public, runs no more although it should; "" where it runs or is on its way.
-    """
-
-    ssh_prefix: tuple[str, ...]
-
-    def reconcile(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def ended(self, address: str) -> str: ...
 
 
 @dataclass
@@ -72,8 +55,6 @@ class Desk:
     """Shared by the aws and the command provider of one cloud. log: a file of one JSON object a line, one for each call."""
 
     def __init__(self, log: Path | None = None) -> None:
-        self.machines: Machines | None = None
-        self.change = threading.RLock()
         self.ready = threading.Event()
         # Set while an operation that the engine told us to cancel comes to its end.
         self.cancelled = threading.Event()
@@ -151,13 +132,6 @@ class Desk:
             faults = [asdict(fault) for fault in self._faults]
             return {"inFlight": self._in_flight, "made": [m.public() for m in self._made.values()], "faults": faults}
 
-    def reconcile(self) -> None:
-        """Tells the machines that the cloud changed; their failure is the call's failure."""
-        if self.machines is not None:
-            self.machines.reconcile()
-
     def close(self) -> None:
-        if self.machines is not None:
-            self.machines.close()
         if self._log:
             self._log.close()

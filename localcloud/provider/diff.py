@@ -1,21 +1,14 @@
-"""What a change of inputs means: nothing, an update, or a replacement.
-
-Which property replaces is not in the Python SDK. `replace-properties.json` was read off the plans of the real AWS
-provider (its "source" says which, its "reading" what each list means).
-"""
+"""What a change of inputs means: nothing, an update, or a replacement. Each type says which (`kind.py`)."""
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from .values import UNKNOWN, Props, is_unknown
 
 Change = Literal["add", "delete", "update"]
-RULES_FILE = Path(__file__).with_name("replace-properties.json")
 
 
 @dataclass(frozen=True)
@@ -37,31 +30,10 @@ class Rules:
     """How one type reacts. Names are property names, or `a.b` for b inside block a."""
 
     replace: frozenset[str] = frozenset()
-    no_change: frozenset[str] = frozenset()
     removal_no_change: frozenset[str] = frozenset()
     unordered: frozenset[str] = frozenset()  # lists that AWS keeps as sets
     json: frozenset[str] = frozenset()  # text that AWS compares as JSON
     nested: frozenset[str] = frozenset()  # blocks whose inner properties have rules of their own
-
-
-@functools.cache
-def _file() -> dict[str, dict[str, Any]]:
-    return json.loads(RULES_FILE.read_text())["types"]
-
-
-@functools.cache
-def rules(token: str, unordered: frozenset[str] = frozenset(), json_text: frozenset[str] = frozenset()) -> Rules:
-    """The rules of a type; one that the file does not name (as those of `command`) replaces on nothing."""
-    entry = _file().get(token, {})
-    every = {name for key in ("replace", "update", "no_change", "removal_no_change") for name in entry.get(key, [])}
-    return Rules(
-        replace=frozenset(entry.get("replace", [])),
-        no_change=frozenset(entry.get("no_change", [])),
-        removal_no_change=frozenset(entry.get("removal_no_change", [])),
-        unordered=unordered,
-        json=json_text,
-        nested=frozenset(name.split(".")[0] for name in every if "." in name),
-    )
 
 
 def compare(old: Props, new: Props, how: Rules) -> list[Found]:
@@ -100,7 +72,7 @@ def _as_set(values: list[Any]) -> list[str]:
 
 
 def _change(rule: str, path: str, before: Any, after: Any, how: Rules) -> Found:
-    if rule in how.no_change or (after is None and rule in how.removal_no_change):
+    if after is None and rule in how.removal_no_change:
         return _NOTHING
     change: Change = "add" if before is None else "delete" if after is None else "update"
     return Found(path, change, rule in how.replace)

@@ -5,54 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any, ClassVar, cast
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from .diff import Found
+from ..api.client import Aws as Aws
+from .diff import Found, Rules
 from .schema import Failure
 from .values import Props
 
-ACCOUNT = "123456789012"  # moto's only account
 WAIT_SECONDS = 60.0
 
 
 class CloudError(Exception):
     """AWS would refuse this, or moto did. The message names the thing, its value and what would do."""
-
-
-class Aws:
-    """Clients for one region of the moto server, shared by all types."""
-
-    _sessions = threading.Lock()
-
-    def __init__(self, endpoint: str, region: str) -> None:
-        self.endpoint = endpoint
-        self.region = region
-        self._clients: dict[str, Any] = {}
-
-    def client(self, service: str) -> Any:
-        """The client of a service. Made once: building one takes a while, and only one thread may build."""
-        with self._sessions:
-            if service not in self._clients:
-                self._clients[service] = boto3.client(
-                    service,  # pyright: ignore[reportArgumentType]  # any service name
-                    region_name=self.region,
-                    endpoint_url=self.endpoint,
-                    aws_access_key_id="embedded",
-                    aws_secret_access_key="embedded",
-                    # No retries: a refusal is final, and a dead server should be seen at once.
-                    config=Config(retries={"total_max_attempts": 1}, max_pool_connections=32, user_agent_extra="apollo"),
-                )
-            return self._clients[service]
-
-    def arn(self, service: str, resource: str) -> str:
-        return f"arn:aws:{service}:{self.region}:{ACCOUNT}:{resource}"
 
 
 class Kind:
@@ -61,8 +29,14 @@ class Kind:
     token: ClassVar[str]
     # Inputs that are acted on. The SDK's other inputs are refused by name: nothing is ignored silently.
     inputs: ClassVar[Collection[str]] = ()
-    # Inputs that moto has no place for, so that they live in the Pulumi state only; each with the reason.
-    kept: ClassVar[dict[str, str]] = {}
+    # Of each group exactly one has to be given.
+    required: ClassVar[Collection[Collection[str]]] = ()
+    # Of inputs that are blocks, the properties inside that are acted on.
+    parts: ClassVar[dict[str, Collection[str]]] = {}
+    # What a change means, read off the plans of the real AWS provider (hashicorp/aws 5.100.0): inputs whose other value
+    # replaces the resource; and inputs that keep their value when the program stops giving one. `a.b` is b inside block a.
+    replaces: ClassVar[Collection[str]] = ()
+    computed: ClassVar[Collection[str]] = ()
     # What AWS takes for an input that is not given. Part of the state, never of the compared inputs.
     defaults: ClassVar[Props] = {}
     autoname: ClassVar[str | None] = None
@@ -70,13 +44,22 @@ class Kind:
     unordered: ClassVar[Collection[str]] = ()
     json_text: ClassVar[Collection[str]] = ()
     secret_outputs: ClassVar[Collection[str]] = ()
-    changes_cloud: ClassVar[bool] = True  # whether booted machines could be touched by it
-    exclusive: ClassVar[bool] = True  # one change at a time: AWS checks and acts at once, we in two calls
+    regional: ClassVar[bool] = True  # whether it lives in one region of the cloud
+
+    @functools.cached_property
+    def rules(self) -> Rules:
+        """What a change of its inputs means."""
+        nested = {name.partition(".")[0] for name in (*self.replaces, *self.computed) if "." in name}
+        sets = (self.replaces, self.computed, self.unordered, self.json_text, nested)
+        return Rules(*(frozenset(names) for names in sets))
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
-        """What AWS would refuse and the types allow. Values may be UNKNOWN."""
-        del inputs
-        return ()
+        """What the real provider refuses in a plan and the SDK's types allow. Values may be UNKNOWN."""
+        for names in self.required:
+            given = [name for name in names if inputs.get(name) not in (None, "", [])]
+            if len(given) != 1:
+                among = f"exactly one of {', '.join(names)} is needed; given: {', '.join(given) or 'none'}"
+                yield Failure(next(iter(names)), among if len(names) > 1 else f"missing: {self.token} needs it")
 
     def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
         """Corrections to the rules of replacement that depend on values."""
@@ -218,35 +201,30 @@ class Ec2(Kind):
     """An EC2 type whose calls follow the pattern create_x, describe_xs, delete_x."""
 
     noun: ClassVar[str]  # Vpc: create_vpc answers {"Vpc": {"VpcId": …}}
-    plural: ClassVar[str] = ""
-    snake: ClassVar[str]  # vpc: create_vpc, describe_vpcs, delete_vpc, and the tag's resource type with dashes
+    snake: ClassVar[str]  # vpc: create_vpc, describe_vpcs, delete_vpc
+    tagged: ClassVar[str] = ""  # the tag's resource type, where it is not the snake's words with dashes
     creates: ClassVar[Collection[str]] = ()  # inputs that go into the create call as they are
+    switches: ClassVar[Collection[str]] = ()  # inputs that modify_x_attribute sets, one a call
     renamed: ClassVar[dict[str, str]] = {}
-
-    @functools.cached_property
-    def _plural(self) -> str:
-        return self.plural or f"{self.noun}s"
 
     @functools.cached_property
     def _id(self) -> str:
         return f"{self.noun}Id"
 
-    def tag_specification(self, inputs: Props) -> list[Props]:
-        tags = tag_list(inputs.get("tagsAll"))
-        return [{"ResourceType": self.snake.replace("_", "-"), "Tags": tags}] if tags else []
+    def tag_specification(self, inputs: Props) -> Props:
+        return tag_specifications(self.tagged or self.snake.replace("_", "-"), inputs)
 
     def create_arguments(self, aws: Aws, inputs: Props) -> Props:
         ec2 = aws.client("ec2")
         args = arguments(ec2, f"create_{self.snake}", inputs, self.creates, **self.renamed)
-        if specification := self.tag_specification(inputs):
-            args["TagSpecifications"] = specification
-        return args
+        return args | self.tag_specification(inputs)
 
     def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        record = getattr(ec2, f"create_{self.snake}")(**self.create_arguments(aws, inputs))[self.noun]
-        id = str(record[self._id])
+        record = getattr(aws.client("ec2"), f"create_{self.snake}")(**self.create_arguments(aws, inputs))
+        # A volume's answer is the volume.
+        id = str(record.get(self.noun, record)[self._id])
         with self.undo_on_error(aws, id):
+            self._switch(aws, id, inputs, None)
             self.settle(aws, id, inputs, None)
         return id
 
@@ -255,9 +233,8 @@ class Ec2(Kind):
 
     def record(self, aws: Aws, id: str) -> Props | None:
         """AWS's own description of the resource."""
-        ec2 = aws.client("ec2")
-        answer = absent(lambda: getattr(ec2, f"describe_{_plural(self.snake)}")(**{f"{self._id}s": [id]}))
-        return first(answer[self._plural]) if answer else None
+        answer = absent(lambda: getattr(aws.client("ec2"), f"describe_{self.snake}s")(**{f"{self._id}s": [id]}))
+        return first(answer[f"{self.noun}s"]) if answer else None
 
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
         record = self.record(aws, id)
@@ -267,20 +244,32 @@ class Ec2(Kind):
         live |= {name: live[camel(member)] for name, member in self.renamed.items() if camel(member) in live}
         live["tags"] = tag_map(record.get("Tags") or record.get("TagSet"))
         live.setdefault("arn", aws.arn("ec2", f"{self.snake.replace('_', '-')}/{id}"))
-        return live | self.describe(aws, id, record, known)
+        return live | self.describe(aws, id, record)
 
-    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props) -> Props:
         """Properties that the description does not give by their own name."""
-        del aws, id, record, known
+        del aws, id, record
         return {}
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
         retag(aws, id, old, new)
+        self._switch(aws, id, new, changed)
         self.settle(aws, id, new, changed)
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        ec2 = aws.client("ec2")
-        absent(lambda: getattr(ec2, f"delete_{self.snake}")(**{self._id: id}))
+        absent(lambda: getattr(aws.client("ec2"), f"delete_{self.snake}")(**{self._id: id}))
+
+    def _switch(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
+        for name in self.switches:
+            if inputs.get(name) is not None and (changed is None or name in changed):
+                modify = getattr(aws.client("ec2"), f"modify_{self.snake}_attribute")
+                modify(**{self._id: id, pascal(name): {"Value": inputs[name]}})
+
+
+def tag_specifications(kind: str, inputs: Props) -> Props:
+    """The argument of an EC2 call that makes something of a kind with all its tags; none where there are none."""
+    tags = tag_list(inputs.get("tagsAll"))
+    return {"TagSpecifications": [{"ResourceType": kind, "Tags": tags}]} if tags else {}
 
 
 def retag(aws: Aws, id: str, old: Props, new: Props) -> None:
@@ -291,7 +280,3 @@ def retag(aws: Aws, id: str, old: Props, new: Props) -> None:
         ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in removed])
     if changed:
         ec2.create_tags(Resources=[id], Tags=tag_list(changed))
-
-
-def _plural(snake: str) -> str:
-    return snake.removesuffix("s") + "es" if snake.endswith("ss") else f"{snake}s"

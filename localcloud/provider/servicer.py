@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -14,16 +14,17 @@ from typing import Any, NoReturn, cast
 import grpc
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
-from google.protobuf import any_pb2, empty_pb2
-from pulumi.runtime.proto import plugin_pb2, provider_pb2, status_pb2
+from google.protobuf import empty_pb2
+from pulumi.runtime.proto import plugin_pb2, provider_pb2
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderServicer
 
-from . import diff, schema, texts
+from ..api.peers import ours
+from . import diff, schema
 from .desk import Desk, Made
 from .kind import Aws, CloudError, Kind, error_code
-from .lookups import LOOKUPS, SECRET_RESULTS
+from .lookups import LOOKUPS
 from .schema import Failure
-from .spelling import after_change, as_known, given, inputs_of, unpacked
+from .spelling import after_change, as_known, given, unpacked
 from .values import UNKNOWN, Props, Secret, decode, encode, is_secret, is_unknown, plain
 
 _KINDS_OF_DIFF = {
@@ -44,18 +45,12 @@ class Settings:
     default_tags: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-class Refused(Exception):
-    """Carries the status of an answer that is an error. details: attached for the engine, such as a half-made resource."""
-
-    def __init__(self, message: str, details: Any = None) -> None:
-        super().__init__(message)
-        self.details = details
-
-
 def answers(call: Callable[..., Any]) -> Callable[..., Any]:
     """Turns exceptions of a call into the engine's errors: one line for what AWS refuses, a pointer to the log for our bugs."""
 
     def wrapped(self: Servicer, request: Any, context: grpc.ServicerContext) -> Any:
+        if not ours(context.peer(), self.port):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this cloud is another user's")
         self.desk.ready.wait()
         try:
             return call(self, request, context)
@@ -64,8 +59,6 @@ def answers(call: Callable[..., Any]) -> Callable[..., Any]:
             _abort(context, f"{error_code(error)}: {message}")
         except (CloudError, BotoCoreError, ValueError) as error:
             _abort(context, str(error))
-        except Refused as error:
-            _abort(context, str(error), error.details)
         except ResponseParserError:  # moto broke at the call, and answered with a page of HTML
             _abort(context, "the AWS API of the embedded cloud broke at this call; its log has the details")
         except Exception as error:
@@ -75,32 +68,31 @@ def answers(call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _abort(context: grpc.ServicerContext, message: str, details: Any = None) -> NoReturn:
-    if details is not None:
-        packed = any_pb2.Any()
-        packed.Pack(details)
-        status = status_pb2.Status(code=grpc.StatusCode.UNKNOWN.value[0], message=message, details=[packed])
-        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+def _abort(context: grpc.ServicerContext, message: str) -> NoReturn:
     context.abort(grpc.StatusCode.UNKNOWN, message)
     raise AssertionError("abort always raises")
 
 
 class Servicer(ResourceProviderServicer):
     """One provider. package: aws or command. The engine opens one connection for each provider resource (say, one for each
-    region), and they all come here: what one was configured with is remembered by its connection."""
+    region), and they all come here: what one was configured with is remembered by its connection.
 
-    def __init__(self, package: str, kinds: Iterable[Kind], desk: Desk, endpoint: str) -> None:
+    It does what it is asked to for processes of its own user only, as a command is a shell here."""
+
+    def __init__(self, package: str, kinds: Iterable[Kind], desk: Desk, aws: Aws) -> None:
         self.package = package
+        # Of 127.0.0.1, where it is served.
+        self.port = 0
         self.kinds = {kind.token: kind for kind in kinds}
         self.desk = desk
-        self.endpoint = endpoint
         self.cancel: Callable[[], None] = lambda: None
         self.begin: Callable[[], None] = lambda: None
         # Around a call: the seconds that its resource's custom timeouts give it, 0 for none given.
         self.within: Callable[[float], AbstractContextManager[None]] = lambda _: nullcontext()
         self._settings: dict[str, Settings] = {}
         self._latest = Settings()
-        self._regions: dict[str, Aws] = {}
+        self._regions = {aws.region: aws}
+        self._any = aws
 
     # --- the provider itself ---
 
@@ -166,8 +158,6 @@ class Servicer(ResourceProviderServicer):
             return provider_pb2.InvokeResponse(failures=[_failure(f) for f in failures])
         region = args.get("region") or self._of(context).region
         result = lookup(self._aws(region), schema.coerce(args, shape))
-        for name in SECRET_RESULTS.get(request.tok, ()):
-            result[name] = Secret(result[name])
         response = provider_pb2.InvokeResponse()
         getattr(response, "return").CopyFrom(encode(result))
         return response
@@ -190,10 +180,15 @@ class Servicer(ResourceProviderServicer):
             for name in wanted
             if name in shape.fields and name not in (*kind.inputs, "region") and not name.startswith("__")
         ]
+        failures += [
+            Failure(f"{block}.{name}", f"is a property of {kind.token}, but the embedded cloud does not implement it")
+            for block, names in kind.parts.items()
+            for part in _blocks(wanted.get(block))
+            for name in part
+            if name in _inside(shape, block) and name not in names
+        ]
         if not failures:
             failures += kind.validate(wanted)
-            tags = self._tags_all(kind, context, wanted)
-            failures += texts.refused(kind.token, wanted if tags is None else {**wanted, "tags": tags})
         return provider_pb2.CheckResponse(inputs=encode(news), failures=[_failure(f) for f in failures])
 
     @answers
@@ -224,39 +219,30 @@ class Servicer(ResourceProviderServicer):
             unknown = dict.fromkeys(schema.schema(kind.token).outputs, UNKNOWN)
             return provider_pb2.CreateResponse(id="", properties=encode({**unknown, **self._hidden(kind, inputs, working)}))
         region = working.get("region", "")
-        with self.desk.call("create", request.type, request.name, request.urn) as record:
-            with self._turn(kind), self.within(request.timeout):
-                id, live = kind.make(self._aws(region), working)
-                record["id"] = id
-                known = after_change(working, live)
-                self.desk.made(Made(request.urn, request.type, id, region, known))
-            properties = encode(self._outputs(kind, inputs, known))
-            if kind.changes_cloud:
-                try:
-                    self.desk.reconcile()
-                except Exception as error:
-                    half = provider_pb2.ErrorResourceInitFailed(
-                        id=id, properties=properties, reasons=[str(error)], inputs=encode(inputs)
-                    )
-                    raise Refused(str(error), half) from error
-        return provider_pb2.CreateResponse(id=id, properties=properties)
+        call = self.desk.call("create", request.type, request.name, request.urn)
+        with call as record, self.within(request.timeout):
+            id, live = kind.make(self._aws(region), working)
+            record["id"] = id
+            known = after_change(working, live)
+            self.desk.made(Made(request.urn, request.type, id, region, known))
+        return provider_pb2.CreateResponse(id=id, properties=encode(self._outputs(kind, inputs, known)))
 
     @answers
     def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
         kind = self._kind(request.type)
         state, inputs = decode(request.properties), decode(request.inputs)
         known = plain(state)
+        if not known:
+            raise CloudError(f"{request.id}: the embedded cloud takes no resource over by its id; make it in a program")
         region = known.get("region") or self._of(context).region
         with self.desk.call("read", request.type, request.name, request.urn) as record:
             record["id"] = request.id
             live = kind.read(self._aws(region), request.id, known)
         if live is None:
             return provider_pb2.ReadResponse()
-        if kind.exclusive and region:
+        if kind.regional and region:
             live["region"] = region
-        if not state:
-            return self._import(kind, request.id, live)
-        rules = self._rules(kind)
+        rules = kind.rules
         # The program's own spelling is kept wherever AWS means the same by it, so that only real drift shows.
         seen = {k: as_known(k, plain(v), live[k], rules) if k in live else v for k, v in inputs.items()}
         if live.get("tags") and self._tags_of(live, known, context) and "tags" not in inputs and "tags" in kind.inputs:
@@ -284,12 +270,10 @@ class Servicer(ResourceProviderServicer):
         region = old.get("region") or working.get("region", "")
         with self.desk.call("update", request.type, request.name, request.urn) as record:
             record |= {"id": request.id, "changed": sorted(changed)}
-            with self._turn(kind), self.within(request.timeout):
+            with self.within(request.timeout):
                 live = kind.change(self._aws(region), request.id, old, working, changed)
             known = after_change(working, live)
             self.desk.changed(request.type, request.id, known)
-            if kind.changes_cloud:
-                self.desk.reconcile()
         return provider_pb2.UpdateResponse(properties=encode(self._outputs(kind, inputs, known)))
 
     @answers
@@ -298,11 +282,9 @@ class Servicer(ResourceProviderServicer):
         known = plain(decode(request.properties))
         with self.desk.call("delete", request.type, request.name, request.urn) as record:
             record["id"] = request.id
-            with self._turn(kind), self.within(request.timeout):
+            with self.within(request.timeout):
                 kind.delete(self._aws(known.get("region") or self._of(context).region), request.id, known)
                 self.desk.gone(request.type, request.id)
-            if kind.changes_cloud:
-                self.desk.reconcile()
         return empty_pb2.Empty()
 
     def remove(self, made: Made) -> None:
@@ -311,23 +293,17 @@ class Servicer(ResourceProviderServicer):
         name = made.urn.rsplit("::", 1)[-1]
         with self.desk.call("delete", made.type, name, made.urn) as record:
             record |= {"id": made.id, "orphan": True}
-            with self._turn(kind):
-                kind.delete(self._aws(made.region), made.id, made.props)
-                self.desk.gone(made.type, made.id)
-            if kind.changes_cloud:
-                self.desk.reconcile()
+            kind.delete(self._aws(made.region), made.id, made.props)
+            self.desk.gone(made.type, made.id)
 
     # --- parts ---
-
-    def _turn(self, kind: Kind) -> Any:
-        return self.desk.change if kind.exclusive else _NoLock()
 
     def _of(self, context: grpc.ServicerContext) -> Settings:
         return self._settings.get(context.peer(), self._latest)
 
     def _aws(self, region: str) -> Aws:
         if region not in self._regions:
-            self._regions[region] = Aws(self.endpoint, region)
+            self._regions[region] = self._any.elsewhere(region)
         return self._regions[region]
 
     def _kind(self, token: str) -> Kind:
@@ -343,11 +319,8 @@ class Servicer(ResourceProviderServicer):
             return str(error)
         return f"the embedded cloud does not implement {token}; it has {', '.join(sorted(self.kinds))}"
 
-    def _rules(self, kind: Kind) -> diff.Rules:
-        return diff.rules(kind.token, frozenset(kind.unordered), frozenset(kind.json_text))
-
     def _found(self, kind: Kind, old: Props, new: Props) -> list[diff.Found]:
-        found = diff.compare(old, new, self._rules(kind))
+        found = diff.compare(old, new, kind.rules)
         # To say what AWS takes anyway, or to stop saying it, changes nothing.
         spoken = {**old, **new}
         found = [
@@ -391,14 +364,14 @@ class Servicer(ResourceProviderServicer):
         tags = self._tags_all(kind, context, working)
         if tags is not None:
             working["tagsAll"] = tags
-        if kind.exclusive:
+        if kind.regional:
             working.setdefault("region", self._of(context).region)
         return working
 
     def _hidden(self, kind: Kind, inputs: Props, props: Props) -> Props:
         """The properties with a secret mark on those whose input is secret, or which always are."""
         secret = {*kind.secret_outputs, *(name for name, value in inputs.items() if is_secret(value))}
-        if secret.intersection(("environment", "stdin", "create", "update", "delete")):
+        if secret.intersection(("environment", "create", "delete")):
             secret |= {"stdout", "stderr"}  # a command may print what it was given
         return {k: Secret(v) if k in secret and v is not None else v for k, v in props.items()}
 
@@ -406,27 +379,17 @@ class Servicer(ResourceProviderServicer):
         names = schema.schema(kind.token).outputs
         return self._hidden(kind, inputs, {k: v for k, v in props.items() if k in names})
 
-    def _import(self, kind: Kind, id: str, live: Props) -> Any:
-        shape = schema.schema(kind.token).inputs
-        inputs = {
-            name: inputs_of(live[name], shape.fields[name])
-            for name in kind.inputs
-            if live.get(name) not in (None, {}, []) and live[name] != kind.defaults.get(name)
-        }
-        if "subnetId" in inputs:
-            inputs.pop("primaryNetworkInterface", None)
-        properties = {**live, **({"tagsAll": live.get("tags")} if "tags" in live else {})}
-        return provider_pb2.ReadResponse(
-            id=id,
-            properties=encode(self._outputs(kind, {}, properties)),
-            inputs=encode(self._hidden(kind, {}, inputs)),
-        )
+
+def _blocks(value: Any) -> list[Props]:
+    """The blocks of a property that has one or several."""
+    blocks = cast(list[Any], value) if isinstance(value, list) else [value]
+    return [block for block in blocks if isinstance(block, dict)]
 
 
-class _NoLock:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exc: object) -> None: ...
+def _inside(shape: schema.Shape, block: str) -> Collection[str]:
+    """The properties that the SDK has inside a block."""
+    field = shape.fields[block]
+    return (field.item or field).fields
 
 
 def _failure(failure: Failure) -> provider_pb2.CheckFailure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-from . import diff, schema
+from . import diff
 from .values import Props
 
 
@@ -32,17 +32,6 @@ def after_change(working: Props, live: Props) -> Props:
 
 def given(props: Props) -> Props:
     return {k: v for k, v in props.items() if v is not None}
-
-
-def inputs_of(value: Any, shape: schema.Shape) -> Any:
-    """The parts of a live value that are inputs."""
-    if shape.kind == "object" and isinstance(value, dict):
-        props = cast(Props, value)
-        return {k: inputs_of(v, shape.fields[k]) for k, v in props.items() if k in shape.fields and v is not None}
-    if shape.kind == "list" and shape.item and isinstance(value, list):
-        item = shape.item
-        return [inputs_of(v, item) for v in cast(list[Any], value)]
-    return value
 
 
 def as_known(name: str, known: Any, live: Any, rules: diff.Rules) -> Any:

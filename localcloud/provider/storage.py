@@ -5,71 +5,47 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
 from typing import Any
 
 from .compute import instance_state
 from .kind import Aws, Ec2, Kind, absent, wait
-from .schema import Failure
 from .values import Props
 
 
 class Volume(Ec2):
     token = "aws:ebs/volume:Volume"
     noun, snake = "Volume", "volume"
-    creates = ("availabilityZone", "size", "type", "iops", "throughput", "encrypted", "kmsKeyId", "snapshotId")
+    creates = ("availabilityZone", "size", "type", "encrypted")
     renamed = {"type": "VolumeType"}
-    inputs = (*creates, "finalSnapshot", "tags")
-    defaults = {"finalSnapshot": False, "type": "gp2"}
-
-    def validate(self, inputs: Props) -> Iterable[Failure]:
-        if inputs.get("size") is None and not inputs.get("snapshotId"):
-            yield Failure("size", "missing: a volume needs a size in GiB, or a snapshotId")
-
-    def create(self, aws: Aws, inputs: Props) -> str:
-        return str(aws.client("ec2").create_volume(**self.create_arguments(aws, inputs))["VolumeId"])
+    inputs = (*creates, "tags")
+    required = (("size",),)
+    replaces, computed = ("availabilityZone", "encrypted"), ("encrypted", "type")
 
     def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        names = {"size": "Size", "type": "VolumeType", "iops": "Iops", "throughput": "Throughput"}
-        change = {names[n]: inputs[n] for n in changed or () if n in names and inputs.get(n) is not None}
+        names = {"size": "Size", "type": "VolumeType"}
+        change = {member: inputs[name] for name, member in names.items() if name in (changed or ()) and inputs.get(name)}
         if change:
             aws.client("ec2").modify_volume(VolumeId=id, **change)
-
-    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
-        return {"type": record["VolumeType"], "createTime": record["CreateTime"].isoformat()}
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id) is None:
-            return
-        if known.get("finalSnapshot"):
-            aws.client("ec2").create_snapshot(VolumeId=id, Description=f"last state of {id}")
-        super().delete(aws, id, known)
 
 
 class VolumeAttachment(Kind):
     token = "aws:ec2/volumeAttachment:VolumeAttachment"
-    inputs = ("deviceName", "instanceId", "volumeId", "forceDetach", "skipDestroy", "stopInstanceBeforeDetaching")
-    kept = dict.fromkeys(inputs[3:], "an instruction to the provider")
+    inputs = ("deviceName", "instanceId", "volumeId", "stopInstanceBeforeDetaching")
+    replaces = inputs[:3]
 
     def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        device, instance, volume = inputs["deviceName"], inputs["instanceId"], inputs["volumeId"]
-        ec2.attach_volume(Device=device, InstanceId=instance, VolumeId=volume)
+        device, instance, volume = (inputs[name] for name in self.replaces)
+        aws.client("ec2").attach_volume(Device=device, InstanceId=instance, VolumeId=volume)
         return f"vai-{zlib.crc32(f'{device}-{instance}-{volume}-'.encode())}"
 
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        if not known.get("volumeId"):  # an import: DEVICE:VOLUME:INSTANCE, as for the real provider
-            device, volume, instance = [*id.split(":"), "", ""][:3]
-            known = {"deviceName": device, "volumeId": volume, "instanceId": instance}
-        if not self._attached(aws, known):
-            return None
-        return {name: known[name] for name in ("deviceName", "instanceId", "volumeId")}
+        return {name: known[name] for name in self.replaces} if self._attached(aws, known) else None
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        """Only instructions to the provider change in place; the state keeps them."""
+        """Only an instruction for the deletion changes in place; the state keeps it."""
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if known.get("skipDestroy") or not self._attached(aws, known):
+        if not self._attached(aws, known):
             return
         ec2 = aws.client("ec2")
         instance, volume = known["instanceId"], known["volumeId"]

@@ -12,8 +12,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-import boto3
-
 from localcloud import cloud as clouds
 from localcloud.paths import REPOSITORY
 from tests.booted.clients import Running
@@ -128,9 +126,7 @@ def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(st
 def test_a_machine_that_aws_lost_comes_back_and_the_old_ones_drain_leaves_it_alone(stack: Stack) -> None:
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
-    ec2 = boto3.client(
-        "ec2", endpoint_url=cloud.endpoint, region_name=cloud.region, aws_access_key_id="x", aws_secret_access_key="x"
-    )
+    ec2 = cloud.api().client("ec2")
     status = json.loads(stack.cli("status", "--json").stdout)
     (lost,) = [row["instanceId"] for row in status if row["name"] == "slave-3"]
     ec2.terminate_instances(InstanceIds=[lost])

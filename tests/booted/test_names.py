@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import boto3
 import pytest
 
 from localcloud import cloud as clouds
@@ -355,9 +354,7 @@ def test_no_key_or_token_stands_where_it_does_not_belong(stack: Stack) -> None:
     assert len(secrets) > 20
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
-    ec2 = boto3.client(
-        "ec2", endpoint_url=cloud.endpoint, region_name=cloud.region, aws_access_key_id="x", aws_secret_access_key="x"
-    )
+    ec2 = cloud.api().client("ec2")
     texts: dict[str, str] = {"outputs": stack.cli("outputs", "--json").stdout}
     for reservation in ec2.describe_instances()["Reservations"]:
         for instance in reservation["Instances"]:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-import boto3
 import pytest
 
 from localcloud import cloud as clouds
@@ -80,9 +79,7 @@ def weave(unbooted: Callable[[], Stack]) -> Generator[Stack]:
         until(lambda: clouds.find(small.run_dir / "local") is not None, "the cloud answers", 900)  # the image may be made first
         cloud = clouds.find(small.run_dir / "local")
         assert cloud is not None
-        s3 = boto3.client(
-            "s3", endpoint_url=cloud.endpoint, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-        )
+        s3 = cloud.api("us-east-1").client("s3")
         s3.create_bucket(Bucket="weave")
         s3.put_object(Bucket="weave", Key="programs.tar.gz", Body=archive, ACL="public-read")
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import grpc
 from pulumi.runtime.proto import provider_pb2 as pb
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderStub
@@ -120,8 +119,7 @@ class World:
         self._count = 0
 
     def boto(self, service: str, region: str = REGION) -> Any:
-        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
-        return boto3.client(service, region_name=region, endpoint_url=self.cloud.endpoint, **keys)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return self.cloud.api(region).client(service)
 
     def number(self) -> int:
         """A number that no other test of this cloud has."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from localcloud import cloud as clouds
@@ -57,13 +56,7 @@ class Stack:
         return cloud
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.cloud.endpoint,
-            region_name=self.cloud.region,
-            aws_access_key_id="x",
-            aws_secret_access_key="x",
-        )
+        return self.cloud.api().client(service)
 
     def keep(self, record: Any, name: str = "settings") -> None:
         """Puts a record into the state in place of the one that the last `up` left."""

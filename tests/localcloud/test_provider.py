@@ -4,9 +4,11 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from localcloud.provider.values import Props, plain
+from localcloud.provider.values import UNKNOWN, Props, Secret, plain
 
 from .support import REGION, Client, World, refusal
 
@@ -34,20 +36,17 @@ def test_a_name_is_the_logical_one_with_seven_digits_and_stays(world: World) -> 
         (INSTANCE, {"instanceType": "a"}, {"instanceType": "b"}, {"instanceType": "UPDATE"}, []),
         (INSTANCE, {"ami": "a"}, {"ami": "b"}, {"ami": "UPDATE_REPLACE"}, ["ami"]),
         (INSTANCE, {"subnetId": "a"}, {}, {}, []),
-        (INSTANCE, {"userData": "a"}, {"userData": "b"}, {"userData": "UPDATE"}, []),
-        (INSTANCE, {"userData": "a", "userDataReplaceOnChange": True}, {"userData": "b", "userDataReplaceOnChange": True},
-         {"userData": "UPDATE_REPLACE"}, ["userData"]),
+        (INSTANCE, {"userDataBase64": "a"}, {"userDataBase64": "b"}, {"userDataBase64": "UPDATE"}, []),
         (INSTANCE, {"rootBlockDevice": {"encrypted": False, "volumeSize": 8}}, {"rootBlockDevice": {"encrypted": True, "volumeSize": 9}},
          {"rootBlockDevice.encrypted": "UPDATE_REPLACE", "rootBlockDevice.volumeSize": "UPDATE"}, ["rootBlockDevice"]),
         (INSTANCE, {}, {"rootBlockDevice": {"encrypted": True}}, {"rootBlockDevice.encrypted": "ADD"}, []),
         (INSTANCE, {"vpcSecurityGroupIds": ["a", "b"]}, {"vpcSecurityGroupIds": ["b", "a"]}, {}, []),
         (INSTANCE, {"tags": {"a": "b"}}, {}, {"tags": "DELETE"}, []),
-        (INSTANCE, {}, {"sourceDestCheck": True}, {}, []),
+        (GROUP, {}, {"description": "Managed by Pulumi"}, {}, []),
         (INGRESS, {"cidrIpv4": "10.0.0.0/8"}, {"cidrIpv4": "11.0.0.0/8"}, {"cidrIpv4": "UPDATE"}, []),
         (INGRESS, {"cidrIpv4": "10.0.0.0/8"}, {"referencedSecurityGroupId": "sg-1"},
          {"cidrIpv4": "DELETE_REPLACE", "referencedSecurityGroupId": "ADD_REPLACE"}, ["cidrIpv4", "referencedSecurityGroupId"]),
         ("aws:iam/rolePolicy:RolePolicy", {"policy": '{"a": 1, "b": 2}'}, {"policy": '{"b":2,"a":1}'}, {}, []),
-        ("aws:ec2/networkInterface:NetworkInterface", {"privateIps": ["a"]}, {"privateIps": ["a", "b"]}, {"privateIps": "UPDATE"}, []),
         ("aws:ec2/networkInterface:NetworkInterface", {"privateIps": ["a"]}, {"privateIps": ["b"]},
          {"privateIps": "UPDATE_REPLACE"}, ["privateIps"]),
         ("aws:ec2/volumeAttachment:VolumeAttachment", {"instanceId": "a"}, {"instanceId": "b"},
@@ -95,10 +94,10 @@ def test_what_is_gone_reads_as_gone_and_cannot_be_updated(world: World) -> None:
 
 def test_user_data_and_type_change_by_way_of_a_stop(world: World) -> None:
     vpc = world.vpc()
-    inputs = world.host(vpc, world.subnet(vpc), 9, userData="one")
+    inputs = world.host(vpc, world.subnet(vpc), 9, userDataBase64="b25l")
     id, outputs = world.aws.create(INSTANCE, inputs)
-    outputs = world.aws.update(INSTANCE, id, outputs, inputs, {**inputs, "userData": "two", "instanceType": "t3.small"})
-    assert (outputs["userData"], outputs["instanceType"], outputs["instanceState"]) == ("two", "t3.small", "running")
+    outputs = world.aws.update(INSTANCE, id, outputs, inputs, {**inputs, "userDataBase64": "dHdv", "instanceType": "t3.small"})
+    assert (outputs["userDataBase64"], outputs["instanceType"], outputs["instanceState"]) == ("dHdv", "t3.small", "running")
 
 
 def test_a_terminated_instance_takes_its_root_disk_along_and_leaves_attached_volumes(world: World) -> None:
@@ -133,6 +132,88 @@ def test_default_tags_and_regions_belong_to_one_provider_each(world: World) -> N
     tagged.delete(VPC, id, outputs)
 
 
+def host(**more: Any) -> Props:
+    return {"ami": "ami-1", "instanceType": "t3.micro", "subnetId": "subnet-1", **more}
+
+
+def rule(**more: Any) -> Props:
+    return {"securityGroupId": "sg-1", "ipProtocol": "tcp", "fromPort": 1, "toPort": 2, "cidrIpv4": "10.0.0.0/8", **more}
+
+
+CHECKS: list[tuple[str, Props, str]] = [
+    (INSTANCE, host(instnceType="t3.micro"), "instnceType: unknown property of aws:ec2/instance:Instance; did you mean instanceType?"),
+    (INSTANCE, host(metadataOptions={"httpToken": "required"}), "metadataOptions.httpToken: unknown property"),
+    (INSTANCE, host(monitoring="maybe"), "monitoring: is 'maybe', but aws:ec2/instance:Instance takes a boolean here"),
+    (INSTANCE, host(hibernation=True), "hibernation: is a property of aws:ec2/instance:Instance, but the embedded cloud does not"),
+    (INSTANCE, host(rootBlockDevice={"iops": 3000}), "rootBlockDevice.iops: is a property of aws:ec2/instance:Instance, but the"),
+    (INSTANCE, {"instanceType": "t3.micro", "subnetId": "subnet-1"}, "ami: missing"),
+    (INGRESS, {"ipProtocol": "tcp"}, "securityGroupId: missing"),
+    (INGRESS, rule(referencedSecurityGroupId="sg-2"), "exactly one of"),
+    (GROUP, {"ingress": [{"protocol": "tcp"}]}, "ingress: is a property of aws:ec2/securityGroup:SecurityGroup, but the embedded"),
+    ("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", {"vpcId": "v", "ingress": [{"protocol": "tcp", "fromPort": 1, "toPort": 2}]}, "ingress: the embedded cloud takes a default group"),
+    ("aws:ec2/vpc:Vpcs", {}, "the aws provider has no type aws:ec2/vpc:Vpcs; did you mean Vpc?"),
+    ("aws:sqs/queue:Queue", {}, "the embedded cloud does not implement aws:sqs/queue:Queue"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type", "inputs", "words"), CHECKS, ids=[words[:40] for _, _, words in CHECKS])
+def test_bad_inputs_fail_the_check_by_name(type: str, inputs: Props, words: str, world: World) -> None:
+    _, failures = world.aws.check(type, inputs)
+    assert any(words in failure for failure in failures), failures
+
+
+def test_unknown_values_pass_the_check_and_the_preview(world: World) -> None:
+    inputs = host(ami=UNKNOWN, subnetId=UNKNOWN, vpcSecurityGroupIds=[UNKNOWN], userDataBase64=UNKNOWN, tags={"a": UNKNOWN})
+    id, outputs = world.aws.create(INSTANCE, inputs, preview=True)
+    assert id == ""
+    assert outputs["instanceType"] == "t3.micro"
+    assert outputs["privateIp"] is UNKNOWN
+    assert outputs["vpcSecurityGroupIds"] == [UNKNOWN]
+
+
+def test_what_the_api_refuses_is_said_with_aws_s_code_and_leaves_nothing(world: World) -> None:
+    vpc = world.vpc()
+    subnet = world.subnet(vpc)
+    taken = {**world.host(vpc, subnet, 9), "privateIp": f"{world.cidr(vpc)}.1.1"}
+    assert refusal(lambda: world.aws.create(INSTANCE, taken)).startswith("InvalidParameterValue: address")
+    assert "not base64" in refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, 9, userDataBase64="not base64!")))
+    profile = {"role": "no-such-role", "name": f"profile-{world.number()}"}
+    assert refusal(lambda: world.aws.create("aws:iam/instanceProfile:InstanceProfile", profile)).startswith("NoSuchEntity: ")
+    left = [p["InstanceProfileName"] for p in world.boto("iam").list_instance_profiles()["InstanceProfiles"]]
+    assert profile["name"] not in left, "the first of its two calls is taken back"
+
+
+def test_a_default_security_group_that_is_taken_over_has_no_rule_left_and_one_that_comes_is_drift(world: World) -> None:
+    kind, inputs = "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", {"vpcId": world.vpc(), "ingress": [], "egress": []}
+    id, outputs = world.aws.create(kind, inputs)
+
+    def rules() -> list[Any]:
+        (group,) = world.boto("ec2").describe_security_groups(GroupIds=[id])["SecurityGroups"]
+        return [*group["IpPermissions"], *group["IpPermissionsEgress"]]
+
+    assert rules() == []
+    rule = [{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 1, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]
+    world.boto("ec2").authorize_security_group_ingress(GroupId=id, IpPermissions=rule)
+    _, seen, seen_inputs = world.aws.read(kind, id, outputs, inputs)
+    assert set(world.aws.diff(kind, id, seen, seen_inputs, inputs).paths) == {"ingress"}
+    world.aws.update(kind, id, seen, seen_inputs, inputs)
+    assert rules() == []
+
+
+def test_secrets_stay_marked_and_out_of_messages(world: World) -> None:
+    name = f"/secret/{world.number()}"
+    inputs = {"name": name, "type": "SecureString", "value": Secret("hush"), "description": "d"}
+    _, outputs = world.aws.create("aws:ssm/parameter:Parameter", inputs)
+    assert outputs["value"] == Secret("hush")
+    assert outputs["description"] == "d"
+    _, seen, seen_inputs = world.aws.read("aws:ssm/parameter:Parameter", name, outputs, inputs)
+    assert seen["value"] == seen_inputs["value"] == Secret("hush")
+
+
+def test_nothing_is_taken_over_by_its_id(world: World) -> None:
+    assert "takes no resource over by its id" in refusal(lambda: world.aws.read(VPC, world.vpc()))
+
+
 def test_the_provider_itself_is_checked(world: World) -> None:
     from pulumi.runtime.proto import provider_pb2 as pb
 
@@ -144,24 +225,6 @@ def test_the_provider_itself_is_checked(world: World) -> None:
     assert reasons({"region": "eu-west-1", "version": "7.51.1"}) == []
     assert any("did you mean region?" in reason for reason in reasons({"regon": "eu-west-1"}))
     assert any("region: missing" in reason for reason in reasons({}))
-
-
-@pytest.mark.parametrize(
-    ("token", "args", "key", "expected"),
-    [
-        (
-            "aws:index/getAvailabilityZones:getAvailabilityZones",
-            {"state": "available"},
-            "names",
-            [f"{REGION}{z}" for z in "abc"],
-        ),
-        ("aws:index/getRegion:getRegion", {}, "region", REGION),
-        ("aws:index/getCallerIdentity:getCallerIdentity", {}, "accountId", "123456789012"),
-        ("aws:index/getPartition:getPartition", {}, "dnsSuffix", "amazonaws.com"),
-    ],
-)
-def test_lookups_answer_as_aws_does(token: str, args: Props, key: str, expected: object, world: World) -> None:
-    assert world.aws.invoke(token, args)[key] == expected
 
 
 def test_the_image_is_the_newest_that_matches_and_none_is_an_error(world: World) -> None:

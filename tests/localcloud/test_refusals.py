@@ -1,248 +1,382 @@
-"""What AWS would refuse, refused here too: in the check where the inputs tell, else by the call."""
+"""What AWS would refuse, the cloud's API refuses too, to whatever client: here AWS's own library."""
 
 # One case a line reads as the table it is.
-# ruff: noqa: E501
 from __future__ import annotations
 
-import base64
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
-from localcloud.provider.values import UNKNOWN, Props, Secret, plain
+from localcloud.api.refusals import RULES
 
-from .support import REGION, World, refusal
+from .support import REGION, World
 
-VPC = "aws:ec2/vpc:Vpc"
-INSTANCE = "aws:ec2/instance:Instance"
-GROUP = "aws:ec2/securityGroup:SecurityGroup"
-INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
-ROLE = "aws:iam/role:Role"
-INTERFACE = "aws:ec2/networkInterface:NetworkInterface"
+TRUST = '{"Version":"2012-10-17","Statement":[]}'
 
 
-def host(**more: Any) -> Props:
-    return {"ami": "ami-1", "instanceType": "t3.micro", "subnetId": "subnet-1", **more}
+def refusal(call: Callable[[], Any]) -> str:
+    """AWS's error code and message."""
+    with pytest.raises(ClientError) as caught:
+        call()
+    error: Any = caught.value.response["Error"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    return f"{error['Code']}: {error['Message']}"
 
 
-def rule(**more: Any) -> Props:
-    return {"securityGroupId": "sg-1", "ipProtocol": "tcp", "fromPort": 1, "toPort": 2, "cidrIpv4": "10.0.0.0/8", **more}
+class Account:
+    """What a user of the cloud makes with boto3."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ec2, self.elb = world.boto("ec2"), world.boto("elbv2")
+        self.number = world.number
+
+    def vpc(self, *, gateway: bool = False) -> str:
+        self.net = f"10.{self.number() % 100 + 100}"
+        vpc = str(self.ec2.create_vpc(CidrBlock=f"{self.net}.0.0/16")["Vpc"]["VpcId"])
+        if gateway:
+            self.attach(vpc)
+        return vpc
+
+    def attach(self, vpc: str) -> None:
+        made = self.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        self.ec2.attach_internet_gateway(InternetGatewayId=made, VpcId=vpc)
+
+    def subnet(self, vpc: str, cidr: str = "") -> str:
+        answer = self.ec2.create_subnet(VpcId=vpc, CidrBlock=cidr or f"{self.net}.1.0/24", AvailabilityZone=f"{REGION}a")
+        return str(answer["Subnet"]["SubnetId"])
+
+    def group(self, vpc: str) -> str:
+        return str(self.ec2.create_security_group(GroupName=f"group-{self.number()}", Description="d", VpcId=vpc)["GroupId"])
+
+    def image(self) -> str:
+        return str(
+            self.ec2.describe_images(Filters=[{"Name": "name", "Values": ["debian-12-amd64-20260112-2355"]}])["Images"][0][
+                "ImageId"
+            ]
+        )
+
+    def launch(self, **more: Any) -> Any:
+        known = {"ImageId": self.image(), "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1}
+        return self.ec2.run_instances(**known | more)["Instances"][0]
+
+    def interface(self, subnet: str, **more: Any) -> Any:
+        return self.ec2.create_network_interface(SubnetId=subnet, **more)["NetworkInterface"]
+
+    def address(self) -> str:
+        return str(self.ec2.allocate_address(Domain="vpc")["AllocationId"])
+
+    def permit(self, group: str, **rule: Any) -> Any:
+        known = {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}
+        return self.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[known | rule])
 
 
-CHECKS: list[tuple[str, Props, str]] = [
-    (INSTANCE, host(instnceType="t3.micro"), "instnceType: unknown property of aws:ec2/instance:Instance; did you mean instanceType?"),
-    (INSTANCE, host(metadataOptions={"httpToken": "required"}), "metadataOptions.httpToken: unknown property"),
-    (INSTANCE, host(sourceDestCheck="maybe"), "sourceDestCheck: is 'maybe', but aws:ec2/instance:Instance takes a boolean here"),
-    (INSTANCE, host(hibernation=True), "hibernation: is a property of aws:ec2/instance:Instance, but the embedded cloud does not"),
-    (INSTANCE, host(userData="x" * 16385), "userData: is 16385 bytes; AWS takes at most 16384 bytes before base64"),
-    (INSTANCE, host(userDataBase64=base64.b64encode(b"x" * 16385).decode()), "userDataBase64: is 16385 bytes"),
-    (INSTANCE, host(userDataBase64="not base64!"), "userDataBase64: is not base64"),
-    (INSTANCE, {"instanceType": "t3.micro", "subnetId": "subnet-1"}, "ami: missing"),
-    (VPC, {}, "cidrBlock: missing"),
-    (INGRESS, {"ipProtocol": "tcp"}, "securityGroupId: missing"),
-    (INGRESS, rule(fromPort=90, toPort=80), "fromPort 90 is above toPort 80"),
-    (INGRESS, rule(toPort=70000), "ports 1 to 70000 are not within 0 to 65535"),
-    (INGRESS, rule(cidrIpv4="10.0.0.1/8"), "10.0.0.1/8 is no network"),
-    (INGRESS, rule(referencedSecurityGroupId="sg-2"), "exactly one of"),
-    (GROUP, {"ingress": [{"protocol": "tcp", "fromPort": 9, "toPort": 8, "cidrBlocks": ["10.0.0.0/8"]}]}, "above toPort 8"),
-    ("aws:iam/rolePolicy:RolePolicy", {"role": "r", "policy": "{"}, "policy: is not JSON"),
-    ("aws:ssm/parameter:Parameter", {"type": "SecretString", "value": "v"}, "one of String, StringList, SecureString"),
-    ("aws:kms/key:Key", {"deletionWindowInDays": 1}, "deletionWindowInDays: ValidationException: is 1; AWS takes 7 to 30"),
-    ("aws:ec2/vpc:Vpcs", {}, "the aws provider has no type aws:ec2/vpc:Vpcs; did you mean Vpc?"),
-    (INGRESS, rule(description="Marathon's API"), "description: InvalidParameterValue: has \"'\"; AWS takes 0 to 255 characters here"),
-    (ROLE, {"assumeRolePolicy": "{}", "tags": {"team": "R&D (core)"}}, "tags.team: ValidationError: has '&()'"),
-    ("aws:sqs/queue:Queue", {}, "the embedded cloud does not implement aws:sqs/queue:Queue"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("type", "inputs", "words"), CHECKS, ids=[words[:40] for _, _, words in CHECKS])
-def test_bad_inputs_fail_the_check_by_name(type: str, inputs: Props, words: str, world: World) -> None:
-    _, failures = world.aws.check(type, inputs)
-    assert any(words in failure for failure in failures), failures
-
-
-@pytest.mark.parametrize(
-    "inputs", [host(userData="x" * 16384), rule(fromPort=80, toPort=80), rule(ipProtocol="50", fromPort=None, toPort=None)]
-)
-def test_the_limits_themselves_pass(inputs: Props, world: World) -> None:
-    _, failures = world.aws.check(INSTANCE if "ami" in inputs else INGRESS, inputs)
-    assert failures == []
-
-
-def test_unknown_values_pass_the_check_and_the_preview(world: World) -> None:
-    inputs = host(ami=UNKNOWN, subnetId=UNKNOWN, vpcSecurityGroupIds=[UNKNOWN], userDataBase64=UNKNOWN, tags={"a": UNKNOWN})
-    id, outputs = world.aws.create(INSTANCE, inputs, preview=True)
-    assert id == ""
-    assert outputs["instanceType"] == "t3.micro"
-    assert outputs["privateIp"] is UNKNOWN
-    assert outputs["vpcSecurityGroupIds"] == [UNKNOWN]
+@pytest.fixture
+def account(world: World) -> Account:
+    return Account(world)
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3, 255])
-def test_the_five_addresses_that_aws_reserves_in_a_subnet_are_refused(last: int, world: World) -> None:
-    vpc = world.vpc()
-    subnet = world.subnet(vpc)
-    words = refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, last)))
-    assert "reserves in subnet" in words and f"{world.cidr(vpc)}.1.4 to {world.cidr(vpc)}.1.254 are free" in words
-    address = f"{world.cidr(vpc)}.1.{last}"
-    assert "reserves" in refusal(lambda: world.aws.create(INTERFACE, {"subnetId": subnet, "privateIps": [address]}))
-
-
-def test_an_address_outside_its_subnet_or_in_use_is_refused(world: World) -> None:
-    vpc = world.vpc()
-    subnet = world.subnet(vpc)
-    outside = {**world.host(vpc, subnet, 9), "privateIp": f"{world.cidr(vpc)}.9.9"}
-    assert "is not in subnet" in refusal(lambda: world.aws.create(INSTANCE, outside))
-    id, outputs = world.aws.create(INSTANCE, world.host(vpc, subnet, 10))
-    assert "already in use" in refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, 10)))
-    world.aws.delete(INSTANCE, id, outputs)
-    again, outputs = world.aws.create(INSTANCE, world.host(vpc, subnet, 10))
-    assert again != id
-    assert outputs["privateIp"] == f"{world.cidr(vpc)}.1.10"
-
-
-def test_a_security_group_of_another_vpc_is_refused(world: World) -> None:
-    vpc, other = world.vpc(), world.vpc()
-    subnet, foreign = world.subnet(vpc), world.group(other)
-    words = refusal(lambda: world.aws.create(INSTANCE, world.host(vpc, subnet, 9, vpcSecurityGroupIds=[foreign])))
-    assert foreign in words and other in words
-    assert foreign in refusal(lambda: world.aws.create(INTERFACE, {"subnetId": subnet, "securityGroups": [foreign]}))
-    id, outputs = world.aws.create(INSTANCE, inputs := world.host(vpc, subnet, 9))
-    new = {**inputs, "vpcSecurityGroupIds": [foreign]}
-    assert foreign in refusal(lambda: world.aws.update(INSTANCE, id, outputs, inputs, new))
-
-
-def test_what_faces_the_internet_is_refused_until_the_vpc_has_its_gateway(world: World) -> None:
-    vpc = world.vpc()
-    subnet, address = world.subnet(vpc), world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc"})[0]
-    interface = world.aws.create(INTERFACE, {"subnetId": subnet})[0]
-    balancer = {"loadBalancerType": "network", "subnets": [subnet], "name": f"lb-{world.number()}"}
-    bound = {"allocationId": address, "networkInterfaceId": interface}
-    cases: list[tuple[str, Props, str]] = [
-        ("aws:lb/loadBalancer:LoadBalancer", balancer, f"InvalidSubnet: VPC {vpc} has no internet gateway"),
-        ("aws:ec2/natGateway:NatGateway", {"allocationId": address, "subnetId": subnet}, f"Gateway.NotAttached: Network {vpc}"),
-        ("aws:ec2/eipAssociation:EipAssociation", bound, f"Gateway.NotAttached: Network {vpc}"),
-        ("aws:ec2/eip:Eip", {"domain": "vpc", "networkInterface": interface}, f"Gateway.NotAttached: Network {vpc}"),
-    ]
-    for type, inputs, words in cases:
-        assert words in refusal(lambda type=type, inputs=inputs: world.aws.create(type, inputs))
-    world.aws.create("aws:lb/loadBalancer:LoadBalancer", {**balancer, "internal": True})
-    world.aws.create("aws:ec2/internetGateway:InternetGateway", {"vpcId": vpc})
-    for type, inputs, _ in cases[:1] + cases[2:3]:
-        world.aws.create(type, {**inputs, **({"name": f"lb-{world.number()}"} if "name" in inputs else {})})
-
-
-def test_reserved_addresses_go_to_whoever_names_them_and_to_no_other(world: World) -> None:
-    vpc = world.open_vpc()
-    subnet = world.aws.create("aws:ec2/subnet:Subnet", {"vpcId": vpc, "cidrBlock": f"{world.cidr(vpc)}.5.0/28"})[0]
-    # Of sixteen addresses five are AWS's; these leave .4, .5, .6 and .7.
-    kept = {"subnetId": subnet, "cidrBlock": f"{world.cidr(vpc)}.5.8/29", "reservationType": "explicit"}
-    world.aws.create("aws:ec2/subnetCidrReservation:SubnetCidrReservation", kept)
-    overlapping = {**kept, "cidrBlock": f"{world.cidr(vpc)}.5.12/30"}
-    assert "InvalidParameterValue" in refusal(
-        lambda: world.aws.create("aws:ec2/subnetCidrReservation:SubnetCidrReservation", overlapping)
+def test_the_five_addresses_that_aws_reserves_in_a_subnet_are_refused(last: int, account: Account) -> None:
+    subnet = account.subnet(account.vpc())
+    address = f"{account.net}.1.{last}"
+    words = refusal(lambda: account.launch(SubnetId=subnet, PrivateIpAddress=address))
+    assert words.startswith("InvalidParameterValue: ")
+    assert "reserves in subnet" in words and f"{account.net}.1.4 to {account.net}.1.254 are free" in words
+    assert "reserves" in refusal(
+        lambda: account.interface(subnet, PrivateIpAddresses=[{"PrivateIpAddress": address, "Primary": True}])
     )
-    gateway = {"subnetId": subnet, "allocationId": world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc"})[0]}
-    addresses = [world.aws.create("aws:ec2/natGateway:NatGateway", gateway)[1]["privateIp"]]
-    addresses += [world.aws.create(INTERFACE, {"subnetId": subnet})[1]["privateIp"] for _ in range(3)]
-    assert sorted(addresses) == [f"{world.cidr(vpc)}.5.{last}" for last in (4, 5, 6, 7)]
-    assert "InsufficientFreeAddressesInSubnet" in refusal(lambda: world.aws.create(INTERFACE, {"subnetId": subnet}))
-    named = {"subnetId": subnet, "privateIps": [f"{world.cidr(vpc)}.5.9"]}
-    assert plain(world.aws.create(INTERFACE, named)[1])["privateIp"] == f"{world.cidr(vpc)}.5.9"
+    cards = [{"DeviceIndex": 0, "SubnetId": subnet, "PrivateIpAddress": address}]
+    assert "reserves" in refusal(lambda: account.launch(NetworkInterfaces=cards))
 
 
-def test_a_subnet_in_two_route_tables_is_refused(world: World) -> None:
-    vpc = world.vpc()
-    subnet = world.subnet(vpc)
-    tables = [world.aws.create("aws:ec2/routeTable:RouteTable", {"vpcId": vpc})[0] for _ in range(2)]
-    kind = "aws:ec2/routeTableAssociation:RouteTableAssociation"
-    world.aws.create(kind, {"subnetId": subnet, "routeTableId": tables[0]})
-    words = refusal(lambda: world.aws.create(kind, {"subnetId": subnet, "routeTableId": tables[1]}))
-    assert subnet in words and tables[0] in words and tables[1] in words
+def test_an_address_outside_its_subnet_or_in_use_is_refused(account: Account) -> None:
+    subnet = account.subnet(account.vpc())
+    assert "is not in subnet" in refusal(lambda: account.launch(SubnetId=subnet, PrivateIpAddress=f"{account.net}.9.9"))
+    ten = {"SubnetId": subnet, "PrivateIpAddress": f"{account.net}.1.10"}
+    first = account.launch(**ten)["InstanceId"]
+    words = refusal(lambda: account.launch(**ten))
+    assert words.startswith("InvalidIPAddress.InUse: ") and first in words
+    account.ec2.terminate_instances(InstanceIds=[first])
+    again = account.launch(**ten)
+    assert (again["InstanceId"] != first, again["PrivateIpAddress"]) == (True, f"{account.net}.1.10")
 
 
-def test_a_protected_instance_is_not_deleted(world: World) -> None:
-    vpc = world.vpc()
-    inputs = world.host(vpc, world.subnet(vpc), 9, disableApiTermination=True)
-    id, outputs = world.aws.create(INSTANCE, inputs)
-    assert "disableApiTermination" in refusal(lambda: world.aws.delete(INSTANCE, id, outputs))
-    outputs = world.aws.update(INSTANCE, id, outputs, inputs, {**inputs, "disableApiTermination": False})
-    world.aws.delete(INSTANCE, id, outputs)
+def test_a_security_group_of_another_vpc_or_of_none_is_refused(account: Account) -> None:
+    foreign = account.group(other := account.vpc())
+    own = account.group(vpc := account.vpc())
+    subnet = account.subnet(vpc)
+    words = refusal(lambda: account.launch(SubnetId=subnet, SecurityGroupIds=[foreign]))
+    assert words.startswith("InvalidGroup.NotFound: ") and foreign in words and other in words
+    cards = [{"DeviceIndex": 0, "SubnetId": subnet, "Groups": [own, foreign]}]
+    assert foreign in refusal(lambda: account.launch(NetworkInterfaces=cards))
+    assert foreign in refusal(lambda: account.interface(subnet, Groups=[foreign]))
+    card = account.interface(subnet, Groups=[own])["NetworkInterfaceId"]
+    change = account.ec2.modify_network_interface_attribute
+    assert foreign in refusal(lambda: change(NetworkInterfaceId=card, Groups=[foreign]))
+    assert foreign in refusal(lambda: account.permit(own, IpRanges=[], UserIdGroupPairs=[{"GroupId": foreign}]))
+    assert "does not exist" in refusal(lambda: account.interface(subnet, Groups=["sg-0123456789abcdef0"]))
 
 
-def test_an_interface_of_a_living_instance_cannot_be_given_to_another(world: World) -> None:
-    vpc = world.vpc()
-    interface, _ = world.aws.create(INTERFACE, {"subnetId": world.subnet(vpc)})
-    inputs = {"ami": world.image(), "instanceType": "t3.micro", "primaryNetworkInterface": {"networkInterfaceId": interface}}
-    id, outputs = world.aws.create(INSTANCE, inputs)
-    assert id in refusal(lambda: world.aws.create(INSTANCE, inputs))
-    world.aws.delete(INSTANCE, id, outputs)
-    second, outputs = world.aws.create(INSTANCE, inputs)
-    assert plain(outputs)["primaryNetworkInterfaceId"] == interface
-    world.aws.delete(INSTANCE, second, outputs)
+def test_what_faces_the_internet_is_refused_until_the_vpc_has_its_gateway(account: Account) -> None:
+    vpc = account.vpc()
+    subnet, address = account.subnet(vpc), account.address()
+    card = account.interface(subnet)["NetworkInterfaceId"]
+
+    def balancer(scheme: str) -> Any:
+        return account.elb.create_load_balancer(Name=f"lb-{account.number()}", Type="network", Subnets=[subnet], Scheme=scheme)
+
+    def gateway() -> Any:
+        return account.ec2.create_nat_gateway(SubnetId=subnet, AllocationId=address)
+
+    def bound() -> Any:
+        return account.ec2.associate_address(AllocationId=address, NetworkInterfaceId=card)
+
+    assert f"InvalidSubnet: VPC {vpc} has no internet gateway" in refusal(lambda: balancer("internet-facing"))
+    assert f"Gateway.NotAttached: Network {vpc}" in refusal(gateway)
+    assert f"Gateway.NotAttached: Network {vpc}" in refusal(bound)
+    balancer("internal")
+    account.attach(vpc)
+    balancer("internet-facing")
+    bound()
 
 
-def test_an_image_an_instance_type_and_a_zone_that_do_not_exist_are_refused(world: World) -> None:
-    vpc = world.vpc()
-    inputs = world.host(vpc, world.subnet(vpc), 9)
-    assert "ami-0123" in refusal(lambda: world.aws.create(INSTANCE, {**inputs, "ami": "ami-01234567"}))
-    assert "t99.huge" in refusal(lambda: world.aws.create(INSTANCE, {**inputs, "instanceType": "t99.huge"}))
-    bad = {"vpcId": vpc, "cidrBlock": f"{world.cidr(vpc)}.8.0/24", "availabilityZone": f"{REGION}x"}
-    assert "eu-west-1x" in refusal(lambda: world.aws.create("aws:ec2/subnet:Subnet", bad))
+def test_reserved_addresses_go_to_whoever_names_them_and_to_no_other(account: Account) -> None:
+    vpc = account.vpc(gateway=True)
+    subnet = account.subnet(vpc, f"{account.net}.5.0/28")
+    # Of sixteen addresses five are AWS's; these leave .4, .5, .6 and .7.
+    reserve = account.ec2.create_subnet_cidr_reservation
+    reserve(SubnetId=subnet, Cidr=f"{account.net}.5.8/29", ReservationType="explicit")
+    assert "InvalidParameterValue" in refusal(
+        lambda: reserve(SubnetId=subnet, Cidr=f"{account.net}.5.12/30", ReservationType="explicit")
+    )
+    assert "one of prefix, explicit" in refusal(
+        lambda: reserve(SubnetId=subnet, Cidr=f"{account.net}.5.0/30", ReservationType="none")
+    )
+    nat = account.ec2.create_nat_gateway(SubnetId=subnet, AllocationId=account.address())["NatGateway"]["NatGatewayId"]
+    found = account.ec2.describe_nat_gateways(NatGatewayIds=[nat])["NatGateways"][0]["NatGatewayAddresses"][0]["PrivateIp"]
+    addresses = [found, *(account.interface(subnet)["PrivateIpAddress"] for _ in range(3))]
+    assert sorted(addresses) == [f"{account.net}.5.{last}" for last in (4, 5, 6, 7)]
+    assert "InsufficientFreeAddressesInSubnet" in refusal(lambda: account.interface(subnet))
+    assert account.interface(subnet, PrivateIpAddress=f"{account.net}.5.9")["PrivateIpAddress"] == f"{account.net}.5.9"
 
 
-def test_a_failed_second_step_leaves_nothing_behind(world: World) -> None:
-    before = world.boto("ec2").describe_addresses()["Addresses"]
-    refusal(lambda: world.aws.create("aws:ec2/eip:Eip", {"domain": "vpc", "networkInterface": "eni-00000000"}))
-    assert world.boto("ec2").describe_addresses()["Addresses"] == before
-
-
-def test_a_protected_load_balancer_is_not_deleted(world: World) -> None:
-    vpc, kind = world.open_vpc(), "aws:lb/loadBalancer:LoadBalancer"
-    inputs = {"loadBalancerType": "network", "subnets": [world.subnet(vpc)], "name": f"lb-{world.number()}"}
-    id, outputs = world.aws.create(kind, {**inputs, "enableDeletionProtection": True})
-    words = refusal(lambda: world.aws.delete(kind, id, outputs))
-    assert "OperationNotPermitted" in words and "enableDeletionProtection to false" in words
-    old = {**inputs, "enableDeletionProtection": True}
-    outputs = world.aws.update(kind, id, outputs, old, {**inputs, "enableDeletionProtection": False})
-    world.aws.delete(kind, id, outputs)
-    assert world.aws.read(kind, id, outputs, inputs)[0] == ""
-
-
-def test_a_default_security_group_that_is_taken_over_has_no_rule_left(world: World) -> None:
-    vpc = world.vpc()
-    id, _ = world.aws.create("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", {"vpcId": vpc})
-    (group,) = world.boto("ec2").describe_security_groups(GroupIds=[id])["SecurityGroups"]
-    assert (group["GroupName"], group["IpPermissions"], group["IpPermissionsEgress"]) == ("default", [], [])
-
-
-def test_a_flow_log_into_no_log_group_is_refused(world: World) -> None:
-    role = world.aws.create(ROLE, {"assumeRolePolicy": "{}"}, name=f"flow-{world.number()}")[1]["arn"]
-    inputs = {
-        "vpcId": world.vpc(),
-        "trafficType": "ALL",
-        "iamRoleArn": role,
-        "logDestination": "arn:aws:logs:x:1:log-group:/no",
+def test_a_subnet_in_two_route_tables_and_a_second_route_are_refused(account: Account) -> None:
+    vpc = account.vpc(gateway=True)
+    subnet = account.subnet(vpc)
+    tables = [account.ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"] for _ in range(2)]
+    account.ec2.associate_route_table(SubnetId=subnet, RouteTableId=tables[0])
+    words = refusal(lambda: account.ec2.associate_route_table(SubnetId=subnet, RouteTableId=tables[1]))
+    assert words.startswith("Resource.AlreadyAssociated") and all(name in words for name in (subnet, *tables))
+    way = account.ec2.describe_internet_gateways(Filters=[{"Name": "attachment.vpc-id", "Values": [vpc]}])
+    route = {
+        "RouteTableId": tables[0],
+        "DestinationCidrBlock": "0.0.0.0/0",
+        "GatewayId": way["InternetGateways"][0]["InternetGatewayId"],
     }
-    assert "/no: Access error" in refusal(lambda: world.aws.create("aws:ec2/flowLog:FlowLog", inputs))
+    account.ec2.create_route(**route)
+    assert refusal(lambda: account.ec2.create_route(**route)).startswith("RouteAlreadyExists: ")
 
 
-def test_a_parameter_under_a_key_that_cannot_encrypt_is_refused(world: World) -> None:
-    key, outputs = world.aws.create("aws:kms/key:Key", {"description": "test", "deletionWindowInDays": 7})
-    inputs = {"name": f"/keyed/{world.number()}", "type": "SecureString", "value": "one", "keyId": outputs["arn"]}
-    world.aws.delete("aws:kms/key:Key", key, outputs)
-    assert "InvalidKeyId" in refusal(lambda: world.aws.create("aws:ssm/parameter:Parameter", inputs))
-    unknown = {**inputs, "keyId": f"{outputs['arn']}0"}
-    assert "InvalidKeyId" in refusal(lambda: world.aws.create("aws:ssm/parameter:Parameter", unknown))
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"FromPort": 90, "ToPort": 80}, "FromPort 90 is above ToPort 80"),
+        ({"FromPort": 1, "ToPort": 70000}, "ports 1 to 70000 are not within 0 to 65535"),
+        ({"IpRanges": [{"CidrIp": "10.0.0.1/8"}]}, "10.0.0.1/8 is no network"),
+        (
+            {"IpRanges": [{"CidrIp": "10.0.0.0/8", "Description": "Marathon's API"}]},
+            'has "\'"; AWS takes 0 to 255 characters here',
+        ),
+        ({"IpRanges": [], "PrefixListIds": [{"PrefixListId": "pl-1"}]}, "UnsupportedOperation: prefix lists"),
+    ],
+)
+def test_a_rule_that_aws_or_these_machines_would_not_take_is_refused(
+    rule: dict[str, Any], words: str, account: Account
+) -> None:
+    group = account.group(account.vpc())
+    assert words in refusal(lambda: account.permit(group, **rule))
+    assert account.ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"] == []
 
 
-def test_secrets_stay_marked_and_out_of_messages(world: World) -> None:
-    name = f"/secret/{world.number()}"
-    inputs = {"name": name, "type": "SecureString", "value": Secret("hush"), "description": "d"}
-    _, outputs = world.aws.create("aws:ssm/parameter:Parameter", inputs)
-    assert outputs["value"] == Secret("hush")
-    assert outputs["description"] == "d"
-    _, seen, seen_inputs = world.aws.read("aws:ssm/parameter:Parameter", name, outputs, inputs)
-    assert seen["value"] == seen_inputs["value"] == Secret("hush")
-    found = world.aws.invoke("aws:ssm/getParameter:getParameter", {"name": name})
-    assert found["value"] == "hush"
+def test_the_limits_themselves_pass(account: Account) -> None:
+    subnet = account.subnet(vpc := account.vpc())
+    group = account.group(vpc)
+    account.permit(group, FromPort=80, ToPort=80)
+    account.permit(group, FromPort=0, ToPort=65535)
+    account.launch(SubnetId=subnet, UserData="x" * 16384)
+
+
+def test_user_data_that_is_too_long_or_no_base64_is_refused(world: World, account: Account) -> None:
+    subnet = account.subnet(account.vpc())
+    words = refusal(lambda: account.launch(SubnetId=subnet, UserData="x" * 16385))
+    assert words == "InvalidParameterValue: User data is limited to 16384 bytes before base64, and has 16385"
+    # AWS's own library encodes it, so that a client which forgets to is played with the bytes that it would send.
+    raw = world.boto("ec2")
+    raw.meta.events.register("before-call.ec2.RunInstances", lambda params, **_: params["body"].update(UserData="not base64!"))
+    account.ec2 = raw
+    try:
+        words = refusal(lambda: account.launch(SubnetId=subnet, UserData="x"))
+    finally:
+        raw.meta.events.unregister("before-call.ec2.RunInstances")
+    assert words.startswith("InvalidUserData.Malformed: UserData is not base64")
+
+
+def test_a_protected_instance_is_not_terminated(account: Account) -> None:
+    host = account.launch(SubnetId=account.subnet(account.vpc()))["InstanceId"]
+    account.ec2.modify_instance_attribute(InstanceId=host, DisableApiTermination={"Value": True})
+    assert refusal(lambda: account.ec2.terminate_instances(InstanceIds=[host])).startswith("OperationNotPermitted: ")
+    account.ec2.modify_instance_attribute(InstanceId=host, DisableApiTermination={"Value": False})
+    account.ec2.terminate_instances(InstanceIds=[host])
+
+
+def test_an_interface_of_a_living_instance_cannot_be_given_to_another(account: Account) -> None:
+    card = account.interface(account.subnet(account.vpc()))["NetworkInterfaceId"]
+    cards = [{"DeviceIndex": 0, "NetworkInterfaceId": card}]
+    host = account.launch(NetworkInterfaces=cards)["InstanceId"]
+    words = refusal(lambda: account.launch(NetworkInterfaces=cards))
+    assert words.startswith("InvalidNetworkInterface.InUse: ") and host in words
+    account.ec2.terminate_instances(InstanceIds=[host])
+    second = account.launch(NetworkInterfaces=cards)
+    assert second["NetworkInterfaces"][0]["NetworkInterfaceId"] == card
+    account.ec2.terminate_instances(InstanceIds=[second["InstanceId"]])
+
+
+def test_an_image_an_instance_type_and_a_zone_that_do_not_exist_are_refused(account: Account) -> None:
+    subnet = account.subnet(vpc := account.vpc())
+    assert "ami-0123" in refusal(lambda: account.launch(SubnetId=subnet, ImageId="ami-01234567"))
+    assert "t99.huge" in refusal(lambda: account.launch(SubnetId=subnet, InstanceType="t99.huge"))
+    zone = {"VpcId": vpc, "CidrBlock": f"{account.net}.8.0/24", "AvailabilityZone": f"{REGION}x"}
+    assert "eu-west-1x" in refusal(lambda: account.ec2.create_subnet(**zone))
+
+
+def test_a_protected_load_balancer_is_not_deleted(account: Account) -> None:
+    subnet = account.subnet(account.vpc(gateway=True))
+    made = account.elb.create_load_balancer(Name=f"lb-{account.number()}", Type="network", Subnets=[subnet])
+    arn = made["LoadBalancers"][0]["LoadBalancerArn"]
+
+    def protect(value: str) -> None:
+        given = [{"Key": "deletion_protection.enabled", "Value": value}]
+        account.elb.modify_load_balancer_attributes(LoadBalancerArn=arn, Attributes=given)
+
+    protect("true")
+    assert refusal(lambda: account.elb.delete_load_balancer(LoadBalancerArn=arn)).startswith("OperationNotPermitted: ")
+    protect("false")
+    account.elb.delete_load_balancer(LoadBalancerArn=arn)
+
+
+def test_a_parameter_under_a_key_that_cannot_encrypt_and_one_that_is_too_long_are_refused(world: World) -> None:
+    kms, ssm = world.boto("kms"), world.boto("ssm")
+    made = kms.create_key(Description="test")["KeyMetadata"]
+    key, id = made["Arn"], made["KeyId"]
+    about = {"Name": f"/keyed/{world.number()}", "Type": "SecureString", "Value": "one"}
+    assert refusal(lambda: kms.schedule_key_deletion(KeyId=id, PendingWindowInDays=1)).endswith("AWS takes 7 to 30")
+    kms.schedule_key_deletion(KeyId=id, PendingWindowInDays=7)
+    assert "InvalidKeyId" in refusal(lambda: ssm.put_parameter(**about, KeyId=key))
+    assert "InvalidKeyId" in refusal(lambda: ssm.put_parameter(**about, KeyId=f"{key}0"))
+    assert "at most 4096" in refusal(lambda: ssm.put_parameter(**about | {"Value": "x" * 4097}))
+    assert "one of String, StringList, SecureString" in refusal(lambda: ssm.put_parameter(**about | {"Type": "SecretString"}))
+
+
+def test_texts_tags_policies_and_days_are_those_that_aws_takes(world: World) -> None:
+    iam, logs = world.boto("iam"), world.boto("logs")
+    role = {"RoleName": f"role-{world.number()}", "AssumeRolePolicyDocument": TRUST}
+    words = refusal(lambda: iam.create_role(**role, Tags=[{"Key": "team", "Value": "R&D (core)"}]))
+    assert words.startswith("ValidationError: Tags: team has '&()'")
+    iam.create_role(**role)
+    assert "MalformedPolicyDocument" in refusal(
+        lambda: iam.put_role_policy(RoleName=role["RoleName"], PolicyName="p", PolicyDocument="{")
+    )
+    logs.create_log_group(logGroupName=(group := f"/days/{world.number()}"))
+    assert "retentionInDays is 2" in refusal(lambda: logs.put_retention_policy(logGroupName=group, retentionInDays=2))
+    assert "InvalidParameterException" in refusal(lambda: logs.create_log_group(logGroupName="a b"))
+
+
+def test_what_these_machines_cannot_carry_is_refused_before_it_exists(account: Account) -> None:
+    assert "203.0.113.0/24" in refusal(lambda: account.ec2.allocate_address(Domain="vpc", Address="127.1.2.3"))
+    group = {"Name": f"tg-{account.number()}", "Protocol": "TCP", "Port": 80, "VpcId": account.vpc(), "TargetType": "instance"}
+    assert refusal(lambda: account.elb.create_target_group(**group)).startswith("UnsupportedOperation: ")
+
+
+def test_every_rule_has_a_source_and_a_test_here_that_names_its_code() -> None:
+    own = Path(__file__).read_text()
+    for rule in RULES:
+        assert rule.source and rule.calls
+        assert rule.code in own or rule.code == "ValidationException", rule.code
+
+
+# --- moto's faults, as the real AWS provider saw them
+
+
+def test_a_rule_has_its_description_whatever_its_peer(account: Account) -> None:
+    group = account.group(vpc := account.vpc())
+    pair = {"GroupId": account.group(vpc), "Description": "from the other"}
+    made = account.permit(group, IpRanges=[], UserIdGroupPairs=[pair])["SecurityGroupRules"][0]
+    rules = account.ec2.describe_security_group_rules(SecurityGroupRuleIds=[made["SecurityGroupRuleId"]])["SecurityGroupRules"]
+    assert (made["Description"], rules[0]["Description"]) == ("from the other", "from the other")
+
+
+@pytest.mark.parametrize("ports", [{}, {"FromPort": -1, "ToPort": -1}])
+def test_a_protocol_without_ports_needs_none(ports: dict[str, int], account: Account) -> None:
+    group = account.group(account.vpc())
+    rule = {"IpProtocol": "50", "IpRanges": [{"CidrIp": "10.0.0.0/8"}], **ports}
+    account.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+    seen = account.ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
+    assert seen[0]["IpProtocol"] == "50"
+
+
+def test_an_instance_has_its_groups_and_they_can_be_changed(account: Account) -> None:
+    vpc = account.vpc()
+    groups = [account.group(vpc) for _ in range(2)]
+    subnet = account.subnet(vpc)
+    for how in (
+        {"SubnetId": subnet, "SecurityGroupIds": groups[:1]},
+        {"NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": subnet, "Groups": groups[:1]}]},
+    ):
+        host = account.launch(**how)["InstanceId"]
+
+        def of(host: str = host) -> tuple[list[str], list[str]]:
+            found = account.ec2.describe_instances(InstanceIds=[host])["Reservations"][0]["Instances"][0]
+            return [g["GroupId"] for g in found["SecurityGroups"]], [
+                g["GroupId"] for g in found["NetworkInterfaces"][0]["Groups"]
+            ]
+
+        assert of() == (groups[:1], groups[:1])
+        account.ec2.modify_instance_attribute(InstanceId=host, Groups=groups[1:])
+        assert of() == (groups[1:], groups[1:])
+
+
+def test_a_terminated_instance_leaves_no_interface_no_root_disk_and_no_address(account: Account) -> None:
+    vpc = account.vpc()
+    subnet = account.subnet(vpc)
+    kept = account.interface(subnet)["NetworkInterfaceId"]
+    before = {v["VolumeId"] for v in account.ec2.describe_volumes()["Volumes"]}
+    disk = [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 9, "DeleteOnTermination": True}}]
+    for how in (
+        {"SubnetId": subnet},
+        {"SubnetId": subnet, "BlockDeviceMappings": disk},
+        {"NetworkInterfaces": [{"DeviceIndex": 0, "NetworkInterfaceId": kept}]},
+    ):
+        host = account.launch(**how)["InstanceId"]
+        account.ec2.terminate_instances(InstanceIds=[host])
+        (left,) = account.ec2.describe_network_interfaces(Filters=[{"Name": "subnet-id", "Values": [subnet]}])[
+            "NetworkInterfaces"
+        ]
+        assert (left["NetworkInterfaceId"], left["Status"], "Attachment" in left) == (kept, "available", False)
+        gone = account.ec2.describe_instances(InstanceIds=[host])["Reservations"][0]["Instances"][0]
+        assert (gone["State"]["Name"], gone["NetworkInterfaces"]) == ("terminated", [])
+    assert {v["VolumeId"] for v in account.ec2.describe_volumes()["Volumes"]} == before
+
+
+def test_a_deleted_nat_gateway_leaves_no_interface_and_frees_its_address(account: Account) -> None:
+    subnet = account.subnet(account.vpc(gateway=True))
+    address = account.address()
+    nat = account.ec2.create_nat_gateway(SubnetId=subnet, AllocationId=address)["NatGateway"]["NatGatewayId"]
+    account.ec2.delete_nat_gateway(NatGatewayId=nat)
+    assert (
+        account.ec2.describe_network_interfaces(Filters=[{"Name": "subnet-id", "Values": [subnet]}])["NetworkInterfaces"] == []
+    )
+    assert not account.ec2.describe_addresses(AllocationIds=[address])["Addresses"][0].get("AssociationId")
+    account.ec2.release_address(AllocationId=address)

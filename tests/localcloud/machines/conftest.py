@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import subprocess
-import sys
+import threading
 import time
-import urllib.request
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from localcloud import paths
+from localcloud.api.client import Aws, Keys
+from localcloud.api.server import Api
 from localcloud.machinery import binaries
 from localcloud.machines.driver import MachineDriver
 from tests.labs import needs_machines
@@ -49,15 +47,11 @@ class Lab:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.endpoint = f"http://127.0.0.1:{free_port()}"
+        self.keys, self.machines = Keys.new(), Keys.new()
+        self.api = Api(0, self.keys, self.machines)
+        self.endpoint = self.api.endpoint
+        threading.Thread(target=self.api.http.serve_forever, daemon=True).start()
         self.edge_port = free_port()
-        self.moto = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-p", self.endpoint.rpartition(":")[2]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"},
-        )
-        self._await_moto()
         self.ec2 = self.client("ec2")
         self.vpc = self.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         self.private = self._subnet("10.0.0.0/19")
@@ -70,12 +64,11 @@ class Lab:
         self.driver: MachineDriver = self.new_driver()
 
     def new_driver(self) -> MachineDriver:
-        return MachineDriver(self.endpoint, self.run_dir, paths.cache_dir(), binaries, edge_port=self.edge_port, region=REGION)
+        aws = Aws(self.endpoint, REGION, self.machines)
+        return MachineDriver(aws, self.run_dir, paths.cache_dir(), binaries, edge_port=self.edge_port)
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="t", aws_secret_access_key="t"
-        )
+        return Aws(self.endpoint, REGION, self.keys).client(service)
 
     def launch(self, name: str, subnet: str, address: str, user_data: str, groups: list[str], *, plain: bool = False) -> str:
         """Runs an instance in the API; reconcile() boots it. plain: from an image without our packages."""
@@ -101,22 +94,10 @@ class Lab:
 
     def close(self) -> None:
         self.driver.close()
-        self.moto.terminate()
-        self.moto.wait()
+        self.api.http.shutdown()
 
     def _plain_image(self) -> str:
         return self.ec2.register_image(Name="debian-12-plain", RootDeviceName="/dev/sda1")["ImageId"]
-
-    def _await_moto(self) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.endpoint}/moto-api/data.json", timeout=2).close()
-                return
-            except OSError:
-                assert self.moto.poll() is None, "the moto server ended"
-                assert time.monotonic() < deadline, "the moto server does not answer"
-                time.sleep(0.1)
 
     def _subnet(self, cidr: str) -> str:
         zone = f"{REGION}a"

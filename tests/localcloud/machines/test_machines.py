@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from localcloud import paths
+from localcloud.api.client import Aws
 from localcloud.machines import image, namespaces
 from localcloud.machines.cgroups import hierarchies
 from localcloud.machines.driver import MachineDriver, prefix
 from localcloud.machines.errors import MachineError
 
-from .conftest import BOOT, Lab, free_port, until
+from .conftest import BOOT, REGION, Lab, free_port, until
 
 pytestmark = pytest.mark.machines
 
@@ -343,19 +344,22 @@ def test_a_second_driver_is_refused_and_so_is_a_port_that_is_taken(lab: Lab, tmp
     with pytest.raises(MachineError, match="another process is running this cloud's machines"):
         lab.new_driver()
     with pytest.raises(MachineError, match=f"port {lab.edge_port} of 127.0.0.1 cannot be taken"):
-        MachineDriver(lab.endpoint, tmp_path, paths.cache_dir(), dict, edge_port=lab.edge_port)
+        MachineDriver(Aws(lab.endpoint, REGION, lab.machines), tmp_path, paths.cache_dir(), dict, edge_port=lab.edge_port)
 
 
 def test_machines_die_with_a_killed_driver_and_the_next_one_clears_up(lab: Lab) -> None:
     run_dir = paths.cache_dir() / "tests" / "killed"
     script = (
-        "import sys; from pathlib import Path; from localcloud import paths; from localcloud.machinery import binaries\n"
-        "from localcloud.machines.driver import MachineDriver\n"
-        "MachineDriver(sys.argv[1], Path(sys.argv[2]), paths.cache_dir(), binaries, edge_port=int(sys.argv[3])).reconcile()\n"
+        "import os, sys; from pathlib import Path; from localcloud import paths; from localcloud.machinery import binaries\n"
+        "from localcloud.api.client import Aws, Keys; from localcloud.machines.driver import MachineDriver\n"
+        "aws = Aws(sys.argv[1], 'eu-west-1', Keys(os.environ['KEY'], os.environ['SECRET']))\n"
+        "MachineDriver(aws, Path(sys.argv[2]), paths.cache_dir(), binaries, edge_port=int(sys.argv[3])).reconcile()\n"
         "print('booted', flush=True); sys.stdin.read()"
     )
     argv = [sys.executable, "-c", script, lab.endpoint, str(run_dir), str(free_port())]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=paths.REPOSITORY) as driver:
+    env = {**os.environ, "KEY": lab.machines.id, "SECRET": lab.machines.secret}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=env, cwd=paths.REPOSITORY) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "booted\n"
         os.kill(driver.pid, signal.SIGKILL)

@@ -356,7 +356,7 @@ def test_an_elastic_address_that_cannot_be_routed_is_refused_by_name(ec2: Any) -
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     ami = ec2.describe_images()["Images"][0]["ImageId"]
     reply = ec2.run_instances(MinCount=1, MaxCount=1, ImageId=ami, SubnetId=subnet)
-    address = ec2.allocate_address(Domain="vpc")
+    address = ec2.allocate_address(Domain="vpc", Address="127.0.0.9")
     ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=reply["Instances"][0]["InstanceId"])
     with pytest.raises(MachineError, match=rf"{address['PublicIp']} is a loopback address.*203\.0\.113\.0/24"):
         wanted.read(ec2, elb(), "eu-west-1")

@@ -10,7 +10,7 @@ import json
 
 import pulumi
 from pulumi import ResourceOptions
-from pulumi_aws import ebs, ec2, get_availability_zones_output, iam, ssm
+from pulumi_aws import ebs, ec2, iam, ssm
 from pulumi_aws import vpc as security
 from pulumi_command import local
 
@@ -20,9 +20,8 @@ count, generations, data = hosts.get("count", 2), hosts.get("generation", {}), h
 if count < 0:
     raise pulumi.RunError(f"hosts.count: {count} is below 0")
 
-zones = get_availability_zones_output(state="available")
 network = ec2.Vpc("net", cidr_block="10.0.0.0/16", enable_dns_hostnames=True, tags={"Name": "net"})
-subnet = ec2.Subnet("subnet", vpc_id=network.id, cidr_block="10.0.1.0/24", availability_zone=zones.names[0])
+subnet = ec2.Subnet("subnet", vpc_id=network.id, cidr_block="10.0.1.0/24", availability_zone="eu-west-1a")
 gateway = ec2.InternetGateway("gateway", vpc_id=network.id)
 table = ec2.RouteTable("table", vpc_id=network.id)
 route = ec2.Route("way", route_table_id=table.id, destination_cidr_block="0.0.0.0/0", gateway_id=gateway.id)
@@ -86,7 +85,7 @@ for number in range(1, count + 1):
     ids[f"host-{number}"] = host.id
 
 if hosts.get("break"):
-    ec2.KeyPair("broken", public_key=str(hosts["break"]), opts=ResourceOptions(depends_on=[network]))
+    iam.RolePolicy("broken", role=role.name, policy=str(hosts["break"]), opts=ResourceOptions(depends_on=[network]))
 
 if hosts.get("command"):
     local.Command("command", create=str(hosts["command"]))

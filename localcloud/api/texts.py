@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .schema import Failure
-from .values import UNKNOWN, Props
+Params = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,44 +67,43 @@ _BALANCER_NAME = Text(
     whole=r"(?!internal-)[^-]|(?!internal-)[^-].*[^-]",
 )
 
-# By the type and the name of the property, at any depth of its inputs.
+_GROUP_NAME = Text(
+    _EC2_DESCRIPTION.allowed, _EC2_SHOWN, 255, "InvalidParameterValue", "EC2 API, CreateSecurityGroup", 1, whole=r"(?!sg-).*"
+)
+_EC2_DESCRIPTIONS = {"Description": _EC2_DESCRIPTION}
+
+# By the call and the name of the parameter, at any depth.
 TEXTS: dict[str, dict[str, Text]] = {
-    "aws:ec2/securityGroup:SecurityGroup": {
-        "name": Text(
-            _EC2_DESCRIPTION.allowed,
-            _EC2_SHOWN,
-            255,
-            "InvalidParameterValue",
-            "EC2 API, CreateSecurityGroup",
-            1,
-            whole=r"(?!sg-).*",
-        ),
-        "description": _EC2_DESCRIPTION,
-    },
-    "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": {"description": _EC2_DESCRIPTION},
-    "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": {"description": _EC2_DESCRIPTION},
+    "ec2:CreateSecurityGroup": {"GroupName": _GROUP_NAME, **_EC2_DESCRIPTIONS},
+    "ec2:AuthorizeSecurityGroupIngress": _EC2_DESCRIPTIONS,
+    "ec2:AuthorizeSecurityGroupEgress": _EC2_DESCRIPTIONS,
+    "ec2:ModifySecurityGroupRules": _EC2_DESCRIPTIONS,
     # For these two no set is documented: the one of EC2's other descriptions.
-    "aws:ec2/networkInterface:NetworkInterface": {"description": _EC2_DESCRIPTION},
-    "aws:ec2/subnetCidrReservation:SubnetCidrReservation": {"description": _EC2_DESCRIPTION},
-    "aws:ec2/keyPair:KeyPair": {
-        "keyName": Text(_of(r"\u0020-\u007e"), "ASCII", 255, "InvalidParameterValue", "EC2 API, ImportKeyPair", 1),
+    "ec2:CreateNetworkInterface": _EC2_DESCRIPTIONS,
+    "ec2:CreateSubnetCidrReservation": _EC2_DESCRIPTIONS,
+    "ec2:ImportKeyPair": {
+        "KeyName": Text(_of(r"\u0020-\u007e"), "ASCII", 255, "InvalidParameterValue", "EC2 API, ImportKeyPair", 1),
     },
-    "aws:iam/role:Role": {
-        "name": Text(_IAM_NAME, _IAM_NAME_SHOWN, 64, "ValidationError", "IAM API, CreateRole", 1),
-        "description": Text(
+    "iam:CreateRole": {
+        "RoleName": Text(_IAM_NAME, _IAM_NAME_SHOWN, 64, "ValidationError", "IAM API, CreateRole", 1),
+        "Description": Text(
             _of(r"\t\n\r\u0020-\u007e\u00a1-\u00ff"), _LATIN_SHOWN, 1000, "ValidationError", "IAM API, CreateRole"
         ),
-        "assumeRolePolicy": Text(_LATIN, _LATIN_SHOWN, 2048, "LimitExceeded", "IAM quotas, role trust policy", 1, dense=True),
+        "AssumeRolePolicyDocument": Text(
+            _LATIN, _LATIN_SHOWN, 2048, "LimitExceeded", "IAM quotas, role trust policy", 1, dense=True
+        ),
     },
-    "aws:iam/rolePolicy:RolePolicy": {
-        "name": Text(_IAM_NAME, _IAM_NAME_SHOWN, 128, "ValidationError", "IAM API, PutRolePolicy", 1),
-        "policy": Text(_LATIN, _LATIN_SHOWN, 10240, "LimitExceeded", "IAM quotas, inline policies of a role", 1, dense=True),
+    "iam:PutRolePolicy": {
+        "PolicyName": Text(_IAM_NAME, _IAM_NAME_SHOWN, 128, "ValidationError", "IAM API, PutRolePolicy", 1),
+        "PolicyDocument": Text(
+            _LATIN, _LATIN_SHOWN, 10240, "LimitExceeded", "IAM quotas, inline policies of a role", 1, dense=True
+        ),
     },
-    "aws:iam/instanceProfile:InstanceProfile": {
-        "name": Text(_IAM_NAME, _IAM_NAME_SHOWN, 128, "ValidationError", "IAM API, CreateInstanceProfile", 1),
+    "iam:CreateInstanceProfile": {
+        "InstanceProfileName": Text(_IAM_NAME, _IAM_NAME_SHOWN, 128, "ValidationError", "IAM API, CreateInstanceProfile", 1),
     },
-    "aws:ssm/parameter:Parameter": {
-        "name": Text(
+    "ssm:PutParameter": {
+        "Name": Text(
             _of(r"A-Za-z0-9_.\-/"),
             "letters, digits and _.-/, not beginning with aws or ssm, at most 15 levels",
             1011,
@@ -114,14 +112,14 @@ TEXTS: dict[str, dict[str, Text]] = {
             1,
             whole=r"(?i)(?!/?(aws|ssm))(/?[^/]+){1,15}",
         ),
-        "description": Text(_everything, "any character", 1024, "ValidationException", "SSM API, PutParameter"),
+        "Description": Text(_everything, "any character", 1024, "ValidationException", "SSM API, PutParameter"),
     },
-    "aws:kms/key:Key": {
-        "description": Text(_everything, "any character", 8192, "ValidationException", "KMS API, CreateKey"),
-        "policy": Text(_LATIN, _LATIN_SHOWN, 32768, "LimitExceededException", "KMS quotas, key policy document size", 1),
+    "kms:CreateKey": {
+        "Description": Text(_everything, "any character", 8192, "ValidationException", "KMS API, CreateKey"),
+        "Policy": Text(_LATIN, _LATIN_SHOWN, 32768, "LimitExceededException", "KMS quotas, key policy document size", 1),
     },
-    "aws:cloudwatch/logGroup:LogGroup": {
-        "name": Text(
+    "logs:CreateLogGroup": {
+        "logGroupName": Text(
             _of(r"A-Za-z0-9._\-/#"),
             "letters, digits and ._-/#",
             512,
@@ -130,10 +128,12 @@ TEXTS: dict[str, dict[str, Text]] = {
             1,
         ),
     },
-    "aws:lb/loadBalancer:LoadBalancer": {"name": _BALANCER_NAME},
-    "aws:lb/targetGroup:TargetGroup": {
-        "name": _BALANCER_NAME,
-        "path": Text(_of(r"\u0021-\u007e"), "a path", 1024, "ValidationError", "ELB API, CreateTargetGroup", 1, whole=r"/.*"),
+    "elbv2:CreateLoadBalancer": {"Name": _BALANCER_NAME},
+    "elbv2:CreateTargetGroup": {
+        "Name": _BALANCER_NAME,
+        "HealthCheckPath": Text(
+            _of(r"\u0021-\u007e"), "a path", 1024, "ValidationError", "ELB API, CreateTargetGroup", 1, whole=r"/.*"
+        ),
     },
 }
 
@@ -168,16 +168,13 @@ _EC2_TAGS = TagRule(
     Text(_everything, "any character", 256, "InvalidParameterValue", "EC2 API, Tag"),
     "TagLimitExceeded",
 )
-# By the service in the type's token: EC2 takes more than others.
 TAGS: dict[str, TagRule] = {
     "ec2": _EC2_TAGS,
-    "ebs": _EC2_TAGS,
-    "vpc": _EC2_TAGS,
     "iam": _strict("ValidationError", "LimitExceeded", "IAM API, Tag"),
     "ssm": _strict("ValidationException", "TooManyTagsError", "SSM API, Tag"),
     "kms": _strict("TagException", "LimitExceededException", "KMS developer guide, tag restrictions"),
-    "cloudwatch": _strict("InvalidParameterException", "InvalidParameterException", "Logs API, CreateLogGroup"),
-    "lb": _strict("ValidationError", "TooManyTags", "ELB API, Tag"),
+    "logs": _strict("InvalidParameterException", "InvalidParameterException", "Logs API, CreateLogGroup"),
+    "elbv2": _strict("ValidationError", "TooManyTags", "ELB API, Tag"),
 }
 
 
@@ -193,37 +190,41 @@ def problem(text: str, rule: Text) -> str | None:
         what = "is malformed"
     else:
         return None
-    return f"{rule.code}: {what}; AWS takes {rule.shortest} to {rule.longest} characters here, {rule.shown} ({rule.source})"
+    return f"{what}; AWS takes {rule.shortest} to {rule.longest} characters here, {rule.shown} ({rule.source})"
 
 
-def refused(token: str, inputs: Props) -> Iterable[Failure]:
-    """Every text in a resource's inputs that AWS would refuse. Values may be UNKNOWN."""
-    return _walk(inputs, "", TEXTS.get(token, {}), TAGS.get(token.split(":")[1].split("/")[0]))
+def refused(service: str, operation: str, params: Params) -> Iterator[tuple[str, str]]:
+    """Every text in a call's parameters that AWS would refuse: its error code, and the parameter with what is wrong."""
+    return _walk(params, "", TEXTS.get(f"{service}:{operation}", {}), TAGS.get(service))
 
 
-def _walk(value: Any, path: str, texts: dict[str, Text], tags: TagRule | None) -> Iterable[Failure]:
+def _walk(value: Any, path: str, texts: dict[str, Text], tags: TagRule | None) -> Iterator[tuple[str, str]]:
     if isinstance(value, list):
         for index, item in enumerate(cast(list[Any], value)):
             yield from _walk(item, f"{path}[{index}]", texts, tags)
     elif isinstance(value, dict):
-        for name, item in cast(Props, value).items():
+        for name, item in cast(Params, value).items():
             where = f"{path}.{name}" if path else name
-            if name == "tags" and isinstance(item, dict):
-                yield from _tags(cast(Props, item), where, tags)
+            if name in ("Tags", "tags") and item and tags:
+                yield from _tags(item, where, tags)
             elif name in texts and isinstance(item, str):
                 if found := problem(item, texts[name]):
-                    yield Failure(where, found)
+                    yield texts[name].code, f"{where} {found}"
             else:
                 yield from _walk(item, where, texts, tags)
 
 
-def _tags(tags: Props, path: str, rule: TagRule | None) -> Iterable[Failure]:
-    if rule is None:
-        return
+def _tags(given: Any, path: str, rule: TagRule) -> Iterator[tuple[str, str]]:
+    """given: a map, or a list of pairs that each service spells in its own way."""
+    tags: dict[str, str] = (
+        given
+        if isinstance(given, dict)
+        else {str(t.get("Key", t.get("TagKey"))): t.get("Value", t.get("TagValue")) for t in given}
+    )
     if len(tags) > MOST_TAGS:
-        yield Failure(path, f"{rule.limit_code}: {len(tags)} tags; AWS takes {MOST_TAGS} on a resource")
+        yield rule.limit_code, f"{path}: {len(tags)} tags; AWS takes {MOST_TAGS} on a resource"
     for key, value in tags.items():
         if found := problem(key, rule.key):
-            yield Failure(f"{path}.{key}", f"the key is refused: {found}")
-        if value is not UNKNOWN and (found := problem(str(value), rule.value)):
-            yield Failure(f"{path}.{key}", found)
+            yield rule.key.code, f"{path}: the key {key} {found}"
+        if found := problem(str(value or ""), rule.value):
+            yield rule.value.code, f"{path}: {key} {found}"
