@@ -1,40 +1,91 @@
 """Writes tests/host/golden/: what each kind of host gets, to be read in a review.
 
-python -m tests.host.golden   after a change of host/ that is meant; then look at the difference
+files.txt: every file that hosts have alike, with mode, owner, size, digest and on which hosts it is. configuration.txt: of
+those the units and the configuration whole. <kind of host>.txt: what is made for that host alone.
+
+python -m tests.host.golden   after a change of host/ that is meant; prints the difference
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
+import hashlib
 import json
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from host.apollo.mesos import mesos
 from host.apollo.mesos import mesos_agent as agent
 from host.apollo.mesos import mesos_control as control
-from host.render import cloud_config, host_files, node_facts
+from host.render import HostFile, cloud_config, host_files, node_facts
 from plan.cluster import Cluster, PlannedHost
 from tests.host.support import EXAMPLES, STACK, one_of_each
 
 FOLDER = Path(__file__).parent / "golden"
 
 
-def decoded(plan: Cluster, host: PlannedHost) -> str:
-    """The host's cloud-config, then its files: those made for this host in full, the others by where they come from."""
-    files = host_files(plan, host, STACK)
-    config = {key: value for key, value in cloud_config(plan, host, files).items() if key != "write_files"}
-    parts = [f"{json.dumps(config, indent=2)}\n"]
-    for file in files:
-        own = file.source is None or file.source.endswith(".tmpl")
-        parts.append(f"--- {file.mode:04o} {file.path}" + ("" if own else f" from {_place(file.source or '')}") + "\n")
-        if own:
-            parts.append(file.content)
-    return "".join(parts)
+def kinds() -> dict[str, dict[str, HostFile]]:
+    """Kind of host, such as weave-slave-1 → its files by path."""
+    return {
+        f"{name}-{host.name}": {file.path: file for file in host_files(plan, host, STACK)}
+        for name, plan in EXAMPLES.items()
+        for host in one_of_each(plan)
+    }
 
 
-def _place(source: str) -> str:
-    return f"host/{source}" if source.startswith("apollo/") else f"host/files/{source}"
+def own(file: HostFile) -> bool:
+    """Whether the file is made for one host."""
+    return file.source is None or file.source.endswith(".tmpl")
+
+
+def line(file: HostFile) -> str:
+    """Mode, owner, size in bytes, digest (SHA-256) and path. Every file is root's."""
+    content = file.content.encode()
+    return f"{file.mode:04o} root:root {len(content):6} {hashlib.sha256(content).hexdigest()[:16]} {file.path}"
+
+
+def where(names: Iterable[str], every: Iterable[str]) -> str:
+    """Those kinds of host in few words: `all`, a mesh or a role with all its kinds, or each by its name."""
+    left, found = set(names), list[str]()
+    if left == set(every):
+        return "all"
+    for part in ("-slave-1", "-control-1", "-edge-1", *(f"{mesh}-" for mesh in EXAMPLES)):
+        group = {name for name in every if part in f"{name}-"}
+        if group <= set(names) and group & left:
+            found.append(part.strip("-").removesuffix("-1"))
+            left -= group
+    return " ".join((*found, *sorted(left)))
+
+
+def shared(files: Mapping[str, Mapping[str, HostFile]]) -> dict[str, tuple[HostFile, str]]:
+    """Line → (file, on which kinds of host it is) of what is not made for one host."""
+    found: dict[str, tuple[HostFile, list[str]]] = {}
+    for kind, on in files.items():
+        for file in on.values():
+            if not own(file):
+                found.setdefault(line(file), (file, []))[1].append(kind)
+    return {text: (file, where(names, files)) for text, (file, names) in found.items()}
+
+
+def listed(files: Mapping[str, Mapping[str, HostFile]]) -> str:
+    """Every file that several hosts have alike, a line each, by path."""
+    rows = sorted(shared(files).items(), key=lambda row: (row[1][0].path, row[0]))
+    return "".join(f"{text}  on: {on}\n" for text, (_, on) in rows)
+
+
+def whole(files: Mapping[str, Mapping[str, HostFile]]) -> str:
+    """Of those files the units and the configuration, as they are on a host."""
+    rows = sorted(shared(files).values(), key=lambda row: (row[0].path, row[1]))
+    return "".join(f"--- {file.path} on: {on}\n{file.content}" for file, on in rows if file.path.startswith("/etc/"))
+
+
+def decoded(plan: Cluster, host: PlannedHost, files: Mapping[str, HostFile]) -> str:
+    """The host's cloud-config, then the files made for it alone."""
+    config = cloud_config(plan, host, [*files.values()]).items()
+    parts = [f"{key}: {json.dumps(value)}\n" for key, value in config if key != "write_files"]
+    return "".join([*parts, *(f"--- {line(file)}\n{file.content}" for file in files.values() if own(file))])
 
 
 def mesos_commands() -> str:
@@ -64,14 +115,31 @@ def wanted_disk(plan: Cluster) -> int:
 
 
 def golden_files() -> dict[Path, str]:
-    return {FOLDER / "mesos-commands.txt": mesos_commands()} | {
-        FOLDER / f"{name}-{host.name}.txt": decoded(plan, host) for name, plan in EXAMPLES.items() for host in one_of_each(plan)
+    files = kinds()
+    hosts = [(f"{name}-{host.name}", plan, host) for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
+    return {
+        FOLDER / "files.txt": listed(files),
+        FOLDER / "configuration.txt": whole(files),
+        FOLDER / "mesos-commands.txt": mesos_commands(),
+        **{FOLDER / f"{kind}.txt": decoded(plan, host, files[kind]) for kind, plan, host in hosts},
     }
 
 
-if __name__ == "__main__":
+def write() -> str:
+    """Writes them anew; gives what that changes, as a unified difference without context."""
+    before = {path: path.read_text() for path in FOLDER.glob("*.txt")}
+    after = golden_files()
     FOLDER.mkdir(exist_ok=True)
-    for stale in FOLDER.glob("*.txt"):
-        stale.unlink()
-    for path, text in golden_files().items():
-        path.write_text(text)
+    for path in before.keys() - after.keys():
+        path.unlink()
+    changes: list[str] = []
+    for path in sorted(before.keys() | after.keys()):
+        old, new = before.get(path, ""), after.get(path, "")
+        if path in after:
+            path.write_text(new)
+        changes += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path.name}", f"b/{path.name}", n=0)
+    return "".join(changes)
+
+
+if __name__ == "__main__":
+    print(write() or "no golden file changes", end="")

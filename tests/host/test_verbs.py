@@ -1,0 +1,548 @@
+"""Each verb of the hosts' program as its unit or an operator runs it: how it starts, goes on, is stopped, and ends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from host.apollo import apollo, check, firewall, parameters
+from host.apollo.__main__ import UNKNOWN, VERSION, run
+from host.apollo.consul import consul_acl, consul_config, forget, names
+from host.apollo.edge import edge_apply
+from host.apollo.mesh.weave import weave_programs
+from host.apollo.mesos import mesos_control, scheduler
+from host.apollo.registration import register
+from host.apollo.zookeeper import zookeeper
+from tests.host.conftest import Agent
+from tests.host.test_register import Docker, event
+
+FACTS = {
+    "NODE_NAME": "slave-1", "ROLE": "slave", "INDEX": "1", "GENERATION": "1", "MESH": "vxlan", "PRIVATE_IP": "10.0.0.33",
+    "DOCKER_SUBNET": "10.2.1.0/24", "WEAVE_FROM": "example.com/weave:1", "CONSUL_TLS": "0",
+    "CONTROL_ADDRESSES": "10.0.0.11 10.0.32.12 10.0.0.13 10.0.32.14 10.0.0.15",
+    "CONSUL_DATACENTER": "dc1", "CONSUL_DOMAIN": "consul", "ZONE": "eu-west-1a", "BRIDGE_ADDRESS": "10.2.0.1",
+}  # fmt: skip
+
+
+class Over(BaseException):
+    """Ends what goes on for ever."""
+
+
+class Clock:
+    """Time that passes only where someone waits. left: waits until Over."""
+
+    def __init__(self, left: int = 1000) -> None:
+        self.now, self.left, self.waits = 0.0, left, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+        self.left -= 1
+        if self.left < 0:
+            raise Over
+
+
+@pytest.fixture
+def facts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    found = dict(FACTS)
+    monkeypatch.setattr(apollo, "facts", lambda: found)
+    return found
+
+
+def saying(answers: Iterable[Any]) -> Any:
+    """A function that gives, or raises, one of these after the other, and the last for ever."""
+    left = list(answers)
+
+    def function(*_: Any, **__: Any) -> Any:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return function
+
+
+# -- which verb runs what, and ends how
+
+VERBS: list[tuple[str, str, str, tuple[Any, ...], dict[str, Any]]] = [
+    ("programs", "parameters", "main", ("programs",), {}),
+    ("secrets", "parameters", "main", ("secrets",), {}),
+    ("check --json --wait 5", "check", "main", (["--json", "--wait", "5"],), {}),
+    ("firewall", "firewall", "keep", (), {}),
+    ("firewall check", "firewall", "check", (), {}),
+    ("mesh up", "mesh.mesh", "up", (), {}),
+    ("mesh sync", "mesh.mesh", "follow", (), {}),
+    ("mesh programs", "mesh.weave.weave_programs", "main", (), {}),
+    ("consul configure", "consul.consul_config", "main", (), {}),
+    ("consul acl", "consul.consul_acl", "main", (), {}),
+    ("consul acl revoke", "consul.consul_acl", "main", (), {"revoke": True}),
+    ("consul tokens", "consul.consul_acl", "serve", (FACTS,), {}),
+    ("names", "consul.names", "main", (), {}),
+    ("register", "registration.register", "main", (), {}),
+    ("servers", "mesos.scheduler", "main", (), {}),
+    ("mesos agent", "mesos.mesos_agent", "run", (FACTS,), {}),
+    ("mesos agent-stopped", "mesos.mesos_agent", "end", (), {}),
+    ("mesos down 10.0.0.33 5", "mesos.mesos_control", "main", (["down", "10.0.0.33", "5"],), {}),
+    ("zookeeper members", "zookeeper.zookeeper", "main", (["members"],), {}),
+    ("edge apply", "edge.edge_apply", "main", (), {}),
+    ("edge apply later", "edge.edge_apply", "main", (), {"later": True}),
+    ("edge quiet 5 10.2.1.7:80", "edge.serving", "main", ("quiet", "5", "10.2.1.7:80"), {}),
+    ("leave begin 0 i-1", "leave", "main", ("begin", "0", "i-1"), {}),
+    ("forget slave-2 10.0.0.34", "consul.forget", "main", ("slave-2", "10.0.0.34"), {}),
+    ("survey catalog", "survey", "main", ("catalog",), {}),
+    ("probe 5 10.0.0.34", "probe", "main", ("5", "10.0.0.34"), {}),
+]
+# What runs for ever, or has no failure of its own but an exception.
+ENDLESS = {"firewall", "mesh up", "mesh sync", "consul tokens", "names", "servers", "mesos agent", "mesos agent-stopped"}
+
+
+@pytest.mark.usefixtures("facts")
+@pytest.mark.parametrize(("words", "module", "function", "positional", "named"), VERBS, ids=[verb[0] for verb in VERBS])
+def test_a_verb_runs_its_program_and_ends_as_that_does(
+    words: str, module: str, function: str, positional: tuple[Any, ...], named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def program(*args: Any, **more: Any) -> Any:
+        given.append((args, more))
+        return 3
+
+    monkeypatch.setattr(importlib.import_module(f"host.apollo.{module}"), function, program)
+    status = run(words.split())
+    assert given == [(positional, named)]
+    assert status == (None if words in ENDLESS else 3)
+    assert run(["--needs", str(VERSION), *words.split()]) == status
+    with pytest.raises(AssertionError):
+        monkeypatch.setattr(importlib.import_module(f"host.apollo.{module}"), function, saying([AssertionError()]))
+        run(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("", UNKNOWN),
+        ("nonsense", UNKNOWN),
+        ("mesh", UNKNOWN),
+        ("leave begin", UNKNOWN),
+        ("leave begin 0 i-1 i-2", UNKNOWN),
+        ("forget slave-2", UNKNOWN),
+        ("edge quiet", UNKNOWN),
+        (f"--needs {VERSION + 1} version", UNKNOWN),
+        (f"--needs {VERSION} version", None),
+        ("version", None),
+        ("mesos nonsense", 2),
+        ("mesos down", 2),
+        ("zookeeper nonsense", 2),
+        # A node does not take itself out of the ensemble.
+        ("zookeeper remove 1", 2),
+        ("zookeeper remove x", 2),
+    ],
+)
+@pytest.mark.usefixtures("facts")
+def test_an_unknown_verb_is_wrong_usage_and_says_what_there_is(
+    words: str, status: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words.split()) == status
+    out, err = capsys.readouterr()
+    assert (f"{VERSION}\n" == out and not err) if status is None else (not out and err)
+
+
+@pytest.mark.usefixtures("facts")
+@pytest.mark.parametrize(
+    ("module", "function", "words", "error"),
+    [
+        (mesos_control, "leading", ["up", "10.0.0.33"], mesos_control.MesosError("no answer")),
+        (mesos_control, "leading", ["up", "10.0.0.33"], apollo.ConsulError("no answer")),
+        (zookeeper, "members", ["members"], zookeeper.ZooKeeperError("no answer")),
+        (zookeeper, "members", ["members"], OSError("no answer")),
+    ],
+)
+def test_what_a_server_refuses_an_operator_ends_with_its_words(
+    module: Any, function: str, words: list[str], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, function, saying([error]))
+    assert str(module.main(words)).endswith("no answer")
+
+
+@pytest.mark.parametrize(
+    ("copies", "problem", "ends"),
+    [
+        (True, "", ""),
+        (False, "", ""),
+        (True, "SSM is silent", ""),
+        (False, "SSM is silent", "the secrets cannot be had, and there is no copy of all"),
+    ],
+)
+def test_secrets_fail_only_where_there_is_neither_ssm_nor_a_copy(
+    copies: bool, problem: str, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SECRETS", "ETC", "SSH_KEY", "NO_SSH"):
+        monkeypatch.setattr(parameters, name, tmp_path / name)
+    (tmp_path / "ETC/apollo").mkdir(parents=True)
+    (tmp_path / "ETC/apollo/parameters").write_text("ssh/host-key\n")
+    (tmp_path / "NO_SSH").touch()
+    if copies:
+        apollo.write(tmp_path / "SECRETS/ssh/host-key", "key of the last boot")
+    waits: list[float] = []
+
+    def persistently(function: Any, seconds: float) -> str:
+        assert function is parameters.secrets
+        waits.append(seconds)
+        if not problem:
+            apollo.write(tmp_path / "SECRETS/ssh/host-key", "key")
+        return problem
+
+    monkeypatch.setattr(parameters, "persistently", persistently)
+    assert parameters.main("secrets") == ends
+    # A host with copies boots soon without SSM.
+    assert waits == [parameters.PATIENCE_WITH_COPIES if copies else parameters.PATIENCE]
+    assert (tmp_path / "NO_SSH").exists() is bool(ends)
+    if not ends:
+        assert (tmp_path / "SSH_KEY").read_text() == ("key of the last boot" if problem else "key")
+        assert (tmp_path / "SSH_KEY").stat().st_mode & 0o777 == 0o600
+
+
+# -- checks
+
+
+def failed(error: Exception) -> Any:
+    return saying([error])
+
+
+@pytest.mark.usefixtures("facts")
+@pytest.mark.parametrize(
+    ("result", "word", "status"),
+    [
+        ("well", "ok    ", 0),
+        (check.Warned("soon full"), "WARN  ", 0),
+        (check.Failed("full"), "FAILED", 1),
+        (apollo.ConsulError("no answer"), "FAILED", 1),
+        (OSError("no tool"), "FAILED", 1),
+        (ZeroDivisionError("odd"), "FAILED", 1),
+    ],
+)
+def test_a_check_ends_1_where_anything_fails_and_0_with_a_warning(
+    result: Any, word: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "checks", lambda _: {"disks": saying([result]), "mesh": saying(["well"])})
+    assert check.main([]) == status
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"{word} disks")
+    assert check.main(["--json"]) == status
+    told = json.loads(capsys.readouterr().out)
+    assert (told["host"], told["ok"], len(told["checks"])) == ("slave-1", not status, 2)
+
+
+@pytest.mark.usefixtures("facts")
+def test_a_check_that_may_wait_ends_with_the_first_look_at_which_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(check, "time", clock)
+    broken = check.Failed("not yet")
+    monkeypatch.setattr(check, "checks", lambda _: {"mesh": mesh})
+    mesh = saying([broken, broken, "well"])
+    assert check.main(["--wait", "10"]) == 0 and clock.now == 2
+    mesh = saying([broken])
+    assert check.main(["--wait", "10"]) == 1 and 12 <= clock.now <= 14
+
+
+# -- what goes on until it is stopped
+
+
+class Events:
+    """Docker, as register's main asks it. Its stream of events does what a test says, then ends."""
+
+    def __init__(self, docker: Docker, then: Any) -> None:
+        self.api, self._then = docker, then
+        docker.events = self._events  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _events(self, **_: Any) -> Generator[Any]:
+        yield from self._then()
+
+
+def services() -> set[str]:
+    return set(apollo.consul("agent/services", apollo.secret("consul/registration-token"))[0])
+
+
+def until(condition: Any) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("still not so after 20 s")
+
+
+@pytest.fixture
+def registered(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Generator[Docker]:
+    """A container that is registered by the time Docker's events begin."""
+    consul_acl.stand(agent.facts, apollo.secret("consul/management-token"))
+    docker = Docker()
+    docker.run(1, "SERVICE_NAME=hello")
+    monkeypatch.setattr(apollo, "facts", lambda: FACTS)
+    monkeypatch.setattr(register, "SETTLED", 0.1)
+    before = signal.getsignal(signal.SIGTERM)
+    yield docker
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("state", "left"), [("stopping", 0), ("running", 1), ("degraded", 1)])
+def test_a_host_that_shuts_down_takes_its_names_along_and_a_mere_restart_leaves_them(
+    state: str, left: int, registered: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def systemctl(argv: Any, **_: Any) -> Any:
+        asked.append(argv)
+        return SimpleNamespace(stdout=f"{state}\n")
+
+    def events() -> Generator[Any]:
+        until(services)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(20)
+        yield event("start", "never")
+
+    monkeypatch.setattr(register.subprocess, "run", systemctl)
+    monkeypatch.setattr(register.docker, "DockerClient", lambda **_: Events(registered, events))
+    assert register.main() == 0
+    assert asked == [["systemctl", "is-system-running"]]
+    assert len(services()) == left
+
+
+def test_names_follow_dockers_events_and_the_program_ends_with_its_stream(
+    registered: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def events() -> Generator[Any]:
+        until(lambda: len(services()) == 1)
+        key = registered.run(2, "SERVICE_NAME=other")
+        yield event("start", key)
+        until(lambda: len(services()) == 2)
+        yield event("die", key)
+        until(lambda: len(services()) == 1)
+
+    monkeypatch.setattr(register.docker, "DockerClient", lambda **_: Events(registered, events))
+    # By its unit it starts again, with Docker.
+    assert register.main() == 1
+    assert len(services()) == 1
+
+
+def test_a_catalog_that_is_away_is_said_once_and_asked_for_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, asked, taken = Clock(6), list[str](), list[Any]()
+    away = apollo.ConsulError("no answer")
+    answers = saying([away, away, (["a"], {"X-Consul-Index": "7"}), (["b"], {"X-Consul-Index": "5"}), away, away])
+
+    def consul(path: str, token: str) -> Any:
+        assert token == "token"
+        asked.append(path.partition("index=")[2])
+        return answers()
+
+    monkeypatch.setattr(names, "time", clock)
+    monkeypatch.setattr(apollo, "consul", consul)
+    monkeypatch.setattr(apollo, "secret", lambda _: "token")
+    with pytest.raises(Over):
+        names.watch("catalog/nodes", taken.append, "consul/slave-token")
+    assert taken == [["a"], ["b"]]
+    # One that goes back begins anew, and so does one that was away.
+    assert asked == ["0", "0", "0", "7", "0", "0", "0"]
+    assert capsys.readouterr().out.splitlines() == ["catalog/nodes is known", "no answer"]
+    assert set(clock.waits) == {names.PAUSE}
+
+
+def test_no_look_at_a_server_ends_the_next_ones(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock(4)
+    monkeypatch.setattr(scheduler, "time", clock)
+    odd = ZeroDivisionError("odd")
+    monkeypatch.setattr(scheduler, "step", saying([apollo.ConsulError("away"), apollo.ConsulError("away"), odd, "leads"]))
+    with pytest.raises(Over):
+        scheduler.watch(FACTS, scheduler.SERVICES[0])
+    name = scheduler.SERVICES[0].name
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: Consul: away", f"{name}: cannot look: ZeroDivisionError('odd')", f"{name}: leads",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("facts")
+def test_weaves_programs_are_asked_for_until_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, refused = Clock(), weave_programs.Refused("another digest")
+    monkeypatch.setattr(weave_programs, "time", clock)
+    monkeypatch.setattr(weave_programs, "install", saying([OSError("away"), refused, "installed"]))
+    assert weave_programs.main() == 0 and clock.waits == [2, 2]
+    monkeypatch.setattr(weave_programs, "install", saying([refused]))
+    assert weave_programs.main() == 1 and clock.now > weave_programs.PATIENCE
+
+
+def test_packet_rules_are_kept_whatever_goes_wrong_and_ready_is_said_once_they_stand(
+    facts: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts["DOCKER_SUBNET"] = ""
+    looks, waits, told = [0], list[float](), list[int]()
+
+    class Changed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0)
+            if len(waits) == 4:
+                raise Over
+            return True
+
+    def uplink(_: Any) -> str:
+        looks[0] += 1
+        if looks[0] in (1, 3):
+            raise firewall.FirewallError("no route")
+        return "eth0"
+
+    monkeypatch.setattr(firewall.threading, "Event", Changed)
+    monkeypatch.setattr(firewall.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(firewall, "uplink", uplink)
+    for name in ("packets", "frames"):
+        monkeypatch.setattr(firewall, name, lambda *_: "rules")
+    for name in ("senders", "keep_limits"):
+        monkeypatch.setattr(firewall, name, lambda *_: None)
+    monkeypatch.setattr(firewall, "ready", lambda: told.append(looks[0]))
+    monkeypatch.setattr(firewall.Keeper, "keep", lambda *_: ["inet"])
+    with pytest.raises(Over):
+        firewall.keep()
+    assert told == [2] and waits == 4 * [firewall.INTERVAL]
+    stand = ["loaded: inet", "all rules stand"]
+    assert capsys.readouterr().out.splitlines() == ["no route", *stand, "no route", *stand]
+
+
+# -- what is done once
+
+
+@pytest.mark.parametrize(
+    ("leader", "revoke", "unread", "node", "status", "stood"),
+    [
+        ("10.0.0.11:8300", False, [], {"bridge": "10.2.0.250"}, 0, True),
+        ("10.0.0.11:8300", False, [], {}, consul_acl.TRY_AGAIN, True),
+        ("10.0.0.11:8300", False, [], None, consul_acl.TRY_AGAIN, True),
+        ("10.0.32.12:8300", False, [], {"bridge": "10.2.0.250"}, 0, False),
+        ("10.0.32.12:8300", True, [], {"bridge": "10.2.0.250"}, 0, True),
+        ("10.0.0.11:8300", True, ["consul/edge-token"], {"bridge": "10.2.0.250"}, 1, True),
+        (apollo.ConsulError("away"), False, [], {}, consul_acl.TRY_AGAIN, False),
+    ],
+)
+def test_who_leads_makes_the_tokens_and_everyone_tries_again_until_it_is_known(
+    leader: Any, revoke: bool, unread: list[str], node: Any, status: int, stood: bool, facts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    facts |= {"PRIVATE_IP": "10.0.0.11", "NODE_NAME": "control-1"}
+    graces: list[float] = []
+    monkeypatch.setattr(apollo, "secret", lambda _: "6b0e2f7e-5c5b-4b57-9d3c-0a4b7c1de000")
+    monkeypatch.setattr(apollo, "consul", lambda _: (saying([leader])(), None))
+    monkeypatch.setattr(consul_acl, "from_ssm", dict)
+    monkeypatch.setattr(consul_acl, "unread", lambda _: unread)
+    monkeypatch.setattr(consul_acl, "stand", lambda _f, _m, grace, _s: graces.append(grace))
+    monkeypatch.setattr(consul_acl, "ask", lambda *_: node if node is None else {"Node": {"Meta": node}})
+    assert consul_acl.main(revoke) == status
+    assert graces == ([0 if revoke else consul_acl.GRACE] if stood else [])
+
+
+@pytest.mark.parametrize(
+    ("later", "there", "outcomes", "status", "after"),
+    [
+        (False, False, [], 0, 0),
+        (False, True, [True], 0, 0),
+        # What has to wait is left to a process of its own.
+        (False, True, [False], 0, 1),
+        (False, True, [edge_apply.ApplyError("refused")], 1, 0),
+        (True, True, [False, False, True], 0, 0),
+        (True, True, [edge_apply.ApplyError("refused")], 1, 0),
+        (True, True, [BlockingIOError()], 0, 0),
+    ],
+)
+def test_a_new_configuration_is_applied_now_or_soon_and_a_refused_one_is_a_failure(
+    later: bool, there: bool, outcomes: list[Any], status: int, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(edge_apply, "STATE", tmp_path)
+    monkeypatch.setattr(edge_apply, "NEW", tmp_path / "services.cfg")
+    monkeypatch.setattr(edge_apply, "wait", lambda: 0)
+    monkeypatch.setattr(edge_apply, "apply", saying(outcomes or [AssertionError("nothing is there")]))
+    monkeypatch.setattr(edge_apply.subprocess, "Popen", started.append)
+    if there:
+        (tmp_path / "services.cfg").touch()
+    assert edge_apply.main(later) == status
+    assert started == after * [edge_apply.LATER]
+
+
+# -- who is joined, whom a control node forgets
+
+
+@pytest.mark.parametrize(("role", "own"), [("slave", "10.0.0.33"), ("control", "10.0.32.12"), ("edge", "10.0.224.11")])
+@pytest.mark.parametrize("found", [[], ["10.0.0.13"]])
+def test_an_agent_joins_all_five_control_addresses_but_its_own_or_those_that_answer(
+    role: str, own: str, found: list[str], host: Path, facts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts |= {"ROLE": role, "PRIVATE_IP": own, "NODE_NAME": f"{role}-2", "INDEX": "2"}
+    asked: list[list[str]] = []
+
+    def obtain(_: Any, servers: list[str], *__: Any) -> Any:
+        asked.append(servers)
+        return consul_config.Answer("token", ""), found
+
+    monkeypatch.setattr(consul_config, "TARGET", host / "node.json")
+    monkeypatch.setattr(consul_config, "CERTIFICATES", host / "tls")
+    monkeypatch.setattr(consul_config, "starts_cluster", lambda *_: False)
+    monkeypatch.setattr(consul_config, "obtain", obtain)
+    monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)
+    monkeypatch.delenv("MAINPID", raising=False)
+    assert consul_config.main() == ""
+    five = ["10.0.0.11", "10.0.32.12", "10.0.0.13", "10.0.32.14", "10.0.0.15"]
+    others = [address for address in five if address != own]
+    assert asked == [others]
+    assert json.loads((host / "node.json").read_text())["retry_join"] == (found or others)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_who_is_alive_is_not_forgotten_though_it_was_to_go(
+    comes_back: bool, agent: Agent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    management = apollo.secret("consul/management-token")
+    consul_acl.stand(agent.facts, management)
+    token = consul_acl.create_node(agent.facts, management, "slave-7")
+    monkeypatch.setattr(apollo, "facts", lambda: agent.facts)
+    asked: list[str] = []
+    consul = apollo.consul
+
+    def entry(status: str) -> None:
+        health = {"Node": "slave-7", "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": status}
+        consul("catalog/register", management, "PUT", {"Node": "slave-7", "Address": "10.0.0.39", "Check": health})
+
+    def recorded(path: str, *more: Any) -> Any:
+        asked.append(path)
+        if "force-leave" in path:  # it is no member of this one's gossip
+            return None, None
+        return consul(path, *more)
+
+    # The one that went is still heard for some seconds; then it is dead, or its successor is there.
+    clock = Clock()
+    clock.sleep = lambda seconds: (setattr(clock, "now", clock.now + seconds), entry("passing" if comes_back else "critical"))[
+        0
+    ]
+    monkeypatch.setattr(forget, "time", clock)
+    monkeypatch.setattr(apollo, "consul", recorded)
+    entry("passing")
+    assert run(["forget", "slave-7", "10.0.0.39"]) == 0
+    said = capsys.readouterr().out
+    assert ("slave-7 is alive in Consul: nothing to forget" in said) is comes_back
+    assert (clock.now >= forget.NOTICED) is comes_back
+    assert ("agent/force-leave/slave-7?prune" in asked) is not comes_back
+    monkeypatch.setattr(apollo, "consul", consul)
+    if comes_back:
+        assert consul("acl/token/self", token)[0]["SecretID"] == token
+    else:
+        with pytest.raises(apollo.ConsulError):
+            consul("acl/token/self", token)

@@ -1,0 +1,78 @@
+"""By which address a container's packets leave its slave: the real rules in network namespaces, loaded twice as at a restart.
+
+The whole of what the rules let through: test_firewall.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Generator
+
+import pytest
+
+from host.apollo import firewall
+from host.render import node_facts
+from localcloud.machines.namespaces import Namespace
+from tests.host.support import STACK, left_out, needs
+from tests.plan.support import cluster
+
+PLAN = cluster(overlay={"mesh": "wireguard"})
+FACTS = node_facts(PLAN, PLAN.slaves[0], STACK)
+DATABASE, OTHER, CONTAINER = "10.0.0.200", "10.2.2.9", "10.2.1.5"
+
+
+@pytest.fixture(scope="module")
+def slave() -> Generator[dict[str, Namespace]]:
+    """A slave between a container on its bridge, the VPC, and another host's container behind the mesh's device."""
+    needs("nft", "nftables")
+    if os.geteuid() != 0:
+        left_out("network namespaces need root")
+    spaces = {name: Namespace(f"apollo-out-{name}") for name in ("host", "vpc", "web", "far")}
+    try:
+        host = spaces["host"]
+        host.sysctl({"net.ipv4.ip_forward": 1})
+        ends = {"eth0": "vpc", "vethweb": "web", "wgweave": "far"}
+        host.ip(
+            [
+                "link add weave type bridge",
+                *(f"link add {port} type veth peer name eth0 netns {spaces[name].name}" for port, name in ends.items()),
+                "link set vethweb master weave",
+                f"address add {FACTS['PRIVATE_IP']}/16 dev eth0",
+                f"address add {FACTS['BRIDGE_ADDRESS']}/16 dev weave",
+                *(f"link set {port} up" for port in ("weave", *ends)),
+                f"route add 10.2.2.0/24 dev wgweave src {FACTS['BRIDGE_ADDRESS']}",
+            ]
+        )
+        spaces["vpc"].ip([f"address add {DATABASE}/16 dev eth0", "link set eth0 up"])
+        spaces["far"].ip([f"address add {OTHER}/16 dev eth0", "link set eth0 up"])
+        gateway = FACTS["BRIDGE_ADDRESS"]
+        ways = [f"route add {gateway} dev eth0", f"route add default via {gateway}"]
+        spaces["web"].ip([f"address add {CONTAINER}/32 dev eth0", "link set eth0 up", *ways])
+        for _ in range(2):
+            host.run(["nft", "-f", "-"], stdin=firewall.packets(FACTS, "eth0", {"nodes": [], "blocks": []}))
+        yield spaces
+    finally:
+        for space in spaces.values():
+            space.delete()
+
+
+@pytest.mark.parametrize(
+    ("place", "address", "seen"), [("vpc", DATABASE, FACTS["PRIVATE_IP"]), ("far", OTHER, CONTAINER)], ids=["VPC", "overlay"]
+)
+def test_a_container_has_its_slaves_address_in_the_vpc_and_its_own_in_the_overlay(
+    place: str, address: str, seen: str, slave: dict[str, Namespace]
+) -> None:
+    def receiver() -> socket.socket:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind((address, 5432))
+        listener.settimeout(10)
+        return listener
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"hello", (address, 5432))
+
+    with slave[place].call(receiver) as listener:
+        slave["web"].call(send)
+        assert listener.recvfrom(100)[1][0] == seen
