@@ -28,6 +28,7 @@ from localcloud.paths import REPOSITORY
 from plan.secrets import SECRETS
 
 ACCOUNT = "123456789012"
+IMAGE = "ami-0123456789abcdef0"
 # What marks a wrapped value, such as a secret, in the engine's protocol.
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 _SECRET = "1b47061264138c4ac30d75fd1eb44270"
@@ -74,6 +75,8 @@ class Registration:
 class Recording:
     resources: dict[str, Registration] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    # What the cloud answered, by URN.
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, type_: str) -> dict[str, Registration]:
         """Registrations of a type by their logical name."""
@@ -103,7 +106,7 @@ class _Cloud(mocks.Mocks):
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         if args.token == "aws:ec2/getAmi:getAmi":
-            return {**args.args, "id": "ami-0123456789abcdef0"}, []
+            return {**args.args, "id": IMAGE}, []
         if args.token == "aws:ec2/getSubnet:getSubnet":
             return {**args.args, "cidrBlock": "10.0.0.0/19"}, []
         raise AssertionError(f"the program looked up {args.token}, which these mocks do not know")
@@ -121,6 +124,7 @@ class _RecordingMonitor(mocks.MockMonitor):
                 raise AssertionError(f"two resources are named {response.urn}")
             inputs = _plain(rpc.deserialize_properties(request.object))
             self._recording.resources[response.urn] = Registration(request.type, request.name, response.urn, inputs, request)
+            self._recording.made[response.urn] = _plain(rpc.deserialize_properties(response.object))
         if self._preview and request.custom:
             # As the engine answers in a preview: an id and what the cloud decides are not known yet.
             response.id = ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,6 +13,7 @@ from netaddr import IPNetwork
 from localcloud.api.texts import MOST_TAGS, TAGS, TEXTS, Text, problem, refused
 from tests.components.recording import Recording, Registration, run_consumer, run_program
 from tests.components.test_program import merged
+from tests.terraform import Terraform
 
 ADMIN = {"allowedCidrs": ["203.0.113.7/32", "198.51.100.0/24"], "publicKey": "ssh-ed25519 AAAA"}
 TLS = {"tls": {"enabled": True}}
@@ -95,6 +98,38 @@ def recordings() -> dict[str, Recording]:
 
 def cloud_resources(recording: Recording) -> Iterator[Registration]:
     return (resource for resource in recording.resources.values() if resource.type.startswith("aws:"))
+
+
+@pytest.mark.engine
+def test_the_real_provider_takes_and_plans_all_that_is_registered(recordings: dict[str, Recording], tmp_path: Path) -> None:
+    terraform = Terraform(tmp_path, recordings)
+    assert terraform.validate() == []
+    planned = terraform.changes("plan", "-refresh=false")
+    registered = [resource for recording in recordings.values() for resource in cloud_resources(recording)]
+    assert len(planned) == len(registered)
+    assert {line.split()[0] for line in planned} == {"create"}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("type_", "property", "value", "words"),
+    [
+        ("aws:ec2/instance:Instance", "instanceTyp", "t3.small", "the provider has no instanceTyp"),
+        ("aws:ec2/subnet:Subnet", "cidrBlock", "10.0.0.1/99", "invalid CIDR"),
+        ("aws:ec2/subnet:Subnet", "vpcId", "security-node-id", "names a resource that it does not depend on"),
+    ],
+)
+def test_what_the_real_provider_does_not_take_is_found(
+    recordings: dict[str, Recording], tmp_path: Path, type_: str, property: str, value: str, words: str
+) -> None:
+    found = recordings["local"]
+    one = next(resource for resource in found.resources.values() if resource.type == type_)
+    spoilt = replace(found, resources={**found.resources, one.urn: replace(one, inputs={**one.inputs, property: value})})
+    try:
+        said = "\n".join(Terraform(tmp_path, {"local": spoilt}).validate())
+    except AssertionError as error:
+        said = str(error)
+    assert words in said
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "the consumer"])
