@@ -97,11 +97,12 @@ def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
     for step in host.steps:
         if step.type == VOLUME and step.op in ("replace", "delete"):
             yield Refusal("host", host.name, "its data volume would be lost", "take its zone and its address back")
-        elif step.type == VOLUME and step.op == "update" and step.new.get("size", 0) < step.old.get("size", 0):
-            reason = (
-                f"its data volume would shrink from {step.old['size']:g} to {step.new['size']:g} GiB, which EBS does not do"
-            )
-            yield Refusal("host", host.name, reason, f"take {section}.dataGib back")
+        elif step.type == VOLUME and step.op == "update":
+            # Unknown until `up`, or left to AWS, it is no number.
+            before, after = (side.get("size") for side in (step.old, step.new))
+            if isinstance(before, int | float) and isinstance(after, int | float) and after < before:
+                reason = f"its data volume would shrink from {before:g} to {after:g} GiB, which EBS does not do"
+                yield Refusal("host", host.name, reason, f"take {section}.dataGib back")
     waiting = host.differing({name: title for name, title in WAITING.items() if name != "hostFiles"})
     if waiting and not host.raised:
         mend = f"{raise_it}, or roll it first: python -m ops roll --stack {preview.stack} --role {host.role}"

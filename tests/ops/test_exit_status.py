@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from ops import comment, doctor, drain, gate, pin_images, reach, roll, secrets, stack
+from ops import comment, doctor, drain, gate, pin_images, reach, roll, secrets, stack, survey
 from ops import map as drawing
 from ops.__main__ import COMMANDS, main
 from ops.doctor import Finding
 from ops.errors import OpsError
 from ops.reach import Access, Ssh, Unreachable
 from ops.roll import Roll, Stopped, Turn
-from ops.survey import Survey
 from tests.ops.test_drain import CONTROL, EDGE, HOST, Answer
 from tests.ops.test_drain import Hosts as Answering
 from tests.plan.support import cluster
@@ -125,11 +124,10 @@ class Deployed:
 
 @pytest.fixture
 def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stack, doctor, drawing, roll):
-        monkeypatch.setattr(module, "Stack", Deployed)
+    monkeypatch.setattr(stack, "Stack", Deployed)
     for module in (drain, drawing):
         reached(monkeypatch, tmp_path, {}, module)
-    monkeypatch.setattr(drawing, "survey", lambda *_: Survey(unreachable="no route to host"))
+    monkeypatch.setattr(survey, "survey", lambda *_: survey.Survey(unreachable="no route to host"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ def judged(*steps: Step, allowed: tuple[str, ...] = (), **config: Any) -> list[t
     return [(r.kind, r.name, r.reason) for r in refusals(preview(*steps, **config), allowed)]
 
 
+# What AWS changes while a machine runs.
+IN_PLACE = ("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstanceProfile", "metadataOptions", "monitoring")
 RAISED: dict[str, Any] = {"generation": 2}
 PASSES: dict[str, tuple[Step, ...]] = {
     "nothing": (),
@@ -64,19 +67,23 @@ PASSES: dict[str, tuple[Step, ...]] = {
         part("slave-1", INSTANCE, "replace"),
         part("slave-1", ATTACHMENT, "replace"),
     ),
-    "what AWS changes while a machine runs": (
-        *(part("slave-1", INSTANCE, "update", None, **{name: "x"}) for name in ("tags", "tagsAll", "vpcSecurityGroupIds")),
-        *(part("slave-2", INSTANCE, "update", None, **{name: "x"}) for name in ("iamInstanceProfile", "monitoring")),
-        part("slave-3", INSTANCE, "update", metadataOptions={"httpTokens": "required"}),
+    **{
+        f"another {name}, which AWS changes while a machine runs": (part("slave-1", INSTANCE, "update", None, **{name: "x"}),)
+        for name in IN_PLACE
+    },
+    "all that AWS changes while a machine runs at once": (
+        part("slave-1", INSTANCE, "update", None, **dict.fromkeys(IN_PLACE, "x")),
     ),
     "a larger data volume": (part("slave-1", VOLUME, "update", {"size": 4}, size=6),),
     "a volume of the same size": (part("slave-1", VOLUME, "update", {"size": 4}, size=4),),
+    "a volume whose size is left to AWS": (part("slave-1", VOLUME, "update", {"size": 4}),),
+    "a volume whose size is not known yet": (part("slave-1", VOLUME, "update", {"size": 4}, size="04da6b54-80e4-46f7"),),
     "other tags of a volume": (part("slave-1", VOLUME, "update", {"tags": {}}, tags={"a": "b"}),),
     "one control node": (host("control-1", "update", **RAISED), part("control-1", INSTANCE, "replace")),
     "a VPC and a subnet that change in place or are new": (
         network(VPC, "update"), network(SUBNET, "update"), network(SUBNET, "create", "", "10.0.64.0/19"),
     ),
-    "a resource of nobody's that goes": (Step("delete", "aws:ec2/eip:Eip", "nat", "", {}, {}, frozenset()),),
+    "a resource that is no host's and goes": (Step("delete", "aws:ec2/eip:Eip", "nat", "", {}, {}, frozenset()),),
     "a larger machine with its generation": (
         host("slave-1", instanceType="t3.large", rootGib=32, **RAISED), part("slave-1", INSTANCE, "replace"),
     ),
@@ -228,6 +235,15 @@ def test_a_refusal_says_what_would_pass(step: Step, mend: str) -> None:
     assert str(refusal) == f"{refusal.name}: {refusal.reason}; {mend}"
 
 
+def test_of_control_nodes_one_is_touched_at_a_time_whether_replaced_or_deleted() -> None:
+    both = (part("control-1", INSTANCE, "delete"), part("control-2", INSTANCE, "delete"))
+    found = refusals(preview(*both))
+    assert [(refusal.kind, refusal.reason) for refusal in found][-1] == ("control", "2 control nodes would be touched at once")
+    assert found[-1].mend == (
+        "raise one generation, `up`, wait until it is back, then the next: python -m ops roll --role control does that"
+    )
+
+
 def document(*entries: tuple[str, str, str]) -> str:
     """What `pulumi preview --json` says of (operation, type, name)."""
     parent = "urn:pulumi:dev::apollo::apollo:compute:Slaves$apollo:compute:Host::slave-1"
@@ -268,10 +284,29 @@ def test_the_gate_ends_with_its_verdict(
         assert out == "" and err.startswith("error: ")
     elif as_json:
         told = json.loads(out)
+        assert out.startswith("{\n  ")
         assert told["passes"] is passes and bool(told["refusals"]) is not passes
+    elif passes:
+        changes = sum(step["op"] != "same" for step in json.loads(text)["steps"])
+        assert out == f"passes: {changes} changes, none that takes a host or a network away\n"
     else:
-        assert out.startswith("passes: ") is passes
-        assert ("would be" in out + err) is not passes
+        first, reason = out.splitlines()
+        assert first == "refused, for 1 reason:"
+        assert reason.startswith("  slave-1: would be ")
+
+
+def test_the_gate_reads_standard_input_and_lists_each_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = document(STACK, REPLACED, ("replace", VOLUME, "slave-1-data"))
+    for argv in (["gate"], ["gate", "-"]):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert main(argv) == 1
+        assert capsys.readouterr().out.splitlines() == [
+            "refused, for 2 reasons:",
+            "  slave-1: would be replaced; raise slaves.generations.1 in the same change",
+            "  slave-1: its data volume would be lost; take its zone and its address back",
+        ]
 
 
 @pytest.mark.parametrize(
