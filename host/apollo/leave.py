@@ -11,6 +11,7 @@ which has the same data volume.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ from host.apollo.edge import edge_apply
 CONNECTIONS, CONTAINERS = 10, 10
 # cloud-init's word for which machine this is.
 INSTANCE = Path("/var/lib/cloud/data/instance-id")
+# Held while one is at work.
+LOCK = Path("/run/apollo-leave")
 # Seconds for the agent to tell the others.
 LEAVE = 12
 
@@ -158,7 +161,7 @@ def undo(facts: dict[str, str], token: str) -> None:
     print("works again")
 
 
-def main(verb: str, seconds: str, instance: str = "") -> int:
+def main(verb: str, seconds: str, instance: str = "") -> int | str:
     facts = apollo.facts()
     own = INSTANCE.read_text().strip() if INSTANCE.exists() else ""
     if verb == "begin" and instance and own and own != instance:
@@ -166,10 +169,15 @@ def main(verb: str, seconds: str, instance: str = "") -> int:
         return 0
     # What may write this node: of a server the management token, of another host its own.
     token = apollo.secret("consul/management-token" if facts["ROLE"] == "control" else "consul/node-token")
-    if verb == "begin":
-        begin(facts, token)
-    elif verb == "undo":
-        undo(facts, token)
-    else:
-        end(facts, token, float(seconds))
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "another `apollo leave` runs on this host, and the two would undo each other: try again when it has ended"
+        if verb == "begin":
+            begin(facts, token)
+        elif verb == "undo":
+            undo(facts, token)
+        else:
+            end(facts, token, float(seconds))
     return 0

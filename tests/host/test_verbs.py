@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, check, firewall, parameters
+from host.apollo import apollo, check, firewall, leave, parameters
 from host.apollo.__main__ import UNKNOWN, VERSION, run
 from host.apollo.consul import consul_acl, consul_config, forget, names
 from host.apollo.edge import edge_apply
@@ -121,13 +120,13 @@ def test_a_verb_runs_its_program_and_ends_as_that_does(
         given.append((args, more))
         return 3
 
-    monkeypatch.setattr(importlib.import_module(f"host.apollo.{module}"), function, program)
+    monkeypatch.setattr(f"host.apollo.{module}.{function}", program)
     status = run(words.split())
     assert given == [(positional, named)]
     assert status == (None if words in ENDLESS else 3)
     assert run(["--needs", str(VERSION), *words.split()]) == status
     with pytest.raises(AssertionError):
-        monkeypatch.setattr(importlib.import_module(f"host.apollo.{module}"), function, saying([AssertionError()]))
+        monkeypatch.setattr(f"host.apollo.{module}.{function}", saying([AssertionError()]))
         run(words.split())
 
 
@@ -546,3 +545,16 @@ def test_who_is_alive_is_not_forgotten_though_it_was_to_go(
     else:
         with pytest.raises(apollo.ConsulError):
             consul("acl/token/self", token)
+
+
+@pytest.mark.usefixtures("facts")
+def test_two_drains_of_one_host_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leave, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(apollo, "secret", lambda _: "a token")
+    answers: list[Any] = []
+    # While the first one is at work a second one begins.
+    monkeypatch.setattr(leave, "end", lambda *_: answers.append(run(["leave", "undo", "0"])))
+    monkeypatch.setattr(leave, "undo", lambda *_: answers.append("undone"))
+    assert run(["leave", "end", "5"]) == 0
+    assert len(answers) == 1 and "another `apollo leave` runs on this host" in answers[0]
+    assert run(["leave", "undo", "0"]) == 0 and answers[1:] == ["undone"]
