@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from localcloud import paths
-from localcloud.api.client import Aws, Keys
+from localcloud.api.client import ACCOUNT, Aws, Keys
 from localcloud.api.server import Api
 from localcloud.machinery import binaries
 from localcloud.machines.driver import MachineDriver
@@ -122,6 +123,13 @@ class Lab:
         iam = self.client("iam")
         trust = '{"Version":"2012-10-17","Statement":[]}'
         iam.create_role(RoleName="host-role", AssumeRolePolicyDocument=trust)
+        secrets = {
+            "Effect": "Allow",
+            "Action": "ssm:GetParameter",
+            "Resource": f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/apollo/*",
+        }
+        document = json.dumps({"Version": "2012-10-17", "Statement": secrets})
+        iam.put_role_policy(RoleName="host-role", PolicyName="secrets", PolicyDocument=document)
         iam.create_instance_profile(InstanceProfileName="host-profile")
         iam.add_role_to_instance_profile(InstanceProfileName="host-profile", RoleName="host-role")
         return "host-profile"

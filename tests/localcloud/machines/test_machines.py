@@ -133,18 +133,34 @@ def test_a_container_behind_the_hosts_bridge_gets_no_token(lab: Lab) -> None:
         said(lab, "one", "ip link delete inner0; ip netns delete inner")
 
 
+# A call that is signed with the credentials of the host's role, for the service $S.
+SIGNED = (
+    f"{TOKEN} C=$(metadata meta-data/iam/security-credentials/$(metadata meta-data/iam/security-credentials/)); "
+    "field() { python3 -c 'import functools as f, json, sys;print(f.reduce(dict.get, sys.argv[1:], json.load(sys.stdin)))' "
+    '"$@"; }; '
+    "signed() { curl -s -m5 --aws-sigv4 aws:amz:eu-west-1:$S "
+    '--user "$(field AccessKeyId <<<$C):$(field SecretAccessKey <<<$C)" '
+    '-H "X-Amz-Security-Token: $(field Token <<<$C)" "$@" http://169.254.169.250:4566/; }; '
+)
+
+
 def test_the_hosts_role_reads_a_secret_with_a_signed_request(lab: Lab) -> None:
     lab.client("ssm").put_parameter(Name="/apollo/secret", Value="s3cret", Type="SecureString")
     fetch = (
-        f"{TOKEN} C=$(metadata meta-data/iam/security-credentials/$(metadata meta-data/iam/security-credentials/)); "
-        "field() { python3 -c 'import functools as f, json, sys;print(f.reduce(dict.get, sys.argv[1:], json.load(sys.stdin)))' "
-        '"$@"; }; '
-        'curl -sf -m5 --aws-sigv4 aws:amz:eu-west-1:ssm --user "$(field AccessKeyId <<<$C):$(field SecretAccessKey <<<$C)" '
-        '-H "X-Amz-Security-Token: $(field Token <<<$C)" -H "X-Amz-Target: AmazonSSM.GetParameter" '
-        '-H \'Content-Type: application/x-amz-json-1.1\' -d \'{"Name":"/apollo/secret","WithDecryption":true}\' '
-        "http://169.254.169.250:4566/ | field Parameter Value"
+        f'{SIGNED} S=ssm; signed -H "X-Amz-Target: AmazonSSM.GetParameter" -H "Content-Type: application/x-amz-json-1.1" '
+        '-d \'{"Name":"/apollo/secret","WithDecryption":true}\' | field Parameter Value'
     )
     assert said(lab, "one", fetch) == "s3cret"
+
+
+def test_a_host_reaches_nothing_of_what_drives_the_cloud(lab: Lab) -> None:
+    for path in ("", "moto-api/reset", "moto-api/data.json", "apollo-cloud/machine", "latest/meta-data/"):
+        post = "curl -s -m5 -o /dev/null -w '%{http_code}' -X POST -d Action=DescribeVpcs"
+        assert said(lab, "one", f"{post} http://169.254.169.250:4566/{path}") == "403"
+    host = lab.driver.instance_id("two")
+    end = f"{SIGNED} S=ec2; signed -d 'Action=TerminateInstances&InstanceId.1={host}&Version=2016-11-15'"
+    assert "AccessDenied" in said(lab, "one", end)
+    assert lab.driver.hosts()["two"] == "running"
 
 
 def test_the_internet_reaches_port_80_of_the_edge_and_nothing_else(lab: Lab) -> None:
