@@ -24,6 +24,7 @@ _TOGETHER = {
     "tests/booted/test_weave.py": _LABS,
     "tests/booted/test_wireguard.py": _LABS,
     "tests/localcloud/machines/test_machines.py": _LABS,
+    "tests/localcloud/machines/test_serve.py": _LABS,
     "tests/booted/": "stack",
 }
 

@@ -7,7 +7,6 @@ A statement with a condition allows nothing here, as conditions are not evaluate
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
@@ -18,7 +17,6 @@ from .errors import ApiError
 
 _PARAMETERS = ("GetParameter", "GetParameters", "GetParametersByPath")
 _OBJECTS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject"}
-_ADDRESS = re.compile(r"[\d.]+(:\d+)?")
 
 
 def wanted(
@@ -30,7 +28,7 @@ def wanted(
         return [(f"ssm:{operation}", f"arn:aws:ssm:{region}:{ACCOUNT}:parameter/{name.lstrip('/')}") for name in names]
     if service == "sts" and operation == "GetCallerIdentity":
         return []
-    if service == "s3" and _ADDRESS.fullmatch(str(environ.get("HTTP_HOST", ""))):
+    if service == "s3":
         method, path = str(environ["REQUEST_METHOD"]), unquote(str(environ.get("RAW_URI", "")).partition("?")[0]).lstrip("/")
         bucket, _, key = path.partition("/")
         if bucket and key and method in _OBJECTS:

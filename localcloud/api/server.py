@@ -59,6 +59,7 @@ _APART = re.compile(
     r"|ImportKeyPair|AllocateAddress|ReleaseAddress|AddTags|RemoveTags"
 )
 _INSTANCE = re.compile(r"\bi-[0-9a-f]{8,17}\b")
+_ADDRESS = re.compile(r"[\d.]+(:\d+)?")
 # What is said of machines that could not be brought to match: by instance, or "" for the network they share.
 Failures = dict[str, str]
 
@@ -141,13 +142,15 @@ class Api:
             secret = str(role.secret_access_key)
         body = _body(environ)
         verify(given, environ, lambda: body, secret)
-        # moto believes these: another account, another action.
-        for name in ("HTTP_X_MOTO_ACCOUNT_ID", "HTTP_ACTION"):
+        # moto believes these: another account, another action, another region.
+        for name in ("HTTP_X_MOTO_ACCOUNT_ID", "HTTP_ACTION", "HTTP_USER_AGENT"):
             environ.pop(name, None)
         if str(environ.get("PATH_INFO", "")).startswith(("/moto-api", "/latest/")):
             raise ApiError(404, "UnknownOperationException", f"there is no AWS call at {environ['PATH_INFO']}")
         call, body = _parsed(given, environ, body)
         if role is not None:
+            if not by_address(environ):
+                raise ApiError(403, "AccessDenied", "a host calls this cloud by its address; Host names something else")
             wants = roles.wanted(call.service, call.region, call.operation, call.params, environ)
             roles.check(role.arn, _policies(role), wants)
         environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
@@ -212,10 +215,17 @@ class Api:
 _REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
 
 
+def by_address(environ: dict[str, Any]) -> bool:
+    """Whether the cloud is called by its address, so that the path alone says what is asked for: moto also finds a bucket, a
+    service and a region in the name of a host."""
+    return bool(_ADDRESS.fullmatch(str(environ.get("HTTP_HOST", ""))))
+
+
 def _public_object(environ: dict[str, Any]) -> bool:
     """Whether it may be the reading of an object by someone without a key."""
     return (
         environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        and by_address(environ)
         and "HTTP_AUTHORIZATION" not in environ
         and "HTTP_ORIGIN" not in environ
         and not environ.get("QUERY_STRING")

@@ -275,12 +275,25 @@ def test_a_host_cannot_have_another_call_read_into_its_own(world: World, host: C
         (json.dumps({"Names": [f"/{client.name}/mine"], "x": f"&{put}&"}).encode(), target, "/"),
         (own, {**target, "Action": "PutParameter"}, "/"),
         (own, {**target, "Host": f"ec2.{REGION}.amazonaws.com"}, "/moto-api/reset"),
+        (own, {**target, "Host": f"ec2.{REGION}.amazonaws.com"}, "/"),
     ]
     for body, headers, path in tricks:
         request = AWSRequest("POST", f"{world.cloud.endpoint}{path}", headers, body)
         SigV4Auth(keys, "ssm", REGION).add_auth(request)
         send(world, body, dict(request.headers), path=path)
         assert world.boto("ssm").get_parameter(Name=f"/{client.name}/mine", WithDecryption=True)["Parameter"]["Value"] == "mine"
+
+
+def test_a_host_reads_nothing_of_another_region(world: World, host: Callable[[str], Any]) -> None:
+    client = host("ssm")
+    name = f"/{client.name}/mine"
+    world.boto("ssm", "us-east-1").put_parameter(Name=name, Type="String", Value="of the other region")
+    body = json.dumps({"Names": [name]}).encode()
+    target = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AmazonSSM.GetParameters"}
+    for trick in ({"User-Agent": "x region/us-east-1"}, {"Host": "ssm.us-east-1.amazonaws.com"}):
+        request = AWSRequest("POST", f"{world.cloud.endpoint}/", {**target, **trick}, body)
+        SigV4Auth(client._request_signer._credentials, "ssm", REGION).add_auth(request)
+        assert "of the other region" not in send(world, body, {**dict(request.headers), **trick})[1]
 
 
 def test_an_object_that_everybody_may_read_needs_no_signature_and_no_other_is_given(world: World) -> None:
@@ -290,6 +303,9 @@ def test_an_object_that_everybody_may_read_needs_no_signature_and_no_other_is_gi
     s3.put_object(Bucket=name, Key="shut", Body=b"for me")
     assert send(world, b"", {}, "GET", f"/{name}/open") == (200, "for all")
     assert send(world, b"", {}, "GET", f"/{name}/shut")[0] == 403
+    s3.put_object(Bucket=name, Key=f"{name}/open", Body=b"for me")
+    for trick in ({"Host": f"{name}.s3.amazonaws.com"}, {"Host": f"{name}.localhost"}):
+        assert send(world, b"", trick, "GET", f"/{name}/open")[0] == 403
     assert send(world, b"", {}, "PUT", f"/{name}/open")[0] == 403
     assert send(world, b"", {}, "GET", f"/{name}/open?acl")[0] == 403
 

@@ -96,6 +96,7 @@ def page(port: int) -> str:
         return ""
 
 
+@pytest.mark.machines
 def test_an_instance_of_a_plain_image_boots_in_its_vpc_behind_its_groups(run_dir: Path) -> None:
     needs_machines(paths.cache_dir(), "an instance that boto3 starts")
     served = Served(run_dir)
