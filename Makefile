@@ -7,6 +7,7 @@
 #   make map                      draws the local stack: apollo-local.svg and apollo-local.html
 #   make test-fast                the tests that need neither machines nor the engine, for the minute after an edit
 #   make test | lint | bench      all checks, the linters, the measurements
+#   make mutants                  whether the tests notice a changed program; ARGS="--since main" what a branch changes
 
 SHELL := /bin/bash
 STACK ?= local
@@ -15,7 +16,7 @@ ARGS ?=
 PY := scripts/python
 SETS := $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: map up down preview refresh status outputs test test-fast lint format bench
+.PHONY: map up down preview refresh status outputs test test-fast mutants lint format bench
 
 up:
 	@./apollo up --stack $(STACK) $(SETS) $(ARGS)
@@ -38,6 +39,9 @@ test:
 
 test-fast:
 	@$(PY) -m pytest -n 2 -q -m "not engine and not machines" $(ARGS)
+
+mutants:
+	@$(PY) -m scripts.mutants $(ARGS)
 
 lint:
 	@$(PY) -m ruff check .
