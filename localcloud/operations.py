@@ -161,7 +161,7 @@ def down(request: Request, *, force: bool = False) -> Outcome:
                     if outcome.result != "succeeded":
                         return outcome
             if resources(workspace.state_file):
-                _unprotect(cloud)
+                unprotect(cloud)
                 outcome = _run("destroy", tools.pulumi(), workspace, cloud)
                 outcome.operation = "down"
             if outcome.result != "succeeded":
@@ -180,7 +180,7 @@ def down(request: Request, *, force: bool = False) -> Outcome:
     return outcome
 
 
-def _unprotect(cloud: Cloud) -> None:
+def unprotect(cloud: Cloud) -> None:
     """Takes deletion protection off the load balancers. On AWS an `up` must do that first; what is local may go at once."""
     elb = cloud.api().client("elbv2")
     for balancer in elb.describe_load_balancers()["LoadBalancers"]:
