@@ -70,7 +70,7 @@ def _loss(host: HostChange) -> str:
         return _past(host.op)
     for step in host.steps:
         if step.type == INSTANCE and step.op == "update" and not step.changed <= _IN_PLACE:
-            return f"stopped, to change its {', '.join(sorted(step.changed - _IN_PLACE)) or 'unnamed properties'}"
+            return f"stopped, to change its {', '.join(sorted(step.changed - _IN_PLACE))}"
         if step.type == ATTACHMENT and step.op in ("replace", "delete"):
             return "stopped, to detach its volume"
     return ""
