@@ -10,11 +10,10 @@ from pulumi_aws import ec2
 import sdk_shortcuts
 from components.drain import Drains, DrainsArgs
 from components.edge import Edge, EdgeArgs
+from components.existing import network_of
 from components.host import Hosts, HostsArgs, Site
-from components.network import Vpc, VpcArgs
 from components.programs import Programs, ProgramsArgs
 from components.readiness import Readiness, ReadinessArgs, not_checked
-from components.record import keep
 from components.secrets import SecretStore, SecretStoreArgs
 from components.security import ROLES, Identity, IdentityArgs, Security, SecurityArgs
 from components.tags import Tags
@@ -22,6 +21,7 @@ from config import load, load_admin_key
 from outputs import exports
 from plan.aws import architecture
 from plan.cluster import Role, plan_cluster
+from plan.existing import marks
 from plan.secrets import secrets_of
 from plan.settings import Settings
 
@@ -45,9 +45,8 @@ def main() -> None:
     cluster = plan_cluster(settings)
     tags = Tags(pulumi.get_stack(), settings.tags)
 
-    kept = keep(settings)
-    vpc = Vpc("network", VpcArgs(cluster, tags))
-    security = Security("security", SecurityArgs(settings, vpc.vpc_id, tags))
+    vpc, kept = network_of(cluster, tags)
+    security = Security("security", SecurityArgs(settings, vpc.vpc_id, tags, marks(cluster)))
     secrets = SecretStore("secrets", SecretStoreArgs(secrets_of(settings), values, settings.control.count, tags))
     programs = Programs("programs", ProgramsArgs(cluster, tags))
 

@@ -10,6 +10,7 @@ from typing import Any
 from pulumi import Output
 
 from components.edge import Edge
+from components.existing import ExistingVpc
 from components.host import Hosts
 from components.network import Vpc
 from components.security import Security
@@ -20,7 +21,14 @@ from plan.secrets import public_half
 CONTRACT_VERSION = 1
 
 
-def exports(cluster: Cluster, vpc: Vpc, security: Security, slaves: Hosts, edge: Edge, host_key: Output[str]) -> dict[str, Any]:
+def exports(
+    cluster: Cluster,
+    vpc: Vpc | ExistingVpc,
+    security: Security,
+    slaves: Hosts,
+    edge: Edge,
+    host_key: Output[str],
+) -> dict[str, Any]:
     """Every export of the stack by its name. Only cloud ids and public addresses are unknown in a preview.
 
     host_key: the hosts' private key, whose public half is exported.
@@ -31,8 +39,8 @@ def exports(cluster: Cluster, vpc: Vpc, security: Security, slaves: Hosts, edge:
     return {
         "contractVersion": CONTRACT_VERSION,
         "vpcId": vpc.vpc_id,
-        "privateSubnetIds": [subnet.id for subnet in vpc.private_subnets.values()],
-        "publicSubnetIds": [subnet.id for subnet in vpc.public_subnets.values()],
+        "privateSubnetIds": list(vpc.private_subnet_ids.values()),
+        "publicSubnetIds": list(vpc.public_subnet_ids.values()),
         "securityGroupIds": {"client": security.groups["client"].id, "slaves": security.groups["slave"].id},
         "overlay": {
             "cidr": str(cluster.overlay.network),

@@ -75,7 +75,7 @@ class Edge(ComponentResource):
             f"{name}-balancer",
             load_balancer_type="network",
             internal=False,
-            subnets=[subnet.id for subnet in site.vpc.public_subnets.values()],
+            subnets=list(site.vpc.public_subnet_ids.values()),
             security_groups=[site.security.groups["balancer"].id],
             # Edges are few and every zone has a node of the balancer, which else had no edge to send to.
             enable_cross_zone_load_balancing=True,

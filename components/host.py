@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
+from pulumi import ComponentResource, Input, Resource, ResourceOptions
 from pulumi_aws import ebs, ec2
 
+from components.existing import ExistingVpc
 from components.network import Vpc
 from components.programs import Programs
 from components.secrets import SecretStore
@@ -24,7 +25,7 @@ class Site:
     """What all hosts of a stack share: the plan, and the ids of what is around them."""
 
     cluster: Cluster
-    vpc: Vpc
+    vpc: Vpc | ExistingVpc
     security: Security
     secrets: SecretStore
     programs: Programs
@@ -32,15 +33,16 @@ class Site:
     image_id: Input[str]
     tags: Tags
 
-    def subnet_id(self, host: PlannedHost) -> Output[str]:
-        subnets = self.vpc.public_subnets if host.public else self.vpc.private_subnets
-        return subnets[host.zone.index].id
+    def subnet_id(self, host: PlannedHost) -> Input[str]:
+        subnets = self.vpc.public_subnet_ids if host.public else self.vpc.private_subnet_ids
+        return subnets[host.zone.index]
 
     def ready(self, host: PlannedHost) -> list[Resource]:
         """All that a first boot needs: the way out, the rules, the role's policy and the parameters it reads."""
         ways = self.vpc.public_ready if host.public else self.vpc.private_ready
         return [
             *ways[host.zone.index],
+            *self.vpc.s3_ready,
             *self.security.ready(host.role),
             *self.identities[host.role].ready,
             *self.secrets.ready(host.role),

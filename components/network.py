@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from netaddr import IPNetwork
-from pulumi import ComponentResource, Resource, ResourceOptions
+from pulumi import ComponentResource, Input, Resource, ResourceOptions
 from pulumi_aws import cloudwatch, ec2, iam
 
 from components.security import policy
@@ -50,7 +51,7 @@ class Vpc(ComponentResource):
             tags=args.tags.named("vpc"),
             opts=child,
         )
-        self.vpc_id = self.vpc.id
+        self.vpc_id: Input[str] = self.vpc.id
         # Whatever is launched without a group of its own is in this one, which AWS makes with all open among its members.
         ec2.DefaultSecurityGroup(
             f"{name}-default", vpc_id=self.vpc_id, ingress=[], egress=[], tags=args.tags.named("default"), opts=child
@@ -67,8 +68,8 @@ class Vpc(ComponentResource):
             opts=child,
         )
 
-        self.public_subnets: dict[int, ec2.Subnet] = {}
-        self.private_subnets: dict[int, ec2.Subnet] = {}
+        self.public_subnet_ids: dict[int, Input[str]] = {}
+        self.private_subnet_ids: dict[int, Input[str]] = {}
         self.public_ready: dict[int, list[Resource]] = {}
         self.private_ready: dict[int, list[Resource]] = {}
         private_tables: list[ec2.RouteTable] = []
@@ -76,8 +77,9 @@ class Vpc(ComponentResource):
         for zone in zones:
             letter = zone.name[-1]
             public, association = self._subnet("public", zone, public_table)
-            reserved = self._reserve(public, f"public-{letter}", zone.public_subnet, plan.reserved_public(zone.index))
-            self.public_subnets[zone.index] = public
+            blocks = plan.reserved_public(zone.index)
+            reserved = reserve(self, f"{name}-public-{letter}", public.id, zone.public_subnet, blocks)
+            self.public_subnet_ids[zone.index] = public.id
             self.public_ready[zone.index] = [way_out, association, *reserved]
             if nat is None or settings.network.nat == "perZone":
                 nat = self._nat(letter, public, needs=self.public_ready[zone.index])
@@ -87,7 +89,7 @@ class Vpc(ComponentResource):
             private_tables.append(table)
             private, association = self._subnet("private", zone, table)
             blocks = plan.reserved_private(zone.index, args.cluster.overlay.last_slot)
-            reserved = self._reserve(private, f"private-{letter}", zone.private_subnet, blocks)
+            reserved = reserve(self, f"{name}-private-{letter}", private.id, zone.private_subnet, blocks)
             route = ec2.Route(
                 f"{name}-private-{letter}-nat",
                 route_table_id=table.id,
@@ -95,10 +97,10 @@ class Vpc(ComponentResource):
                 nat_gateway_id=nat.id,
                 opts=child,
             )
-            self.private_subnets[zone.index] = private
+            self.private_subnet_ids[zone.index] = private.id
             self.private_ready[zone.index] = [route, association, *reserved]
 
-        ec2.VpcEndpoint(
+        endpoint = ec2.VpcEndpoint(
             f"{name}-s3",
             vpc_id=self.vpc_id,
             service_name=f"com.amazonaws.{settings.region}.s3",
@@ -107,11 +109,13 @@ class Vpc(ComponentResource):
             tags=args.tags.named("s3"),
             opts=child,
         )
+        # What is under way to S3 is cut off when an endpoint appears.
+        self.s3_ready: list[Resource] = [endpoint]
         self.register_outputs(
             {
                 "vpcId": self.vpc_id,
-                "publicSubnetIds": [subnet.id for subnet in self.public_subnets.values()],
-                "privateSubnetIds": [subnet.id for subnet in self.private_subnets.values()],
+                "publicSubnetIds": list(self.public_subnet_ids.values()),
+                "privateSubnetIds": list(self.private_subnet_ids.values()),
             }
         )
 
@@ -174,24 +178,6 @@ class Vpc(ComponentResource):
             opts=ResourceOptions(parent=self, depends_on=[writing]),
         )
 
-    def _reserve(self, subnet: ec2.Subnet, name: str, network: IPNetwork, blocks: list[IPNetwork]) -> list[Resource]:
-        """Keeps AWS from giving the blocks to NAT gateways, load balancers and others that ask for any address.
-
-        What is in them already stays, and whoever names an address gets it: so a running stack takes them too.
-        """
-        return [
-            ec2.SubnetCidrReservation(
-                f"{self._name}-{name}-reserved-{block.first - network.first}",
-                subnet_id=subnet.id,
-                cidr_block=str(block),
-                reservation_type="explicit",
-                description="Planned addresses of hosts",
-                # Reservations must not overlap, so one that becomes wider cannot exist beside its former self.
-                opts=ResourceOptions(parent=self, delete_before_replace=True),
-            )
-            for block in blocks
-        ]
-
     def _nat(self, letter: str, subnet: ec2.Subnet, needs: list[Resource]) -> ec2.NatGateway:
         # Without the way out in place first, AWS creates the gateway but its first connections are lost.
         opts = ResourceOptions(parent=self, depends_on=needs)
@@ -200,3 +186,25 @@ class Vpc(ComponentResource):
         return ec2.NatGateway(
             f"{self._name}-{name}", allocation_id=address.id, subnet_id=subnet.id, tags=self._tags.named(name), opts=opts
         )
+
+
+def reserve(
+    parent: Resource, name: str, subnet_id: Input[str], network: IPNetwork, blocks: Sequence[IPNetwork]
+) -> list[Resource]:
+    """Keeps AWS from giving the blocks to NAT gateways, load balancers and others that ask for any address.
+
+    What is in them already stays, and whoever names an address gets it: so a running stack takes them too.
+    network: the subnet's range. Creates {name}-reserved-<offset> for each block.
+    """
+    return [
+        ec2.SubnetCidrReservation(
+            f"{name}-reserved-{block.first - network.first}",
+            subnet_id=subnet_id,
+            cidr_block=str(block),
+            reservation_type="explicit",
+            description="Planned addresses of hosts",
+            # Reservations must not overlap, so one that becomes wider cannot exist beside its former self.
+            opts=ResourceOptions(parent=parent, delete_before_replace=True),
+        )
+        for block in blocks
+    ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pulumi
 from pulumi import (
     Alias,
+    Input,
     Output,
+    Resource,
     ResourceHook,
     ResourceHookBinding,
     ResourceOptions,
@@ -25,13 +28,16 @@ from plan.record import changes, recorded
 from plan.settings import Settings
 
 
-def keep(settings: Settings) -> Output[Any]:
+def keep(settings: Settings, check: Callable[[], Awaitable[Any]] | None = None) -> Output[Any]:
     """Keeps the settings' record in the state, and lets no resource be registered before it was compared with the last `up`'s.
+
+    check: what is asked of the cloud after that, and before any resource. The output has its answer; where it raises, nothing
+    is created.
 
     Creates: settings (Stash: plan.record.recorded, nothing outside the state; named `mesh` when it held the mesh alone). Its
     update fails where plan.record.changes finds a problem, at preview as in `up`, and the record stays as it was. Which slots
     were ever used is not in it: there a host's own component fails, if it would move. The output is for what waits for no
-    resource: look-ups.
+    resource: look-ups. Without a check it has the record.
     """
 
     source = f"Pulumi.{pulumi.get_stack()}.yaml"
@@ -47,14 +53,17 @@ def keep(settings: Settings) -> Output[Any]:
         opts=ResourceOptions(aliases=[Alias(name="mesh")], hooks=ResourceHookBinding(before_update=[*hooks])),
     )
 
+    checked: Output[Any] = record.input if check is None else record.input.apply(lambda _: check())
+    ready: Input[Resource] = record if check is None else checked.apply(lambda _: record)
+
     def wait(args: ResourceTransformationArgs) -> ResourceTransformationResult:
-        opts = ResourceOptions.merge(args.opts, ResourceOptions(depends_on=[record]))
+        opts = ResourceOptions.merge(args.opts, ResourceOptions(depends_on=[ready]))
         if args.type_ == "apollo:compute:Host":
             opts.hooks = ResourceHookBinding(before_update=[*stays])
         return ResourceTransformationResult(args.props, opts)
 
     pulumi.runtime.register_stack_transformation(wait)
-    return record.input
+    return checked
 
 
 class _Comparison:

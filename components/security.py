@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
@@ -21,9 +21,12 @@ ROLES: tuple[Role, ...] = ("slave", "control", "edge")
 
 @dataclass(frozen=True)
 class SecurityArgs:
+    """marks: more tags of the group `node`, by which other stacks in the VPC know of this one."""
+
     settings: Settings
     vpc_id: Input[str]
     tags: Tags
+    marks: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Security(ComponentResource):
@@ -42,7 +45,7 @@ class Security(ComponentResource):
                 f"{name}-{group}",
                 vpc_id=args.vpc_id,
                 description=GROUPS[group],
-                tags=args.tags.named(group),
+                tags={**args.tags.named(group), **(args.marks if group == "node" else {})},
                 opts=ResourceOptions(parent=self),
             )
             for group in groups_of(args.settings)

@@ -99,6 +99,7 @@ def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str
         "ZONE": host.zone.name,
         "VPC_CIDR": str(cluster.vpc.network),
         "VPC_RESOLVER": str(cluster.vpc.resolver),
+        **_existing_facts(cluster),
         "PRIVATE_IP": str(host.private_ip),
         "UNDERLAY_MTU": str(settings.network.mtu),
         "OVERLAY_CIDR": str(cluster.overlay.network),
@@ -124,6 +125,14 @@ def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str
     }
 
 
+def _existing_facts(cluster: Cluster) -> dict[str, str]:
+    """Where hosts are in a VPC that exists. In one of the stack's own all of it follows from the range."""
+    # Each with the offset of its first host, and whatever the order of zones.
+    zones = sorted(cluster.vpc.existing, key=lambda both: both[0].network)
+    subnets = {"PRIVATE_SUBNETS": [private for private, _ in zones], "PUBLIC_SUBNETS": [public for _, public in zones]}
+    return {name: " ".join(f"{one.network}+{one.first_host}" for one in found) for name, found in subnets.items() if found}
+
+
 def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
     """What edges alone are told, so that a change of it concerns no other host."""
     if host.role != "edge":
@@ -134,7 +143,7 @@ def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
         # First and last address that a container can have, whichever slaves there are.
         "EDGE_CONTAINERS": f"{overlay.docker_subnet(1)[0]} {overlay.docker_subnet(overlay.last_slot)[-1]}",
         # Where the load balancer's nodes are, whichever zones there are.
-        "EDGE_BALANCERS": str(cluster.vpc.public_block),
+        "EDGE_BALANCERS": " ".join(map(str, cluster.vpc.public)),
         "EDGE_PUBLISH": " ".join(edge.publish),
         "EDGE_DEFAULT_SERVICE": edge.default_service or "",
         "EDGE_TLS": "1" if edge.tls.enabled else "0",

@@ -26,6 +26,9 @@ INFRASTRUCTURE_OFFSET = 10
 SLOT_OFFSET = 32
 AWS_RESERVED_AT_START = 4
 AWS_RESERVED_AT_END = 1
+# Reservations are blocks of so many addresses or more, and the first of them begins here. In a subnet that exists it may begin
+# later, and all offsets with it.
+BLOCK = FIRST_HOST = 8
 
 _VPC_BLOCKS_BITS = 3
 
@@ -44,11 +47,6 @@ def nth_block(network: IPNetwork, prefix: int, index: int) -> IPNetwork:
             f"block {index} of {network} cut into /{prefix}: give 0 to {(1 << (prefix - network.prefixlen)) - 1}"
         )
     return IPNetwork((network.first + (index << (32 - prefix)), prefix))
-
-
-def _blocks(subnet: IPNetwork, first: int, last: int) -> list[IPNetwork]:
-    """The fewest CIDR blocks of eight addresses or more that hold the offsets first to last of the subnet."""
-    return iprange_to_cidrs(IPAddress(subnet.first + first // 8 * 8), IPAddress(subnet.first + last // 8 * 8 + 7))
 
 
 @dataclass(frozen=True)
@@ -113,23 +111,51 @@ class OverlayPlan:
 
 
 @dataclass(frozen=True)
+class Subnet:
+    """A subnet that hosts go into. first_host: offset of the first address that they may have, a multiple of BLOCK."""
+
+    network: IPNetwork
+    first_host: int = FIRST_HOST
+
+    def address(self, offset: int) -> IPAddress:
+        """The address with an offset of this plan."""
+        return IPAddress(self.network.first + self.first_host - FIRST_HOST + offset)
+
+    def offset(self, address: IPAddress) -> int | None:
+        """The offset of an address in this plan, None where it is not in the subnet."""
+        offset = int(address) - self.network.first
+        return offset - self.first_host + FIRST_HOST if 0 <= offset < self.network.size else None
+
+    def blocks(self, first: int, last: int) -> list[IPNetwork]:
+        """The fewest CIDR blocks of BLOCK addresses or more that hold these offsets."""
+        start, end = self.address(first // BLOCK * BLOCK), self.address(last // BLOCK * BLOCK + BLOCK - 1)
+        return iprange_to_cidrs(start, end)
+
+    @property
+    def last_slot(self) -> int:
+        """The highest slot whose address fits; AWS keeps the last address."""
+        return self.network.size - 1 - AWS_RESERVED_AT_END - SLOT_OFFSET - (self.first_host - FIRST_HOST)
+
+
+@dataclass(frozen=True)
 class VpcPlan:
     """The VPC's subnets and the hosts' addresses in them.
 
     network: IPv4, no host bits, prefix at most 26 (eight blocks, the eighth cut into eight public subnets).
     zone_index: 0 to 6, the zone's place in the settings; zones are only ever appended.
+    existing: of a VPC that exists, the private and the public subnet of each zone, which do not follow from its range.
     """
 
     network: IPNetwork
+    existing: tuple[tuple[Subnet, Subnet], ...] = ()
 
     def private_subnet(self, zone_index: int) -> IPNetwork:
         """Block `zone_index` of eight."""
-        return nth_block(self.network, self.network.prefixlen + _VPC_BLOCKS_BITS, self._zone(zone_index))
+        return self._private(zone_index).network
 
     def public_subnet(self, zone_index: int) -> IPNetwork:
         """Part `zone_index` of the eighth block, which is cut in eight whatever the number of zones."""
-        block = self.public_block
-        return nth_block(block, block.prefixlen + _VPC_BLOCKS_BITS, self._zone(zone_index))
+        return self._public(zone_index).network
 
     @cached_property
     def public_block(self) -> IPNetwork:
@@ -137,9 +163,14 @@ class VpcPlan:
         return nth_block(self.network, self.network.prefixlen + _VPC_BLOCKS_BITS, MAX_ZONES)
 
     @cached_property
+    def public(self) -> list[IPNetwork]:
+        """The networks that hold all public subnets that there may ever be, ascending."""
+        return sorted(public.network for _, public in self.existing) or [self.public_block]
+
+    @cached_property
     def last_slot(self) -> int:
-        """The highest slot whose address fits a zone's private subnet."""
-        return self.private_subnet(0).size - 1 - AWS_RESERVED_AT_END - SLOT_OFFSET
+        """The highest slot whose address fits every zone's private subnet."""
+        return min(private.last_slot for private, _ in self._subnets)
 
     @cached_property
     def resolver(self) -> IPAddress:
@@ -148,45 +179,58 @@ class VpcPlan:
 
     def control_address(self, zone_index: int, index: int) -> IPAddress:
         """Offset 10 + index in the zone's private subnet."""
-        return IPAddress(self.private_subnet(zone_index).first + INFRASTRUCTURE_OFFSET + index)
+        return self._private(zone_index).address(INFRASTRUCTURE_OFFSET + index)
 
     def edge_address(self, zone_index: int, index: int) -> IPAddress:
         """Offset 10 + index in the zone's public subnet."""
-        return IPAddress(self.public_subnet(zone_index).first + INFRASTRUCTURE_OFFSET + index)
+        return self._public(zone_index).address(INFRASTRUCTURE_OFFSET + index)
 
     def slot_address(self, zone_index: int, slot: int) -> IPAddress:
         """Offset 32 + slot in the zone's private subnet."""
         if not 1 <= slot <= self.last_slot:
             raise AddressError(f"slot {slot} has no address in {self.private_subnet(zone_index)}: give 1 to {self.last_slot}")
-        return IPAddress(self.private_subnet(zone_index).first + SLOT_OFFSET + slot)
+        return self._private(zone_index).address(SLOT_OFFSET + slot)
 
     def host_at(self, address: IPAddress) -> tuple[str, int]:
         """(slave, control or edge; its index) of the host that has an address, in whichever zone. Else AddressError."""
-        # The private subnets and the public block are equally large, and so are the parts of this.
-        block, offset = divmod(int(address) - self.network.first, self.public_block.size)
-        infrastructure, slot = offset - INFRASTRUCTURE_OFFSET, offset - SLOT_OFFSET
-        if 0 <= block < MAX_ZONES and 1 <= infrastructure <= MAX_CONTROL:
-            return "control", infrastructure
-        if 0 <= block < MAX_ZONES and 1 <= slot <= self.last_slot:
-            return "slave", slot
-        part, offset = divmod(offset, self.public_subnet(0).size)
-        if block == MAX_ZONES and part < MAX_ZONES and 1 <= offset - INFRASTRUCTURE_OFFSET <= MAX_EDGES:
-            return "edge", offset - INFRASTRUCTURE_OFFSET
+        for private, public in self._subnets:
+            if (offset := private.offset(address)) is not None:
+                if 1 <= offset - INFRASTRUCTURE_OFFSET <= MAX_CONTROL:
+                    return "control", offset - INFRASTRUCTURE_OFFSET
+                if 1 <= offset - SLOT_OFFSET <= self.last_slot:
+                    return "slave", offset - SLOT_OFFSET
+            elif (offset := public.offset(address)) is not None and 1 <= offset - INFRASTRUCTURE_OFFSET <= MAX_EDGES:
+                return "edge", offset - INFRASTRUCTURE_OFFSET
         raise AddressError(f"{address} is no host's address")
 
     def reserved_public(self, zone_index: int) -> list[IPNetwork]:
         """What is kept of the zone's public subnet, so that AWS gives no planned address to others: those of all ten edges."""
-        return _blocks(self.public_subnet(zone_index), INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_EDGES)
+        return self._public(zone_index).blocks(INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_EDGES)
 
     def reserved_private(self, zone_index: int, last_slot: int) -> list[IPNetwork]:
         """The same of the private subnet: the addresses of all five control nodes, and of slots 1 to last_slot of the overlay
         as far as the subnet holds them."""
-        subnet, last = self.private_subnet(zone_index), min(last_slot, self.last_slot)
-        control = _blocks(subnet, INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_CONTROL)
-        return [*control, *_blocks(subnet, SLOT_OFFSET + 1, SLOT_OFFSET + last)]
+        private, last = self._private(zone_index), min(last_slot, self.last_slot)
+        control = private.blocks(INFRASTRUCTURE_OFFSET + 1, INFRASTRUCTURE_OFFSET + MAX_CONTROL)
+        return [*control, *private.blocks(SLOT_OFFSET + 1, SLOT_OFFSET + last)]
 
-    @staticmethod
-    def _zone(index: int) -> int:
-        if not 0 <= index < MAX_ZONES:
-            raise AddressError(f"zone {index} has no subnet: a VPC is planned for zones 0 to {MAX_ZONES - 1}")
+    @cached_property
+    def _subnets(self) -> list[tuple[Subnet, Subnet]]:
+        """Private and public subnet of each zone that there may ever be."""
+
+        def block(network: IPNetwork, index: int) -> Subnet:
+            return Subnet(nth_block(network, network.prefixlen + _VPC_BLOCKS_BITS, index))
+
+        return list(self.existing) or [(block(self.network, i), block(self.public_block, i)) for i in range(MAX_ZONES)]
+
+    def _private(self, zone_index: int) -> Subnet:
+        return self._subnets[self._zone(zone_index)][0]
+
+    def _public(self, zone_index: int) -> Subnet:
+        return self._subnets[self._zone(zone_index)][1]
+
+    def _zone(self, index: int) -> int:
+        zones = len(self._subnets)
+        if not 0 <= index < zones:
+            raise AddressError(f"zone {index} has no subnet: a VPC is planned for zones 0 to {zones - 1}")
         return index

@@ -22,9 +22,13 @@ _TAG_SHOWN = "letters, digits, spaces and _.:/=+-@"
 def check_aws_limits(s: Settings) -> Iterator[Problem]:
     """Where AWS would refuse the plan, or a part of it does not exist there."""
     yield from _region(s)
-    vpc = s.network.cidr
+    existing = s.network.existing
+    vpc = existing.cidr if existing else s.network.cidr
     if vpc.prefixlen < 16:
-        yield Problem("network.cidr", f"{vpc} is larger than AWS allows for a VPC; give a /16 to /21 such as {vpc.ip}/16")
+        yield Problem(
+            "network.existing.cidr" if existing else "network.cidr",
+            f"{vpc} is larger than AWS allows for a VPC; give a /16 to /21 such as {vpc.ip}/16",
+        )
     yield from _instance_types(s)
     own = sum(rule.to == "edge" for rule in rules_of(s)) - len(s.admin.allowed_cidrs)
     most = MOST_RULES - own
@@ -93,9 +97,11 @@ def _tags(s: Settings) -> Iterator[Problem]:
                 yield Problem(f"tags.{name}", f"{what} has {odd}, which IAM does not take; give {_TAG_SHOWN}")
         if len(value) > 256:
             yield Problem(f"tags.{name}", f"its value has {len(value)} characters; give 256 at most")
-    most = MOST_TAGS - OWN_TAGS
+    # In a VPC that exists the group `node` has a name, the stack's, and a mark for each subnet.
+    own = max(OWN_TAGS, 2 + 2 * len(s.zones)) if s.network.existing else OWN_TAGS
+    most = MOST_TAGS - own
     if len(s.tags) > most:
         yield Problem(
             "tags",
-            f"has {len(s.tags)}, and AWS takes {MOST_TAGS} with the {OWN_TAGS} of the program itself; give at most {most}",
+            f"has {len(s.tags)}, and AWS takes {MOST_TAGS} with the {own} of the program itself; give at most {most}",
         )

@@ -6,11 +6,20 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from netaddr import IPNetwork
+from pydantic.alias_generators import to_camel
 
-from plan.addresses import MAX_CONTROL, MAX_EDGES, OverlayPlan, VpcPlan
+from plan.addresses import (
+    AWS_RESERVED_AT_END,
+    FIRST_HOST,
+    INFRASTRUCTURE_OFFSET,
+    MAX_CONTROL,
+    MAX_EDGES,
+    SLOT_OFFSET,
+    OverlayPlan,
+)
 from plan.mesh import DRIVERS
 from plan.problems import Problem
-from plan.settings import Settings
+from plan.settings import Existing, ExistingSubnet, Settings
 
 PRIVATE_RANGES = tuple(IPNetwork(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 DOCKER_DEFAULT = IPNetwork("172.17.0.0/16")
@@ -31,10 +40,11 @@ def check(s: Settings, broken: Collection[str]) -> Iterator[Problem]:
 
 
 def _ranges(s: Settings) -> Iterator[Problem]:
-    vpc, overlay = s.network.cidr, s.overlay.cidr
-    if vpc.prefixlen > 21:
+    existing, overlay = s.network.existing, s.overlay.cidr
+    vpc_key, vpc = ("network.existing.cidr", existing.cidr) if existing else ("network.cidr", s.network.cidr)
+    if vpc.prefixlen > 21 and not existing:
         yield Problem("network.cidr", f"{vpc} is too small for seven zones' subnets; give a /16 to /21 such as 10.0.0.0/16")
-    for key, network in (("network.cidr", vpc), ("overlay.cidr", overlay)):
+    for key, network in ((vpc_key, vpc), ("overlay.cidr", overlay)):
         clash = next((what for what, taken in FORBIDDEN_RANGES.items() if _overlap(network, taken)), None)
         if clash:
             example = "10.2.0.0/16" if key == "overlay.cidr" else "10.0.0.0/16"
@@ -49,7 +59,7 @@ def _ranges(s: Settings) -> Iterator[Problem]:
             "overlay.cidr", f"{overlay} overlaps Docker's default bridge ({DOCKER_DEFAULT}); give one such as 10.2.0.0/16"
         )
     if _overlap(vpc, overlay):
-        yield Problem("overlay.cidr", f"{overlay} overlaps network.cidr {vpc}; give a range outside it such as {_outside(vpc)}")
+        yield Problem("overlay.cidr", f"{overlay} overlaps {vpc_key} {vpc}; give a range outside it such as {_outside(vpc)}")
 
 
 def _host_prefix(s: Settings) -> Iterator[Problem]:
@@ -97,15 +107,73 @@ def _slots(s: Settings) -> Iterator[Problem]:
 
 
 def _vpc_slots(s: Settings) -> Iterator[Problem]:
-    if s.network.cidr.prefixlen > 21 or s.slaves.count > 1 << 20:
+    existing = s.network.existing
+    if s.slaves.count > 1 << 20 or (s.network.cidr.prefixlen > 21 and not existing):
         return
-    slots, last = s.slots, VpcPlan(s.network.cidr).last_slot
-    if slots and slots[-1] > last:
+    if any(s.zone_name(zone) not in s.existing_zones for zone in s.zones if existing):
+        return
+    slots, vpc = s.slots, s.vpc
+    last = vpc.last_slot
+    if slots and slots[-1] > last >= 1:
+        smallest = min(vpc.existing, key=lambda zone: zone[0].last_slot)[0].network if existing else vpc.private_subnet(0)
+        wider = "wider subnets or a lower firstHost" if existing else "a wider network.cidr"
         yield Problem(
             "slaves.count",
             f"{s.slaves.count} needs slot {slots[-1]}, which does not fit its zone's subnet "
-            f"({VpcPlan(s.network.cidr).private_subnet(0)}); slots end at {last}, so give fewer, or create a "
-            "new stack with a wider network.cidr",
+            f"({smallest}); slots end at {last}, so give fewer, or create a "
+            f"new stack with {wider}",
+        )
+
+
+def _existing(s: Settings) -> Iterator[Problem]:
+    existing, network = s.network.existing, s.network
+    if existing is None:
+        return
+    for name in ("cidr", "nat", "flow_logs"):
+        if name in network.model_fields_set and getattr(network, name) != type(network).model_fields[name].default:
+            yield Problem(
+                f"network.{to_camel(name)}",
+                f"{getattr(network, name)} is for a VPC of the stack's own, and network.existing names another; leave one out",
+            )
+    known = s.existing_zones
+    for place, zone in enumerate(s.zones):
+        if s.zone_name(zone) not in known:
+            given = ", ".join(existing.subnets)
+            what = f"{zone.name} has no subnets in network.existing.subnets, which has {given}"
+            yield Problem(f"zones[{place}]", f"{what}; give one of those, or its subnets too")
+    seen: dict[str, tuple[str, IPNetwork]] = {}
+    names: set[str] = set()
+    for name, zone in existing.subnets.items():
+        key = f"network.existing.subnets.{name}"
+        if not re.fullmatch(re.escape(s.region) + r"[a-z]", s.zone_name(name)):
+            yield Problem(key, f"is not a zone of region {s.region}; give a letter such as a, or {s.region}a")
+        if s.zone_name(name) in names:
+            yield Problem(key, f"{s.zone_name(name)} is there twice; give each zone once")
+        names.add(s.zone_name(name))
+        for kind, subnet in (("private", zone.private), ("public", zone.public)):
+            yield from _existing_subnet(existing, f"{key}.{kind}", subnet, kind)
+            for other, (other_id, range_) in seen.items():
+                if subnet.id == other_id:
+                    yield Problem(f"{key}.{kind}.id", f"{subnet.id} is that of {other} too; give each zone a subnet of its own")
+                elif _overlap(subnet.cidr, range_):
+                    yield Problem(
+                        f"{key}.{kind}.cidr", f"{subnet.cidr} overlaps {range_} of {other}; give the subnet's own range"
+                    )
+            seen[f"{name}.{kind}"] = (subnet.id, subnet.cidr)
+
+
+def _existing_subnet(existing: Existing, key: str, subnet: ExistingSubnet, kind: str) -> Iterator[Problem]:
+    """kind: private or public. What its hosts need at least is one slot beside five control nodes, or ten edges."""
+    if subnet.cidr not in existing.cidr:
+        yield Problem(f"{key}.cidr", f"{subnet.cidr} lies outside the VPC's {existing.cidr}; give the range of a subnet in it")
+    last = SLOT_OFFSET + 1 if kind == "private" else INFRASTRUCTURE_OFFSET + MAX_EDGES
+    needed = subnet.first_host - FIRST_HOST + last + 1 + AWS_RESERVED_AT_END
+    if subnet.cidr.size < needed:
+        what = "five control nodes and a slave" if kind == "private" else "ten edges"
+        yield Problem(
+            f"{key}.cidr",
+            f"{subnet.cidr} is too small: {what} need {needed} addresses with firstHost {subnet.first_host}; "
+            f"give a /{32 - (needed - 1).bit_length()} or wider, or a lower firstHost",
         )
 
 
@@ -220,10 +288,11 @@ def _edge(s: Settings) -> Iterator[Problem]:
 
 _Check = Callable[[Settings], Iterator[Problem]]
 _CHECKS: Sequence[tuple[tuple[str, ...], _Check]] = (
-    (("network.cidr", "overlay.cidr"), _ranges),
+    (("network.cidr", "network.existing", "overlay.cidr"), _ranges),
+    (("region", "zones", "network.existing"), _existing),
     (("overlay.cidr", "overlay.hostPrefix"), _host_prefix),
     (("overlay.cidr", "overlay.hostPrefix", "slaves.count", "slaves.retired", "slaves.generations"), _slots),
-    (("network.cidr", "slaves.count", "slaves.retired"), _vpc_slots),
+    (("network.cidr", "network.existing", "zones", "slaves.count", "slaves.retired"), _vpc_slots),
     (("region", "zones"), _zones),
     (("control.count", "control.generations", "edge.generations"), _control),
     (("network.mtu", "overlay.mesh", "overlay.mtu"), _mtu),

@@ -86,7 +86,7 @@ class Cluster:
 def plan_cluster(settings: Settings) -> Cluster:
     """The cluster that checked settings describe."""
     overlay = OverlayPlan(settings.overlay.cidr, settings.overlay.host_prefix)
-    vpc = VpcPlan(settings.network.cidr)
+    vpc = settings.vpc
     zones = tuple(
         PlannedZone(i, settings.zone_name(zone), vpc.private_subnet(i), vpc.public_subnet(i))
         for i, zone in enumerate(settings.zones)

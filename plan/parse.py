@@ -9,7 +9,8 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from netaddr import IPNetwork
 from pydantic import BaseModel, ValidationError
@@ -18,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from plan.checks import check
 from plan.problems import PlanError, Problem
-from plan.settings import NO_NUMBER, REGION_KEY, SECRET_KEYS, Settings, Zone
+from plan.settings import NO_NUMBER, REGION_KEY, SECRET_KEYS, Settings
 
 
 def parse(raw: Mapping[str, Any], source: str = "configuration") -> Settings:
@@ -93,7 +94,7 @@ def _problem(detail: ErrorDetails) -> Problem:
         return Problem(key, _unknown(location))
     if kind == "missing":
         return Problem(key, f"is missing; give one such as {_example(location)}")
-    what = detail["msg"] if kind in ("cidr", "host_bits", "index", "zone") else _what(detail, _example(location))
+    what = detail["msg"] if kind in ("cidr", "host_bits", "index", "zone", "first_host") else _what(detail, _example(location))
     return Problem(key, f"{_shown(detail['input'])} {what}")
 
 
@@ -162,18 +163,28 @@ def _field(model: type[BaseModel] | None, alias: int | str) -> FieldInfo | None:
 
 def _model(path: Sequence[int | str]) -> type[BaseModel] | None:
     """The section at the path, None where there are values."""
-    model: type[BaseModel] | None = Settings
+    inside: Any = Settings
     for part in path:
-        if isinstance(part, str):
-            field = _field(model, part)
-            inside = Zone if part == "zones" else field and field.annotation
-            model = inside if isinstance(inside, type) and issubclass(inside, BaseModel) else None
-    return model
+        if get_origin(inside) in (dict, list):
+            inside = _bare(get_args(inside)[-1])
+        else:
+            field = _field(inside if isinstance(inside, type) and issubclass(inside, BaseModel) else None, part)
+            inside = _bare(field.annotation) if field else None
+    return inside if isinstance(inside, type) and issubclass(inside, BaseModel) else None
+
+
+def _bare(annotation: Any) -> Any:
+    """What an annotation is of, without None and what pydantic checks beside."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not NoneType)
+    return annotation
 
 
 def _example(location: Sequence[int | str]) -> str:
     """A good value for the key, as YAML; for an element of a list a good element. Empty where the field has none."""
-    names = [part for part in location if isinstance(part, str)]
+    names = list(location)
+    while isinstance(names[-1], int):
+        names.pop()
     field = _field(_model(names[:-1]), names[-1])
     example: Any = ((field and field.examples) or [""])[0]
     if isinstance(example, list):

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from plan.problems import Problem
-from plan.settings import REGION_KEY, Settings
+from plan.settings import REGION_KEY, Existing, ExistingSubnet, Settings
 
 # Key → why no running stack takes another value.
 _FIXED = {
     REGION_KEY: "a stack stays in its region",
     "network.cidr": "every subnet and every host's address follows from it",
     "network.mtu": "between hosts of the old value and of the new one large packets are lost",
+    "network.existing": "every host's address follows from it, and its subnets",
     "overlay.cidr": "every host's and every container's address follows from it",
     "overlay.hostPrefix": "every host's and every container's address follows from it",
     "consul.datacenter": "agents of two datacenters are not one cluster",
@@ -27,10 +28,13 @@ _DISKS = ("slaves.dataGib", "control.dataGib")
 
 def recorded(s: Settings) -> dict[str, Any]:
     """The record of a stack with these settings."""
+    existing = s.network.existing
     return {
         REGION_KEY: s.region,
         "zones": [{"name": s.zone_name(zone), "fromSlot": zone.from_slot or 1} for zone in s.zones],
-        "network.cidr": str(s.network.cidr),
+        "network.cidr": str(existing.cidr if existing else s.network.cidr),
+        # Left out for a VPC of the stack's own, as records were before there was another.
+        **({"network.existing": _existing(s, existing)} if existing else {}),
         "network.mtu": s.network.mtu,
         "overlay.cidr": str(s.overlay.cidr),
         "overlay.hostPrefix": s.overlay.host_prefix,
@@ -49,6 +53,9 @@ def recorded(s: Settings) -> dict[str, Any]:
 def changes(before: Mapping[str, Any], s: Settings) -> Iterator[Problem]:
     """What the settings change that the stack of this record cannot. A key that the record does not have is not compared."""
     now = recorded(s)
+    # A record with a VPC's range and no existing VPC is one of a stack's own.
+    none: dict[str, Any] = {"network.existing": None} if "network.cidr" in before else {}
+    before, now = {**none, **before}, {**none, **now}
     differing = [key for key in now if key in before and before[key] != now[key]]
     for key in differing:
         if key in _FIXED:
@@ -78,6 +85,14 @@ def changes(before: Mapping[str, Any], s: Settings) -> Iterator[Problem]:
         slots = ", ".join(_shown(slot) for slot in again)
         were = f"slots {slots} were" if len(again) > 1 else f"slot {slots} was"
         yield Problem("slaves.retired", f"{were} retired, and a retired slot never comes back; put it into the list again")
+
+
+def _existing(s: Settings, existing: Existing) -> dict[str, Any]:
+    def subnet(one: ExistingSubnet) -> str:
+        return f"{one.id} {one.cidr} from {one.first_host}"
+
+    zones = sorted(s.existing_zones.items())
+    return {"id": existing.id, "subnets": {name: [subnet(zone.private), subnet(zone.public)] for name, zone in zones}}
 
 
 def _mesh(old: str, s: Settings) -> Iterator[Problem]:
@@ -117,6 +132,12 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping) and "subnets" in value:
+        found = cast(Mapping[str, Any], value)
+        zones = ", ".join(f"{name}: {_shown(subnets)}" for name, subnets in found["subnets"].items())
+        return f"{found['id']} with {{{zones}}}"
     if isinstance(value, Mapping):
         zone = cast(Mapping[str, Any], value)
         start = _shown(zone["fromSlot"])

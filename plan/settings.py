@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, cast
 
 from netaddr import AddrFormatError, IPNetwork
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from plan.addresses import MAX_EDGES, MAX_ZONES
+from plan.addresses import AWS_RESERVED_AT_START, BLOCK, FIRST_HOST, MAX_EDGES, MAX_ZONES, Subnet, VpcPlan
 from plan.mesh import DRIVERS
 
 # Under `apollo:` like the settings, and none of them: config.py reads these.
@@ -95,8 +95,55 @@ _WEAVE_FROM = (
 )
 
 
+def _first_host(value: int) -> int:
+    if value < AWS_RESERVED_AT_START:
+        known = {"kept": AWS_RESERVED_AT_START, "first": FIRST_HOST}
+        raise PydanticCustomError(
+            "first_host", "is among the first {kept} addresses of a subnet, which AWS keeps; give {first} or more", known
+        )
+    if value < FIRST_HOST or value % BLOCK:
+        near = {"block": BLOCK, "near": max(FIRST_HOST, -(-value // BLOCK) * BLOCK)}
+        raise PydanticCustomError(
+            "first_host", "is no multiple of {block}, and reservations are blocks of that; give one such as {near}", near
+        )
+    return value
+
+
+class ExistingSubnet(Section):
+    id: Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$", examples=["subnet-0123456789abcdef0"])]
+    cidr: Annotated[Cidr, Field(examples=["10.8.0.0/20"])]
+    first_host: Annotated[StrictInt, AfterValidator(_first_host)] = FIRST_HOST
+
+    @property
+    def plan(self) -> Subnet:
+        return Subnet(self.cidr, self.first_host)
+
+
+class ExistingZone(Section):
+    private: ExistingSubnet
+    public: ExistingSubnet
+
+
+class Existing(Section):
+    """A VPC that somebody else made, and which of its subnets hosts go into."""
+
+    id: Annotated[str, Field(pattern=r"^vpc-[0-9a-f]{8,17}$", examples=["vpc-0123456789abcdef0"])] = Field(
+        description="With `network.existing` the stack makes no VPC: the id of the one that it goes into."
+    )
+    cidr: Cidr = Field(description="That VPC's range, its first one where it has several.", examples=["10.8.0.0/16"])
+    subnets: Annotated[dict[str, ExistingZone], Field(min_length=1, max_length=MAX_ZONES)] = Field(
+        description="Zone → `{private: {id, cidr, firstHost}, public: {id, cidr, firstHost}}`, for every zone that it may "
+        "have. firstHost (default 8, a multiple of 8): the offset in the subnet below which no host has an address.",
+        examples=["{a: {private: {id: subnet-…, cidr: 10.8.0.0/20}, public: {id: subnet-…, cidr: 10.8.240.0/24}}}"],
+    )
+    s3_endpoint: StrictBool = Field(
+        default=False, description="Make a gateway endpoint to S3 in that VPC where it has none for these subnets."
+    )
+
+
 class Network(Section):
     cidr: Cidr = Field(default=IPNetwork("10.0.0.0/16"), description="The VPC's range, /16 to /21.")
+    existing: Existing | None = Field(default=None, description="A VPC that exists, instead of one of the stack's own.")
     nat: Literal["single", "perZone"] = Field(
         default="single", description="One NAT gateway for all zones, or one in each (no zone depends on another)."
     )
@@ -332,9 +379,27 @@ class Settings(Section):
     )
     tags: dict[str, str] = Field(default_factory=dict, description="Tags put on every resource that has tags.")
 
-    def zone_name(self, zone: Zone) -> str:
+    def zone_name(self, zone: Zone | str) -> str:
         """The zone's full name: `a` in eu-west-1 is eu-west-1a."""
-        return f"{self.region}{zone.name}" if len(zone.name) == 1 else zone.name
+        name = zone if isinstance(zone, str) else zone.name
+        return f"{self.region}{name}" if len(name) == 1 else name
+
+    @property
+    def existing_zones(self) -> dict[str, ExistingZone]:
+        """The subnets of an existing VPC by the full names of their zones."""
+        existing = self.network.existing
+        return {self.zone_name(name): zone for name, zone in existing.subnets.items()} if existing else {}
+
+    @property
+    def vpc(self) -> VpcPlan:
+        """The VPC's subnets. KeyError where a zone has none in `network.existing.subnets`, which is checked beforehand."""
+        existing = self.network.existing
+        if existing is None:
+            return VpcPlan(self.network.cidr)
+        found = self.existing_zones
+        used = [self.zone_name(zone) for zone in self.zones]
+        zones = [found[name] for name in (*used, *(name for name in found if name not in used))]
+        return VpcPlan(existing.cidr, tuple((zone.private.plan, zone.public.plan) for zone in zones))
 
     @property
     def slots(self) -> list[int]:

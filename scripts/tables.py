@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, cast, get_args
 
 from netaddr import IPNetwork
 from pydantic import BaseModel
@@ -94,8 +95,11 @@ TABLES = (
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _fields(field.annotation, f"{key}.")
+        # `Existing | None` too: its keys are in the table and not that it is there at all.
+        parts = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
+        sections = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+        if sections:
+            yield from _fields(sections[0], f"{key}.")
         else:
             yield key, field
 

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from netaddr import IPAddress, IPNetwork
 
-from plan.addresses import AddressError, OverlayPlan, VpcPlan
+from plan.addresses import AddressError, OverlayPlan, Subnet, VpcPlan
 
 
 @functools.cache
@@ -18,8 +18,15 @@ def _overlay(network: str, host_prefix: str) -> OverlayPlan:
 
 
 @functools.cache
-def _vpc(network: str) -> VpcPlan:
-    return VpcPlan(IPNetwork(network))
+def _vpc(network: str, private: str, public: str) -> VpcPlan:
+    """private, public: in a VPC that exists its subnets, with the offset of the first host (10.8.0.0/20+8)."""
+    both = zip(private.split(), public.split(), strict=True)
+    return VpcPlan(IPNetwork(network), tuple((_subnet(one), _subnet(other)) for one, other in both))
+
+
+def _subnet(text: str) -> Subnet:
+    network, _, first_host = text.partition("+")
+    return Subnet(IPNetwork(network), int(first_host))
 
 
 def planned(facts: Mapping[str, str], name: str) -> tuple[str, str]:
@@ -40,5 +47,6 @@ def planned(facts: Mapping[str, str], name: str) -> tuple[str, str]:
 def host_at(facts: Mapping[str, str], address: str) -> str:
     """The name of the host that the plan puts at an address in the VPC. Raises ValueError where it puts none there, and for
     what is no address and nothing beside, so that its text may go into a command."""
-    role, index = _vpc(facts["VPC_CIDR"]).host_at(IPAddress(int(IPv4Address(address))))
+    vpc = _vpc(facts["VPC_CIDR"], facts.get("PRIVATE_SUBNETS", ""), facts.get("PUBLIC_SUBNETS", ""))
+    role, index = vpc.host_at(IPAddress(int(IPv4Address(address))))
     return f"{role}-{index}"

@@ -12,7 +12,7 @@ import json
 import runpy
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,15 @@ class Recording:
         return self.of(type_)[name]
 
 
+# Answers a look-up by its token and arguments; None for one that it does not know.
+Lookups = Callable[[str, dict[str, Any]], dict[str, Any] | None]
+
+
 class _Cloud(mocks.Mocks):
     """exports: what a stack reference finds."""
 
-    def __init__(self, exports: Mapping[str, Any]) -> None:
-        self._exports = exports
+    def __init__(self, exports: Mapping[str, Any], lookups: Lookups) -> None:
+        self._exports, self._lookups = exports, lookups
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if args.typ == "pulumi:pulumi:StackReference":
@@ -105,6 +109,8 @@ class _Cloud(mocks.Mocks):
         return f"{args.name}-id", state
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        if (answer := self._lookups(args.token, args.args)) is not None:
+            return answer, []
         if args.token == "aws:ec2/getAmi:getAmi":
             return {**args.args, "id": IMAGE}, []
         if args.token == "aws:ec2/getSubnet:getSubnet":
@@ -113,8 +119,8 @@ class _Cloud(mocks.Mocks):
 
 
 class _RecordingMonitor(mocks.MockMonitor):
-    def __init__(self, recording: Recording, preview: bool, exports: Mapping[str, Any]) -> None:
-        super().__init__(_Cloud(exports))
+    def __init__(self, recording: Recording, preview: bool, exports: Mapping[str, Any], lookups: Lookups) -> None:
+        super().__init__(_Cloud(exports, lookups))
         self._recording, self._preview = recording, preview
 
     def RegisterResource(self, request: Any) -> Any:
@@ -165,6 +171,7 @@ def run_program(
     *,
     secrets: Mapping[str, str] | str = TEST_SECRETS,
     preview: bool = False,
+    lookups: Lookups = lambda *_: None,
 ) -> Recording:
     """Runs __main__.py with `config` (default: the stack's file) and `apollo:secrets`; raises what the program raises.
 
@@ -175,7 +182,7 @@ def run_program(
     if given.setdefault("apollo:awsEndpoint", "http://169.254.169.250:4566") is None:
         del given["apollo:awsEndpoint"]
     given["apollo:secrets"] = secrets if isinstance(secrets, str) else dict(secrets)
-    return _run(REPOSITORY, "apollo", stack, given, preview, {})
+    return _run(REPOSITORY, "apollo", stack, given, preview, {}, lookups)
 
 
 def run_consumer(exports: Mapping[str, Any]) -> Recording:
@@ -186,7 +193,13 @@ def run_consumer(exports: Mapping[str, Any]) -> Recording:
 
 
 def _run(
-    folder: Path, project: str, stack: str, config: Mapping[str, Any], preview: bool, exports: Mapping[str, Any]
+    folder: Path,
+    project: str,
+    stack: str,
+    config: Mapping[str, Any],
+    preview: bool,
+    exports: Mapping[str, Any],
+    lookups: Lookups = lambda *_: None,
 ) -> Recording:
     recording = Recording()
     encoded = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
@@ -195,7 +208,7 @@ def _run(
     def run() -> None:
         settings.configure(
             mocks.MockSettings(
-                monitor=_RecordingMonitor(recording, preview, exports),
+                monitor=_RecordingMonitor(recording, preview, exports, lookups),
                 engine=mocks.MockEngine(None),
                 project=project,
                 stack=stack,

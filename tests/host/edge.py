@@ -29,7 +29,8 @@ CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib
 PATIENCE = 30
 # Where containers are in these tests, where clients and balancer are, who ask from 127.0.0.1, and a slave's address in the VPC.
 OVERLAY, CONTAINERS, CONTAINER = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7"
-BALANCERS, SLAVE = "127.0.0.0/24", "127.0.32.33"
+# Two networks, as a VPC that exists may have.
+BALANCERS, SLAVE = "127.0.0.0/25 127.0.0.128/25", "127.0.32.33"
 CONTROL = "127.0.0.11"
 # The hosts' program, with the edge's files and sockets in its folder.
 APOLLO = """#!/usr/bin/env -S PYTHONPATH={root} {python}
