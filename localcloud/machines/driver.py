@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -96,6 +96,8 @@ class MachineDriver:
         self._mirror: MirrorServer | None = None
         self._image_lock = threading.Lock()
         self._closed = False
+        # Whether there ever was an instance: until then a look at the cloud is one question, not ten.
+        self._begun = False
         # While the whole stack goes, machines are switched off instead of shut down: no one is served any more, and an orderly
         # leave of one control node after the other would take a quarter of a minute.
         self.ending = False
@@ -146,6 +148,9 @@ class MachineDriver:
         with self._lock:
             if self._closed:
                 return {"": "the machine driver is closed"}
+            if not self._begun and not self._any_instances():
+                return {}
+            self._begun = True
             self._wanted = self._read()
             for instance in self._wanted.instances.values():
                 if instance.id not in self._machines:
@@ -314,8 +319,17 @@ class MachineDriver:
     # -- inside
 
     def _read(self) -> Wanted:
-        try:
+        with self._answering():
             return wanted.read(self._client("ec2"), self._client("elbv2"), self._region)
+
+    def _any_instances(self) -> bool:
+        with self._answering():
+            return bool(self._client("ec2").describe_instances()["Reservations"])
+
+    @contextlib.contextmanager
+    def _answering(self) -> Generator[None]:
+        try:
+            yield
         except (BotoCoreError, ClientError) as error:
             raise MachineError(f"the cloud's API at {self._endpoint} does not answer: {error}") from None
 
