@@ -27,7 +27,8 @@ from ops import pin_images
 from ops.__main__ import main
 from plan.settings import Settings
 from tests.host.conftest import Agent
-from tests.host.support import EXAMPLES, USERDATA, needs
+from tests.host.support import EXAMPLES, USERDATA, files_of, needs
+from tests.plan.support import cluster
 
 TOKEN = "a-token-of-the-registry"
 
@@ -273,6 +274,23 @@ def test_the_router_does_not_start_without_a_password(tmp_path: Path) -> None:
             (tmp_path / "secrets/mesh/password").write_text(content)
         done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and said in done.stderr
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_the_router_has_all_five_control_addresses_for_seeds_however_many_there_are(count: int, tmp_path: Path) -> None:
+    plan = cluster(control={"count": count})
+    apollo.write(tmp_path / "node.env", files_of(plan, plan.slaves[0])["/etc/apollo/node.env"].content)
+    apollo.write(tmp_path / "secrets/mesh/password", "x")
+    apollo.write(tmp_path / "address", "02:77:0a:02:00:01")
+    script = (USERDATA / "mesh/weave/usr/local/lib/apollo/weave-router").read_text()
+    for old, new in (("/etc/apollo", str(tmp_path)), ("/usr/local/bin/weaver", "printf '%s\\n'")):
+        script = script.replace(old, new)
+    script = script.replace("/sys/class/net/weave/address", str(tmp_path / "address"))
+    done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=True)
+    *options, last = done.stdout.partition("--mtu=8916\n")
+    assert last.split() == ["10.0.0.11", "10.0.32.12", "10.0.0.13", "10.0.32.14", "10.0.0.15"]
+    assert {"--host=10.0.0.33", "--conn-limit=254", "--nickname=slave-1"} <= set("".join(options).split())
+    assert "--password" not in done.stdout
 
 
 ESTABLISHED = "<- 10.0.0.11:41234      established encrypted   fastdp 02:77:0a:02:00:fa(control-1) mtu=8916"

@@ -85,10 +85,11 @@ def configured(index: int) -> Any:
     zookeeper.CONFIG.write_text(zookeeper.configuration(facts(index)))
 
 
-@pytest.mark.usefixtures("host")
-def test_blank_nodes_that_find_no_ensemble_take_the_planned_ones_for_its_members() -> None:
-    configured(2)
-    assert listed() == ["1=participant", "2=participant", "3=participant"]
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_blank_nodes_that_find_no_ensemble_take_the_planned_ones_for_its_members(count: int, host: Path) -> None:
+    apollo.write(host / "secrets/control/count", f"{count}\n")
+    configured(1)
+    assert listed() == [f"{number}=participant" for number in range(1, count + 1)]
 
 
 @pytest.mark.usefixtures("ensemble")
