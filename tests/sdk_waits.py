@@ -1,4 +1,5 @@
-"""Waits for outputs with the SDK's own functions and then with ours, in one process, and prints what came of each as JSON.
+"""Waits for outputs, and asks for stack traces, with the SDK's own functions and then with ours, in one process; prints what
+came of each as JSON.
 
 python -m tests.sdk_waits
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pulumi
-from pulumi.runtime import settings, stack
+from pulumi.runtime import resource, settings, stack
 
 import sdk_shortcuts
 
@@ -105,6 +106,20 @@ def an_apply_begins_an_rpc_that_fails(_: list[Future]) -> None:
     )
 
 
+class Level:
+    """As the SDK's resources are: constructors below constructors. Keeps the trace that the innermost one asks for."""
+
+    def __init__(self, below: int) -> None:
+        self.trace = Level(below - 1).trace if below else str(resource._get_stack_trace())  # pyright: ignore[reportPrivateUsage]
+
+
+def traces() -> list[str]:
+    """From as deep as a resource is, from deeper, from too near the top, and through code that is in no file."""
+    made = {"Level": Level}
+    exec(compile("found = Level(2).trace", "<nowhere>", "exec"), made)
+    return [*(Level(below).trace for below in range(4)), str(made["found"])]
+
+
 PROGRAMS = (
     all_end,
     one_fails_beside_an_endless_one,
@@ -123,9 +138,13 @@ def main() -> None:
             found[program.__name__] = outcome(program)
         return found
 
-    sdk = every()
-    replaced = sdk_shortcuts.install()
-    print(json.dumps({"sdk": sdk, "replaced": replaced, "again": sdk_shortcuts.install(), "ours": every()}))
+    found: dict[str, Any] = {}
+    for who in ("sdk", "ours"):
+        if who == "ours":
+            found |= {"replaced": sdk_shortcuts.install(), "again": sdk_shortcuts.install()}
+        # From one line, as the line is in the trace.
+        found[who], found[f"traces, {who}"] = every(), traces()
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What replaces two functions of Pulumi's SDK: it waits and raises alike, and leaves alone what it does not know."""
+"""What replaces functions of Pulumi's SDK: it waits, raises and traces alike, and leaves alone what it does not know."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from pulumi import log
-from pulumi.runtime import stack
+from pulumi.runtime import resource, stack
 
 import sdk_shortcuts
 from localcloud.paths import REPOSITORY
@@ -19,11 +19,15 @@ def test_outputs_end_and_fail_as_under_the_sdks_own_functions() -> None:
     done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["replaced"] == ["debug", "wait_for_rpcs"], "the SDK's functions are no longer those that the shortcuts know"
+    assert found["replaced"] == ["debug", "wait_for_rpcs", "_get_stack_trace"], (
+        "the SDK's functions are no longer those that the shortcuts know"
+    )
     assert found["again"] == []
     assert found["ours"] == found["sdk"]
     assert found["ours"]["all_end"]["error"] == "" and found["ours"]["all_end"]["pending"] == 0
     assert len([name for name, outcome in found["ours"].items() if outcome["error"]]) == len(found["ours"]) - 1
+    assert found["traces, ours"] == found["traces, sdk"]
+    assert ["uri" in trace for trace in found["traces, ours"]] == [False, False, True, True, True], found["traces, ours"]
 
 
 def test_functions_that_it_does_not_know_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +36,7 @@ def test_functions_that_it_does_not_know_stay(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(stack, "wait_for_rpcs", wait_for_rpcs)
     monkeypatch.setattr(log, "debug", debug)
+    monkeypatch.setattr(resource, "_get_stack_trace", debug)
     assert sdk_shortcuts.install() == []
     assert (stack.wait_for_rpcs, log.debug) == (wait_for_rpcs, debug)
     monkeypatch.delattr(stack, "wait_for_rpcs")
