@@ -1,42 +1,66 @@
-"""Settings for every test: nothing depends on how fast the machine is or on chance."""
+"""Settings for every test: nothing depends on how fast the machine is, on chance, or on what ran before."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ["PULUMI_ERROR_OUTPUT_STRING"] = "true"
+# moto reads this when it is imported. Its own list has hundreds of images, which each cloud of a test would load.
+os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent.parent / "localcloud" / "images.json")
 
 settings.register_profile(
     "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
 )
 settings.load_profile("steady")
 
-# Files that boot hosts, the two halves of which two workers run side by side: one stack that most of them share, and labs of
-# their own. A third at the same time would starve them all.
-_LABS = "labs"
-_TOGETHER = {
-    "tests/booted/test_first_boot.py": _LABS,
-    "tests/booted/test_killed.py": _LABS,
-    "tests/booted/test_weave.py": _LABS,
-    "tests/booted/test_wireguard.py": _LABS,
-    "tests/localcloud/machines/test_machines.py": _LABS,
-    "tests/localcloud/machines/test_serve.py": _LABS,
-    "tests/booted/": "stack",
+# Most files of tests/booted share a stack. Two workers have one each, as all of them on one took longer than all other tests.
+_ONE, _OTHER = "one stack", "the other stack"
+_BOOTED = "tests/booted/test_"
+_SHARED = {
+    **dict.fromkeys(("commands", "edge", "firewall", "lifecycle", "names"), _ONE),
+    **dict.fromkeys(("living", "mesos", "network", "rotation"), _OTHER),
 }
+# What takes longest, the longest first, so that no worker is left alone with it at the end; then all the others.
+_LONGEST = (
+    *(_OTHER, _ONE, "tests/ops/test_day_two.py", "tests/localcloud/test_program.py"),
+    *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot")),
+    *("tests/localcloud/test_shortcuts.py", "tests/localcloud/test_engine.py"),
+    *("tests/localcloud/machines/test_machines.py", "tests/localcloud/machines/test_serve.py"),
+)
 
 
-class _ByFile(LoadScopeScheduling):
-    """Whole files to a worker, and files that share a lab to the same one. (xdist's own groups rely on a field of test items
-    that pytest 9 no longer has, and then pass unnoticed.)"""
+def _scope(nodeid: str) -> str:
+    """What one worker takes as a whole: a file, or the files that share a stack."""
+    path = nodeid.partition("::")[0]
+    return _SHARED.get(path.removeprefix(_BOOTED).removesuffix(".py"), path)
+
+
+class _ByScope(LoadScopeScheduling):
+    """xdist's own groups rely on a field of test items that pytest 9 no longer has, and then pass unnoticed."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return next((together for prefix, together in _TOGETHER.items() if path.startswith(prefix)), path)
+        return _scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:
-    return _ByFile(config, log)
+    return _ByScope(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reversed", action="store_true", help="the files in reversed order, which must not matter")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    files = list(dict.fromkeys(item.nodeid.partition("::")[0] for item in items))
+    scopes = {path: _scope(path) for path in files}
+    files.sort(key=lambda path: _LONGEST.index(scopes[path]) if scopes[path] in _LONGEST else len(_LONGEST))
+    if config.getoption("reversed"):
+        files.reverse()
+    place = {path: number for number, path in enumerate(files)}
+    items.sort(key=lambda item: place[item.nodeid.partition("::")[0]])

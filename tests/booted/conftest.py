@@ -1,4 +1,4 @@
-"""The whole local stack, booted once for all tests in this folder. Each test leaves it as it found it."""
+"""The whole local stack, booted once for all tests in this folder that a worker runs. Each leaves it as it found it."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def unbooted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Stack]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def booted(unbooted: Callable[[], Stack]) -> Generator[tuple[Stack, FirstUp]]:
     made = unbooted()
     try:
@@ -180,11 +180,11 @@ def booted(unbooted: Callable[[], Stack]) -> Generator[tuple[Stack, FirstUp]]:
         made.down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(booted: tuple[Stack, FirstUp]) -> Stack:
     return booted[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def first_up(booted: tuple[Stack, FirstUp]) -> FirstUp:
     return booted[1]

@@ -153,7 +153,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab() -> Generator[Lab]:
     """Two private hosts (one, two) and a public one (edge), booted."""
     needs_machines(paths.cache_dir(), "the booted machines")
