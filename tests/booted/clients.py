@@ -18,7 +18,7 @@ def on_the_internet(stack: Stack, *argv: str) -> list[str]:
 
 def curl(stack: Stack, url: str, *options: str) -> str:
     """What curl says on a machine of the internet. The edge's names lead to its public address."""
-    address = json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0]
+    address = stack.exports["edge"]["publicIps"][0]
     argv = on_the_internet(stack, "curl", "-s", "-m", "5", "--cacert", str(stack.run_dir / "local/edge.pem"))
     resolve = [part for port in (80, 443) for part in ("--connect-to", f"::{address}:{port}") if f":{port}" in url]
     return subprocess.run([*argv, *resolve, *options, url], capture_output=True, text=True, check=False).stdout
@@ -33,7 +33,7 @@ class Running:
     def __init__(self, stack: Stack, host: str, rate: int, longest: int, *, balanced: bool = False) -> None:
         place = ["127.0.0.1", str(stack.edge_port)]
         if not balanced:
-            place = [json.loads(stack.cli("outputs", "--json").stdout)["edge"]["publicIps"][0], "80"]
+            place = [stack.exports["edge"]["publicIps"][0], "80"]
         argv = [sys.executable, "-m", "tests.booted.load", *place, host, str(rate), str(longest)]
         where = argv if balanced else on_the_internet(stack, *argv)
         self._process = subprocess.Popen(where, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

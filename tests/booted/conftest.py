@@ -22,6 +22,8 @@ from localcloud.machines import namespaces
 from localcloud.machines.cgroups import hierarchies
 from localcloud.machines.driver import prefix
 from localcloud.paths import REPOSITORY
+from localcloud.running import state_file
+from localcloud.state import outputs
 from tests.labs import needs_machines
 
 pytestmark = [pytest.mark.machines]
@@ -63,6 +65,11 @@ class Stack:
         except LocalCloudError as error:
             return subprocess.CompletedProcess([host, *argv], error.status, "", f"error: {error}\n")
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
+
+    @property
+    def exports(self) -> dict[str, Any]:
+        """What `outputs` prints."""
+        return outputs(state_file(self.run_dir / "local", "apollo", "local"))
 
     @property
     def fleet(self) -> Fleet:

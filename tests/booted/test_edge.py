@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 import time
@@ -223,8 +222,7 @@ def test_what_dies_gets_no_request_within_seconds_and_what_lives_serves_on(stack
         until(lambda: stack.run("slave-3", "apollo-check").returncode == 0, "slave-3 is well", 120)
         stack.out("slave-3", "docker", "start", "load-3")
         address = stack.out("control-1", "curl", "-s", "http://127.0.0.1:8500/v1/status/leader").strip('"').split(":")[0]
-        status = json.loads(stack.cli("status", "--json").stdout)
-        (leader,) = [row["name"] for row in status if row["privateIp"] == address]
+        (leader,) = [row.name for row in stack.fleet.rows if row.privateIp == address]
         assert during("Consul's leader loses its power", lambda: stack.order("kill", leader))["failures"] == []
         stack.order("start", leader)
         until(lambda: stack.run(leader, "apollo-check").returncode == 0, f"{leader} is well", 120)
@@ -260,7 +258,7 @@ def test_routes_serve_while_no_consul_server_does(stack: Stack) -> None:
 
 
 def test_two_edges_stand_behind_a_load_balancer_which_leaves_out_a_dead_one(stack: Stack) -> None:
-    before = json.loads(stack.cli("outputs", "--json").stdout)["edge"]
+    before = stack.exports["edge"]
 
     def serving() -> set[str]:
         """Overlay addresses of the edges that a container was asked by."""

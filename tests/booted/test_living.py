@@ -127,8 +127,7 @@ def test_a_machine_that_aws_lost_comes_back_and_the_old_ones_drain_leaves_it_alo
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
     ec2 = cloud.api().client("ec2")
-    status = json.loads(stack.cli("status", "--json").stdout)
-    (lost,) = [row["instanceId"] for row in status if row["name"] == "slave-3"]
+    (lost,) = [row.instanceId for row in stack.fleet.rows if row.name == "slave-3"]
     ec2.terminate_instances(InstanceIds=[lost])
     assert doctor(stack)["slave-3"]["mend"] == "pulumi refresh -s local && pulumi up -s local"
     refreshed = stack.cli("refresh", timeout=300)

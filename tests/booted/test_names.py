@@ -286,8 +286,7 @@ def test_names_are_answered_while_the_leader_dies_and_while_no_server_is_there(s
     try:
         assert len(both.split(",")) == 2
         address = stack.out("control-1", "curl", "-s", "http://127.0.0.1:8500/v1/status/leader").strip('"').split(":")[0]
-        status = json.loads(stack.cli("status", "--json").stdout)
-        (leader,) = [row["name"] for row in status if row["privateIp"] == address]
+        (leader,) = [row.name for row in stack.fleet.rows if row.privateIp == address]
         begun = time.time()
         stack.order("kill", leader)
         others = [host for host in CONTROL if host != leader]

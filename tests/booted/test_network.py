@@ -141,8 +141,7 @@ def test_a_container_cannot_have_the_hosts_credentials(stack: Stack) -> None:
 
 
 def test_a_port_scan_from_the_internet_finds_only_the_web_ports(stack: Stack) -> None:
-    outputs = json.loads(stack.cli("outputs", "--json").stdout)
-    (address,) = outputs["edge"]["publicIps"]
+    (address,) = stack.exports["edge"]["publicIps"]
     scan = (
         "import socket\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
