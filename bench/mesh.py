@@ -17,8 +17,9 @@ from statistics import median
 from typing import Any
 
 from host.render import node_facts
+from localcloud import cloud as clouds
 from localcloud import demo
-from localcloud.paths import REPOSITORY
+from localcloud.paths import REPOSITORY, run_dir
 from plan.cluster import plan_cluster
 from plan.parse import parse
 
@@ -177,6 +178,14 @@ def _grown(count: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def missing() -> str:
+    """Why the mesh cannot be measured now; empty where it can."""
+    cloud = clouds.find(run_dir() / "local")
+    if cloud is None or not cloud.alive() or cloud.edge_port is None:
+        return "no local stack is booted: make up first"
+    return ""
+
+
 def peers(runs: int = RUNS) -> list[dict[str, Any]]:
     """Throughput, latency and CPU of each way between two slaves. RuntimeError: no booted stack, or a command on it failed."""
     stack = _Stack()
@@ -319,9 +328,6 @@ class _Opened:
         self._stack, self._undo = stack, list[Callable[[], object]]()
 
     def __enter__(self) -> None:
-        from localcloud import cloud as clouds
-        from localcloud.paths import run_dir
-
         cloud = clouds.find(run_dir() / "local")
         if cloud is None:
             raise RuntimeError("no booted local stack; make up first")
