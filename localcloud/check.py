@@ -142,21 +142,26 @@ def _settle(one: _Try, patience: float) -> Result:
 @contextmanager
 def _probes(fleet: Fleet) -> Generator[dict[str, str]]:
     """A probe container on every slave; gives slave → the probe's overlay address."""
-    slaves = fleet.of("slave")
+    slaves = [slave.name for slave in fleet.of("slave")]
+
+    def gone(slave: str) -> None:
+        fleet.run(slave, ["docker", "rm", "-f", PROBE])
+
+    def made(slave: str) -> str:
+        demo.load_image(fleet, slave)
+        gone(slave)
+        fleet.check(slave, ["docker", "run", "-d", "--name", PROBE, demo.IMAGE, "probe"])
+        inspect = ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", PROBE]
+        return fleet.check(slave, inspect).strip()
+
     try:
-        addresses: dict[str, str] = {}
-        for slave in slaves:
-            demo.load_image(fleet, slave.name)
-            fleet.run(slave.name, ["docker", "rm", "-f", PROBE])
-            fleet.check(slave.name, ["docker", "run", "-d", "--name", PROBE, demo.IMAGE, "probe"])
-            address = fleet.check(
-                slave.name, ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", PROBE]
-            )
-            addresses[slave.name] = address.strip()
+        # Its end waits for all of them, also where one failed.
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            addresses = dict(zip(slaves, pool.map(made, slaves), strict=True))
         yield addresses
     finally:
-        for slave in slaves:
-            fleet.run(slave.name, ["docker", "rm", "-f", PROBE])
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(gone, slaves))
 
 
 def _matrix(fleet: Fleet, expected: Expectations, addresses: dict[str, str], flows: int) -> Iterator[_Try]:

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +66,17 @@ def containers(slaves: Sequence[str]) -> list[DemoContainer]:
 
 def start(fleet: Fleet, wanted: Sequence[DemoContainer]) -> None:
     """Starts what does not run yet; what runs stays. Raises FleetError with Docker's own words."""
-    for container in wanted:
-        load_image(fleet, container.host)
-        if fleet.run(container.host, ["docker", "inspect", "-f", "{{.State.Running}}", container.name]).returncode == 0:
-            fleet.check(container.host, ["docker", "start", container.name])
-        else:
-            fleet.check(container.host, container.docker_run())
+
+    def on(host: str) -> None:
+        load_image(fleet, host)
+        for container in (one for one in wanted if one.host == host):
+            if fleet.run(host, ["docker", "inspect", "-f", "{{.State.Running}}", container.name]).returncode == 0:
+                fleet.check(host, ["docker", "start", container.name])
+            else:
+                fleet.check(host, container.docker_run())
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(on, {container.host for container in wanted}))
 
 
 def running(fleet: Fleet) -> list[DemoContainer]:
