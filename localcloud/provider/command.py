@@ -264,7 +264,8 @@ def _dial(runner: Runner, connection: Props, base: list[str], folder: Path) -> s
         while time.monotonic() < again:
             _look(runner, connection)
             time.sleep(0.05)
-        pause = min(pause * 2, 5.0)
+        # A host that boots is to be reached soon after its sshd is there.
+        pause = min(pause * 2, 2.0)
 
 
 def _joined(runner: Runner, connection: Props, master: subprocess.Popen[str], control: Path, seconds: float) -> str | None:
