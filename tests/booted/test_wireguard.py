@@ -95,9 +95,10 @@ def peers_of(stack: Stack, host: str) -> set[str]:
 
 def remember(stack: Stack, before: int, after: int) -> None:
     """For how many seconds slave-1 keeps a peer that left Consul's catalog."""
-    program = "/usr/local/lib/apollo/mesh.py"
-    change = f"grep -q 'GRACE = 5, {before}$' {program} && sed -i 's/GRACE = 5, {before}$/GRACE = 5, {after}/' {program}"
-    stack.out("slave-1", "sh", "-c", f"{change} && systemctl restart apollo-mesh-sync")
+    line = "REPAIR, GRACE = 5, "
+    find = f"program=$(grep -rlx --include=mesh.py '{line}{before}' /usr/local/lib/apollo)"
+    change = f"sed -i 's/^{line}.*/{line}{after}/' $program"
+    stack.out("slave-1", "sh", "-ec", f"{find}; {change}; systemctl restart apollo-mesh-sync")
 
 
 def test_scaling_to_four_and_back_costs_old_containers_no_packet_and_no_host_its_key(wireguard: Stack) -> None:
