@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from host.apollo.consul import consul_acl, consul_config, forget
 from host.render import node_facts
 from plan.cluster import PlannedHost
 from tests.host.conftest import PLAN, Agent
+from tests.host.edge import until
 from tests.host.support import STACK, files_of, one_of_each
 from tests.host.test_parameters import Cloud
 from tests.plan.support import cluster
@@ -437,14 +438,14 @@ def desk(agent: Agent, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     monkeypatch.setattr(apollo, "TOKEN_PORT", 0)
     servers: list[Any] = []
 
-    class Server(consul_acl.ThreadingHTTPServer):
+    class Server(consul_acl.TokenServer):
         def serve_forever(self, poll_interval: float = 0.05) -> None:
             servers.append(self)
             ready.set()
             super().serve_forever(poll_interval)
 
     ready = threading.Event()
-    monkeypatch.setattr(consul_acl, "ThreadingHTTPServer", Server)
+    monkeypatch.setattr(consul_acl, "TokenServer", Server)
     agent.facts = {**agent.facts, "VPC_CIDR": "127.0.0.0/16", "PRIVATE_IP": "127.0.0.11", "CONSUL_TLS": request.param}
     thread = threading.Thread(target=consul_acl.serve, args=(agent.facts,))
     thread.start()
@@ -463,6 +464,21 @@ def asked(source: str, token: str) -> tuple[int, str]:
         connection.request("GET", "/", headers={"X-Consul-Token": token})
         answer = connection.getresponse()
         return answer.status, json.load(answer).get("token", "")
+
+
+def test_a_host_that_only_waits_at_the_desk_holds_up_no_other_and_few_of_its_threads(desk: Agent) -> None:
+    stand(desk)
+    before = threading.active_count()
+    with ExitStack() as stack:
+        for _ in range(200):
+            waiting = socket.create_connection(("127.0.0.11", apollo.TOKEN_PORT), 5, source_address=("127.0.0.34", 0))
+            stack.enter_context(closing(waiting))
+            waiting.sendall(b"GET / HT")
+        assert asked("127.0.0.33", token_of("slave"))[0] == 200
+        assert threading.active_count() - before <= consul_acl.AT_ONCE + 1
+    # Those that broke off count no longer.
+    until(lambda: threading.active_count() <= before, "their threads end")
+    assert asked("127.0.0.34", token_of("slave"))[0] == 200
 
 
 def test_the_desk_gives_a_host_the_token_of_its_own_address_and_role(desk: Agent, capsys: pytest.CaptureFixture[str]) -> None:

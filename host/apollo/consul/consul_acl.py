@@ -20,6 +20,7 @@ import json
 import re
 import socket
 import ssl
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ from plan import ports
 TRY_AGAIN = 75
 # Seconds for which the token of a rotated secret stays valid beside its successor.
 GRACE = 3600
+# Requests of one address at a time; a host has one.
+AT_ONCE = 4
 # Whose token is made last.
 LAST = "control-5"
 INITIAL = "Initial Management Token"
@@ -241,10 +244,39 @@ class Desk(BaseHTTPRequestHandler):
         """Says nothing: what matters is printed above."""
 
 
+class TokenServer(ThreadingHTTPServer):
+    """Serves one address a few requests at a time: one that connects and only waits takes no thread of another's."""
+
+    address_family = socket.AF_INET
+
+    def __init__(self, place: tuple[str, int]) -> None:
+        self._served: dict[str, int] = {}
+        self._lock = threading.Lock()
+        super().__init__(place, Desk)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            count = self._served.get(client_address[0], 0)
+            if count < AT_ONCE:
+                self._served[client_address[0]] = count + 1
+        if count < AT_ONCE:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._lock:
+                self._served[client_address[0]] -= 1
+                if not self._served[client_address[0]]:
+                    del self._served[client_address[0]]
+
+
 def serve(facts: Mapping[str, str]) -> None:
     Desk.facts = facts
-    ThreadingHTTPServer.address_family = socket.AF_INET
-    server = ThreadingHTTPServer((facts["PRIVATE_IP"], apollo.TOKEN_PORT), Desk)
+    server = TokenServer((facts["PRIVATE_IP"], apollo.TOKEN_PORT))
     if facts["CONSUL_TLS"] == "1":
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(apollo.SECRETS / "consul/server-certificate")
