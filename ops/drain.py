@@ -22,8 +22,8 @@ SWITCH = "APOLLO_DRAIN"
 SECONDS = 60.0
 # Of these, for the edges to take the host out.
 _QUIET = 15.0
-# And for Mesos to start its tasks elsewhere.
-_MESOS = 30.0
+# For Mesos to say how long its tasks may take to start elsewhere, and the longest that counts.
+_MESOS, _MESOS_LONGEST = 10.0, 600.0
 # Seconds until a load balancer knows of an edge that goes or has come: two of its checks and some (components/edge.py). Nothing
 # here can see what it knows.
 BALANCER = 25.0
@@ -66,8 +66,10 @@ def drain(
             time.sleep(min(BALANCER, deadline.left))
             say("out of the load balancer")
         _quiet(ssh, edges, services, deadline, say)
-        waits = min(_MESOS, deadline.left / 2)
-        tell_mesos(ssh, host, address, control, "down", f"{waits:.0f}", seconds=waits + 5)
+        left = deadline.left
+        _move_tasks(ssh, host, address, control)
+        # What its tasks need comes on top.
+        deadline = Deadline(left)
         # It ends by itself before that: connections and containers have their own, shorter limits.
         for line in ssh.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
             say(line)
@@ -106,15 +108,25 @@ def _close(ssh: Ssh, host: str, address: str, control: Sequence[str]) -> None:
     forget(ssh, host, address, control, seconds=deadline.left)
 
 
-def tell_mesos(ssh: Ssh, host: str, address: str, control: Sequence[str], *order: str, seconds: float) -> None:
-    """Has a control node tell the Mesos masters that the machine goes, so that tasks start elsewhere first, or is back.
+def _move_tasks(ssh: Ssh, host: str, address: str, control: Sequence[str]) -> None:
+    """Has Mesos start its tasks elsewhere, and waits as long as they need by what their applications say."""
+    said = tell_mesos(ssh, host, address, control, "needs", seconds=_MESOS)
+    if needed := re.match(r"(\d+) s\b", said):
+        tell_mesos(ssh, host, address, control, "down", seconds=min(float(needed[1]), _MESOS_LONGEST) + 15)
+
+
+def tell_mesos(ssh: Ssh, host: str, address: str, control: Sequence[str], order: str, seconds: float) -> str:
+    """Has a control node tell the Mesos masters that the machine goes, so that tasks start elsewhere first, or is back; returns
+    what it said.
 
     seconds: for all of them.
     """
+    said = ""
     if host.startswith("slave-"):
-        said = _first_answer(ssh, host, control, seconds, "mesos", order[0], address, *order[1:])
-        if said and said.strip():
-            print(f"{host}: Mesos: {safe(said.strip())}", flush=True)
+        said = (_first_answer(ssh, host, control, seconds, "mesos", order, address) or "").strip()
+        for line in said.splitlines():
+            print(f"{host}: Mesos: {safe(line)}", flush=True)
+    return said
 
 
 def forget(ssh: Ssh, host: str, address: str, control: Sequence[str], seconds: float = _CLOSING) -> bool:
@@ -153,7 +165,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--control", default="", help="addresses of the control nodes in the VPC, with commas between")
     parser.add_argument("--forget", action="store_true", help="only take it out of Consul and the mesh: it is gone already")
     parser.add_argument("--undo", action="store_true", help="put a drained host that stays to work again")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long it may take (default: {SECONDS:.0f})")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help=f"how long it may take beside what Mesos's tasks need (default: {SECONDS:.0f})",
+    )
 
 
 def run(given: argparse.Namespace) -> int:

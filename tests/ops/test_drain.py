@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,16 +48,43 @@ def drained(hosts: Hosts, instance: str = "i-1") -> None:
 
 
 def test_a_host_is_emptied_before_it_ends_and_forgotten_last(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, {})
+    hosts = Hosts(tmp_path, {(CONTROL[0], "mesos", "needs"): "0 s for 0 tasks"})
     drained(hosts)
     assert hosts.calls == [
         (HOST, "leave", "begin"),
         (EDGE, "edge", "quiet"),
+        (CONTROL[0], "mesos", "needs"),
         (CONTROL[0], "mesos", "down"),
         (HOST, "leave", "end"),
         (CONTROL[0], "mesos", "up"),
         (CONTROL[0], "forget", "slave-2"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "order"),
+    [
+        ("95 s for 2 tasks: 2 of /web with 47 s each", ("down", 110.0)),
+        # A host that asks for hours is one that was taken over.
+        ("99999 s for 1 tasks", ("down", 615.0)),
+        ("failed: master/slaves: 500", None),
+        ("", None),
+    ],
+)
+def test_mesos_has_as_long_as_its_tasks_need_and_the_rest_has_what_it_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, order: tuple[Any, ...] | None
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Recorded(Hosts):
+        def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
+            if program == "mesos":
+                asked.append((arguments[0], *arguments[2:], round(seconds)))
+            return super().run(address, program, *arguments, seconds=seconds)
+
+    drained(Recorded(tmp_path, {(CONTROL[0], "mesos", "needs"): said}))
+    assert [call for call in asked if call[0] == "down"] == ([order] if order else [])
+    assert not said or f"slave-2: Mesos: {said}" in capsys.readouterr().out
 
 
 def test_a_host_that_goes_down_in_its_drain_does_not_keep_its_successor_out(
