@@ -108,7 +108,11 @@ class Fact:
     purpose: str
 
 
-CONTROL_COUNT = Fact("control/count", _CONTROL, "How many control nodes are planned: ZooKeeper's first members, Mesos's quorum")
+CONTROL_COUNT = Fact(
+    "control/count",
+    frozenset(("slave", "control")),
+    "How many control nodes are planned: ZooKeeper's first members and whom its clients ask, Mesos's quorum",
+)
 
 
 def parameters(role: Role, settings: Settings) -> list[str]:

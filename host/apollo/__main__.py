@@ -16,7 +16,8 @@ usage: apollo VERB …
 what an operator asks for:
   check [--json] [--wait SECONDS]   whether this host is what the plan says, and has its place in the network
   consul acl revoke                 on the server that leads: deletes the old tokens of rotated secrets now
-  mesos down ADDRESS [SECONDS]      on a control node: moves a slave's tasks elsewhere, and takes it down
+  mesos needs ADDRESS               on a control node: the seconds that moving a slave's tasks may take
+  mesos down ADDRESS                moves them elsewhere, and takes it down
   mesos up ADDRESS                  gives it back
   zookeeper members | add | remove NUMBER | own
   version                           {VERSION}

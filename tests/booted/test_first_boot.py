@@ -36,7 +36,10 @@ def test_hosts_install_themselves_and_serve_with_a_build_of_mesos_of_ones_own(
         assert not failed
         agent = plain.out("slave-1", "cat", "/run/apollo-mesos/called-mesos-agent").splitlines()
         assert agent[0] == "/opt/mesos/sbin/mesos-agent" and "--ip=10.0.0.33" in agent
-        master = plain.out("control-1", "cat", "/run/apollo-mesos/called-mesos-master").splitlines()
+        # Not before this node's ZooKeeper has its trees.
+        called = "/run/apollo-mesos/called-mesos-master"
+        until(lambda: plain.run("control-1", "test", "-e", called).returncode == 0, "the master")
+        master = plain.out("control-1", "cat", called).splitlines()
         assert "--quorum=1" in master
         until(lambda: plain.run("control-1", "test", "-e", "/run/apollo-mesos/called-marathon").returncode == 0, "Marathon")
         hosts = json.loads(plain.cli("status", "--json").stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
@@ -36,8 +37,14 @@ def serves(stack: Stack, asked: str, members: int) -> bool:
     return sorted(modes(stack, asked).values()) == ["follower"] * (members - 1) + ["leader"]
 
 
-def zookeeper(stack: Stack, host: str, command: str) -> str:
+# What makes whoever says it ZooKeeper's super-user, which only root on a control node can know.
+SUPER = "addauth digest super:%s\\n"
+
+
+def zookeeper(stack: Stack, host: str, command: str, super_user: bool = False) -> str:
     """What ZooKeeper's own client says to a command at this host's server."""
+    if super_user:
+        command = SUPER % stack.out(host, "cat", "/run/apollo-zookeeper/super") + command
     java = f"java -Xmx48m -cp {JARS} org.apache.zookeeper.ZooKeeperMain -server $PRIVATE_IP:2181"
     # Its exit status is that of the last command; what it said is what counts.
     return stack.run(host, "sh", "-c", f". /etc/apollo/node.env; printf '{command}\\nquit\\n' | {java} 2>&1").stdout
@@ -57,11 +64,11 @@ def test_zookeeper_elects_survives_the_loss_of_its_leader_and_keeps_its_data(sta
     until(lambda: serves(stack, "control-1", 3), "one leads and two follow")
     lost = next(host for host, mode in modes(stack, "control-1").items() if mode == "leader")
     first, second = [host for host in CONTROL if host != lost]
-    assert "Created /apollo-test" in zookeeper(stack, first, "create /apollo-test before")
+    assert "Created /apollo-test" in zookeeper(stack, first, "create /apollo-test before", super_user=True)
     stack.order("kill", lost)
     try:
         until(lambda: "leader" in modes(stack, first).values(), "another one leads", 30)
-        zookeeper(stack, second, "create /apollo-test/while away")
+        zookeeper(stack, second, "create /apollo-test/while away", super_user=True)
     finally:
         stack.order("start", lost)
     until(lambda: serves(stack, lost, 3), "the lost one follows again", 90)
@@ -72,7 +79,7 @@ def test_zookeeper_elects_survives_the_loss_of_its_leader_and_keeps_its_data(sta
         stack.order("reboot", host)
     until(lambda: serves(stack, lost, 3), "all three are back", 90)
     assert "before" in zookeeper(stack, first, "get /apollo-test")
-    zookeeper(stack, first, "deleteall /apollo-test")
+    zookeeper(stack, first, "deleteall /apollo-test", super_user=True)
     stack.assert_all_reachable()
 
 
@@ -83,6 +90,41 @@ def test_nobody_is_zookeepers_super_user(stack: Stack) -> None:
     open_ports = shell(stack, "control-1", "ss -Hltn | awk '{print $4}'").split()
     own = [place for place in open_ports if place.rpartition(":")[2] in ("2181", "2888", "3888", "8080")]
     assert own and all(CONTROL["control-1"] in place for place in own), own
+
+
+def test_whoever_comes_first_makes_nothing_in_zookeeper_and_no_agent_reads_what_marathon_keeps(stack: Stack) -> None:
+    """Where anyone may make a node, the first says whose it is, and every slave can delete it."""
+    until(lambda: serves(stack, "control-1", 3), "all three are members")
+    until(lambda: "[" in zookeeper(stack, "control-1", "ls /mesos"), "the trees are there")
+    tried = (
+        *(
+            f"create {path} mine"
+            for path in ("/apollo-new", "/zookeeper/new", "/zookeeper/quota/new", "/mesos/new", "/marathon/new")
+        ),
+        *("ls /marathon", "setAcl /mesos world:anyone:cdrwa"),
+    )
+    assert zookeeper(stack, "control-1", "\\n".join(tried)).count("Insufficient permission") == len(tried)
+    login = stack.out("control-1", "cat", "/etc/apollo/secrets/mesos/zookeeper-password")
+    made = zookeeper(stack, "control-1", f"addauth digest mesos:{login}\\ncreate /mesos/new mine\\ncreate /marathon/new mine")
+    assert "Created /mesos/new" in made and "Created /marathon/new" in made, made
+    zookeeper(stack, "control-1", "delete /mesos/new\\ndelete /marathon/new", super_user=True)
+
+
+def test_other_hosts_are_refused_until_zookeepers_trees_have_their_owner(stack: Stack) -> None:
+    shell(stack, "control-2", "systemctl stop apollo-scheduler; systemctl restart apollo-zookeeper")
+    try:
+        until(lambda: modes(stack, "control-2").get("control-2") in ("leader", "follower"), "it serves")
+        dial = "import socket; socket.create_connection(('10.0.32.12', 2181), 5)"
+        refused = stack.run("slave-1", "python3", "-c", dial)
+        assert "ConnectionRefusedError" in refused.stderr, refused.stderr
+        assert "waits for this node's ZooKeeper" in shell(
+            stack,
+            "control-2",
+            "apollo mesos marathon || test $? = 75; rm /run/apollo-mesos/marathon.problem",
+        )
+    finally:
+        stack.run("control-2", "systemctl", "start", "apollo-scheduler")
+    until(lambda: stack.run("slave-1", "python3", "-c", dial).returncode == 0, "it is open to slaves")
 
 
 def test_growing_control_to_five_touches_no_host_and_going_back_is_one_step_more(stack: Stack) -> None:
@@ -158,12 +200,37 @@ def test_without_programs_mesos_is_off_and_that_is_said(stack: Stack) -> None:
     assert "Mesos is off: the hosts have no programs of it" in stack.cli("status").stdout
 
 
+LEAKED = """
+import subprocess
+from pathlib import Path
+secrets = {path: path.read_text().strip() for path in Path("/etc/apollo/secrets").rglob("*") if path.is_file()}
+said = subprocess.run(["journalctl", "-b", "-o", "cat"], capture_output=True, text=True, errors="replace").stdout
+for path in Path("/proc").glob("[0-9]*/cmdline"):
+    try:
+        said += path.read_text(errors="replace")
+    except OSError:
+        pass
+print(sorted(str(path) for path, secret in secrets.items() if len(secret) > 15 and secret in said))
+"""
+
+
+def leaked(stack: Stack, host: str) -> list[str]:
+    """The secrets of a host that its journal or a command line shows."""
+    return json.loads(stack.out(host, "python3", "-c", LEAKED).replace("'", '"'))
+
+
+def test_no_secret_is_in_a_journal_or_on_a_command_line(stack: Stack) -> None:
+    found = {host: leaked(stack, host) for host in ("control-1", "slave-1", "edge-1")}
+    assert not any(found.values()), found
+
+
 MASTER = """#!/bin/sh
 for flag in "$@"; do case $flag in --ip=*) ip=${flag#--ip=};; --quorum=*) quorum=${flag#--quorum=};; esac; done
 busybox mkdir -p /www/metrics
 echo '{"master/elected": 1.0, "registrar/log/recovered": 1.0}' > /www/metrics/snapshot
+echo '{"slaves": [{"hostname": "10.0.0.33", "active": true}]}' > /www/slaves
 echo "$quorum" > /data/mesos/quorum
-trap 'exit 0' TERM
+# No word of SIGTERM: as the first process of its namespace it would not heed it.
 httpd -f -p "$ip:5050" -h /www & wait
 """
 
@@ -183,6 +250,9 @@ def standin(stack: Stack, host: str, name: str, script: str, more: str = "") -> 
         f"docker commit standin {STANDIN}; docker rm standin",
     )
     shell(stack, host, "\n".join(lines))
+
+
+FORGET = f"docker rm -f standin; docker rmi {STANDIN} {IMAGE}; rm -rf /data/mesos"
 
 
 @contextmanager
@@ -208,8 +278,18 @@ def test_the_leading_master_has_its_name_from_anywhere(stack: Stack) -> None:
             assert stack.curl("mesos-master.apollo.test") == "No service is published under this name."
             told = ("ok", "master runs: leads, quorum 2, marathon off: there is no such program here")
             until(lambda: check_of(stack, "control-2", "mesos") == told, "apollo-check says so")
+            assert leaked(stack, "control-2") == []
+            # As the documents restart them: the count is there before the quorum follows from it.
+            stack.out("control-2", "systemctl", "restart", "apollo-secrets", "mesos-master")
+            read = stack.out("control-2", "systemctl", "show", "-P", "ExecMainExitTimestampMonotonic", "apollo-secrets")
+            began = stack.out("control-2", "systemctl", "show", "-P", "ExecMainStartTimestampMonotonic", "mesos-master")
+            assert int(read) < int(began)
+            begun = time.monotonic()
+            stack.out("control-2", "systemctl", "stop", "mesos-master")
+            assert time.monotonic() - begun < 8, "Docker waits ten seconds for what does not heed SIGTERM"
+            assert stack.out("control-2", "systemctl", "show", "-P", "Result", "mesos-master") == "success"
     finally:
-        stack.run("control-2", "sh", "-c", f"docker rm -f standin; docker rmi {STANDIN} {IMAGE}; rm -rf /data/mesos")
+        stack.run("control-2", "sh", "-c", FORGET)
     until(lambda: stack.run("slave-3", "getent", "hosts", name).returncode != 0, "the name goes with it")
 
 
@@ -224,6 +304,18 @@ def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: S
     assert check_of(stack, "slave-1", "mesos")[0] == "ok"
 
 
+def test_only_an_agent_that_says_so_of_its_state_is_counted_by_the_hosts_own_journal(stack: Stack) -> None:
+    def ends(words: str) -> str:
+        program, counted = "/usr/local/bin/apollo mesos agent-stopped", "/run/apollo-mesos/agent-failures"
+        ended = f"systemd-run -q --wait -p 'ExecStopPost={program}' sh -c 'echo \"{words}\" >&2; exit 1'"
+        return shell(stack, "slave-2", f"{ended}; cat {counted} 2>/dev/null | wc -l").strip()
+
+    useless = "slave.cpp:7311] EXIT with status 1: Failed to perform recovery: Incompatible agent info detected."
+    refused = "EXIT with status 1: Master master@10.0.0.11:5050 refused authentication"
+    assert [ends(words) for words in (useless, useless, refused, useless)] == ["1", "2", "0", "1"]
+    stack.out("slave-2", "rm", "-r", "/run/apollo-mesos")
+
+
 AGENT = f"""#!/bin/sh
 for flag in "$@"; do case $flag in --ip=*) ip=${{flag#--ip=}};; esac; done
 busybox mkdir -p /www/metrics
@@ -232,6 +324,8 @@ echo '{{"slave/registered": 1.0}}' > /www/metrics/snapshot
 export DOCKER_HOST=unix:///var/run/docker.sock
 docker rm -f mesos-task
 docker run -d --name=mesos-task --net=bridge -e SERVICE_NAME=task {IMAGE}
+# Executors listen without a password, on a port that is free.
+httpd -p "$ip:41234" -h /www
 trap 'exit 0' TERM
 httpd -f -p "$ip:5051" -h /www & wait
 """
@@ -248,6 +342,7 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
     host = "slave-1"
     off = check_of(stack, host, "mesos")
     standin(stack, host, "mesos-agent", AGENT, DOCKER_CLIENT)
+    standin(stack, "control-2", "mesos-master", MASTER)
     path = "[Service]\nEnvironment=PATH=/opt/shim:/usr/sbin:/usr/bin:/sbin:/bin"
     lines = (
         f"mkdir -p /opt/shim {DROP_IN}; echo '{path}' > {DROP_IN}/shim.conf; echo 'AGENT=\"{STANDIN}\"' > {IMAGES}",
@@ -258,7 +353,18 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
         # All of it comes back by itself, in order.
         stack.order("reboot", host)
         until(lambda: "mesos-task" in stack.run(host, "docker", "ps").stdout, "the agent's stand-in started a task", 120)
-        until(lambda: check_of(stack, host, "mesos") == ("ok", "agent runs: registered"), "apollo-check says so")
+        until(
+            lambda: check_of(stack, host, "mesos")[1].startswith("agent runs: registered nowhere, as no"),
+            "apollo-check says so",
+        )
+        with from_image(stack, "control-2", "mesos-master", "MASTER", STANDIN):
+            told = ("ok", "agent runs: registered and active")
+            until(lambda: check_of(stack, host, "mesos") == told, "the master says so")
+        assert leaked(stack, host) == []
+        pid = stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", "mesos-task")
+        inside = ("nsenter", "-t", pid, "-n", "python3", "-c", PROBE)
+        assert json.loads(stack.out(host, "python3", "-c", PROBE, "10.0.0.33", "41234", "5051")) == [41234, 5051]
+        assert json.loads(stack.out(host, *inside, "10.0.0.33", "41234", "5051", "22")) == []
         units = ("apollo-mesh", "docker", "mesos-agent")
         shown = [stack.out(host, "systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", unit) for unit in units]
         assert list(map(int, shown)) == sorted(map(int, shown)), dict(zip(units, shown, strict=True))
@@ -278,5 +384,6 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
             "systemctl start mesos-agent",
         )
         stack.run(host, "sh", "-c", "\n".join(undo))
+        stack.run("control-2", "sh", "-c", FORGET)
     until(lambda: check_of(stack, host, "mesos") == off and stack.run(host, "apollo-check").returncode == 0, "all is as before")
     stack.assert_all_reachable()

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from host.apollo import apollo
 from host.apollo.mesos import mesos
 from host.apollo.mesos import mesos_agent as agent
 from host.apollo.mesos import mesos_control as control
@@ -99,9 +100,14 @@ def mesos_commands() -> str:
         file.write_text("".join(f'{name.upper()}="{image}"\n' for name, image in images.items()))
         stack.callback(setattr, mesos, "IMAGES", mesos.IMAGES)
         mesos.IMAGES = file
+        stack.callback(setattr, apollo, "SECRETS", apollo.SECRETS)
+        apollo.SECRETS = Path(folder)
+        apollo.write(Path(folder) / "control/count", f"{plan.settings.control.count}\n")
         lines = {
             "master": mesos.command("master", control.master_flags(on_control, control.quorum(plan.settings.control.count))),
-            "marathon": mesos.command("marathon", control.marathon_flags(on_control), environment=control.MARATHON_VARIABLES),
+            "marathon": mesos.command(
+                "marathon", control.marathon_flags(on_control), control.MARATHON_OPTIONS, control.MARATHON_VARIABLES
+            ),
             "agent": mesos.command(
                 "agent", agent.flags(on_slave, agent.resources(3_932_160, 2, wanted_disk(plan))), agent.DOCKER_OPTIONS
             ),

@@ -17,6 +17,7 @@ import pytest
 
 from host.apollo import apollo, check
 from host.apollo.mesos import mesos, mesos_agent, mesos_control, scheduler
+from host.apollo.zookeeper import zookeeper
 from host.render import node_facts
 from tests.host.support import EXAMPLES, STACK, files_of
 from tests.plan.support import cluster
@@ -31,10 +32,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
     for user in ("marathon", "operator", "agent", "zookeeper"):
         apollo.write(tmp_path / f"secrets/mesos/{user}-password", f"{user}-secret\n", 0o600)
+    apollo.write(tmp_path / "secrets/control/count", "3\n")
     for module, name in (
         *((mesos, name) for name in ("OWN", "USR", "IMAGES", "PACKAGES", "RUN")),
-        *((mesos_agent, name) for name in ("WORK", "LATEST", "IDENTITY", "FAILURES", "CGROUPS")),
-        *((mesos_control, name) for name in ("LOG", "QUORUM")),
+        *((mesos_agent, name) for name in ("WORK", "LATEST", "FAILURES", "CGROUPS")),
+        *((mesos_control, name) for name in ("LOG", "QUORUM", "MARATHON_LOG")),
     ):
         monkeypatch.setattr(module, name, tmp_path / str(getattr(module, name)).lstrip("/"))
     mesos.RUN.mkdir(parents=True)
@@ -92,6 +94,37 @@ def test_no_container_of_ours_has_a_name_that_the_agent_takes_for_a_task() -> No
         assert not container.removeprefix("--name=").startswith("mesos-")
 
 
+def test_clients_of_zookeeper_are_told_the_planned_control_nodes_as_more_silent_ones_would_end_their_sessions(
+    host: Path,
+) -> None:
+    assert mesos.zookeeper(CONTROL, "mesos") == "zk://10.0.0.11:2181,10.0.32.12:2181,10.0.0.13:2181/mesos"
+    apollo.write(host / "secrets/control/count", "5\n")
+    assert mesos.zookeeper(SLAVE, "mesos").count(":2181") == 5
+
+
+@pytest.mark.usefixtures("host")
+def test_a_program_that_would_be_the_first_process_of_its_container_gets_an_init() -> None:
+    apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    assert "--init" in mesos.command("master", []) and "--init" in mesos.command("marathon", [])
+    # With the host's processes it is none.
+    assert "--init" not in mesos.command("agent", [], mesos_agent.DOCKER_OPTIONS)
+
+
+def test_marathon_is_given_no_password_by_a_variable_that_it_logs(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apollo.write(mesos.OWN / "bin/marathon", "")
+    given: dict[str, str] = {}
+    monkeypatch.setattr(mesos, "start", lambda *given_: given.update(given_[-1]))
+    monkeypatch.setattr(zookeeper, "CLAIMED", host / "claimed")
+    apollo.write(host / "claimed", "")
+    mesos_control.marathon(CONTROL)
+    logged = {name: value for name, value in given.items() if name.startswith("MARATHON_")}
+    assert list(logged) == ["MARATHON_ZK"] and "marathon-secret" not in logged["MARATHON_ZK"]
+    assert given["MESOSPHERE_HTTP_CREDENTIALS"] == "marathon:marathon-secret"
+    # What hides that one's login has its own test by hand, with the real Logback (docs/mesos.md).
+    assert f"-Dlogback.configurationFile={mesos_control.MARATHON_LOG}" in given["JAVA_OPTS"]
+    assert "%n%ex){'zk://[^@ ]*@', 'zk://'}%nopex" in mesos_control.MARATHON_LOG.read_text()
+
+
 def test_no_password_is_on_a_command_line(host: Path) -> None:
     apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
     passwords = [(host / f"secrets/mesos/{user}-password").read_text().strip() for user in ("marathon", "operator", "agent")]
@@ -122,9 +155,14 @@ def allowed(acls: dict[str, Any], principal: str | None, action: str) -> bool:
 def master(host: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The ACLs that a master starts with."""
     apollo.write(mesos.OWN / "sbin/mesos-master", "")
-    apollo.write(host / "secrets/control/count", "3\n")
     mesos_control.LOG.mkdir(parents=True)
     monkeypatch.setattr(mesos, "start", lambda *_: None)
+    monkeypatch.setattr(zookeeper, "CLAIMED", host / "claimed")
+    for program in (mesos_control.master, mesos_control.marathon):
+        with pytest.raises(SystemExit) as ended:
+            program(CONTROL)
+        assert ended.value.code == mesos.NOT_YET, "else it would make a tree that is open to all"
+    apollo.write(zookeeper.CLAIMED, "")
     mesos_control.master(CONTROL)
     return json.loads((mesos.RUN / "acls.json").read_text())
 
@@ -191,54 +229,81 @@ def test_tasks_get_what_the_hosts_own_daemons_leave(memory_mib: int, cpus: int, 
     assert mesos_agent.resources(memory_mib * 1024, cpus, gib << 30) == expected
 
 
-IDENTITY = {"address": "10.0.0.33", "attributes": "1 eu-west-1a", "resources": "cpus:1"}
-
-
 @pytest.fixture
 def old_state(host: Path) -> Path:
     """The state of an agent that ran here."""
     old = mesos_agent.WORK / "meta/slaves/one"
     old.mkdir(parents=True)
     mesos_agent.LATEST.symlink_to(old)
-    apollo.write(mesos_agent.IDENTITY, json.dumps(IDENTITY))
     assert host in mesos_agent.LATEST.parents
     return mesos_agent.LATEST
 
 
-def test_an_agent_that_is_the_same_keeps_its_state(old_state: Path) -> None:
-    mesos_agent.drop_unusable_state(IDENTITY, 1000.0)
+Ended = Callable[[str], None]
+USELESS = (
+    "E1127 slave.cpp:7311] EXIT with status 1: Failed to perform recovery: Incompatible agent info detected.\nTo restart this\n"
+)
+
+
+@pytest.fixture
+def ended(host: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """Plays an end of the agent, of which the journal has this as its last words."""
+    path = host / "bin"
+    monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
+
+    def end(said: str, docker: str = "exit 0") -> None:
+        apollo.write(host / "said", said)
+        script = f"#!/bin/sh\ncase $* in *_SYSTEMD_INVOCATION_ID=run-1*) cat {host}/said;; esac\n"
+        apollo.write(path / "journalctl", script, 0o755)
+        apollo.write(path / "docker", f"#!/bin/sh\n{docker}\n", 0o755)
+        mesos_agent.stopped("run-1")
+
+    return end
+
+
+def test_state_that_the_agent_cannot_use_three_times_in_a_row_is_dropped_and_the_count_begins_anew(
+    old_state: Path, ended: Ended
+) -> None:
+    for said in (USELESS, USELESS, "EXIT with status 1: Master refused authentication", USELESS, USELESS):
+        ended(said)
+        mesos_agent.drop_unusable_state()
+        assert old_state.exists()
+    ended(USELESS)
+    mesos_agent.drop_unusable_state()
+    assert not old_state.is_symlink() and (old_state.parent / "one").is_dir() and not mesos_agent.FAILURES.exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "EXIT with status 1: Master master@10.0.0.11:5050 refused authentication",
+        "Received SIGTERM; shutting down", "*** SIGABRT (@0x1) received by PID 1 ***", "Failed to detect a master: no leader",
+        "Re-registered with master master@10.0.0.11:5050", "",
+    ],
+)  # fmt: skip
+def test_no_other_end_of_the_agent_costs_it_its_tasks(old_state: Path, ended: Ended, said: str) -> None:
+    for _ in range(9):
+        ended(said)
+        mesos_agent.drop_unusable_state()
     assert old_state.exists()
 
 
-def test_an_agent_with_other_resources_starts_as_a_new_one(old_state: Path) -> None:
-    mesos_agent.drop_unusable_state({**IDENTITY, "resources": "cpus:3"}, 1000.0)
-    assert not old_state.is_symlink() and (old_state.parent / "one").is_dir()
-    assert json.loads(mesos_agent.IDENTITY.read_text())["resources"] == "cpus:3"
+def test_an_agent_that_finds_no_docker_keeps_its_state(old_state: Path, ended: Any) -> None:
+    for _ in range(9):
+        ended(USELESS, docker="exit 1")
+        mesos_agent.drop_unusable_state()
+    assert old_state.exists()
 
 
-@pytest.mark.parametrize("torn", ["", '{"address": "10.0', "\0\0\0", "[]"])
-def test_an_agent_whose_record_was_torn_by_a_power_cut_starts_as_a_new_one(old_state: Path, torn: str) -> None:
-    mesos_agent.IDENTITY.write_text(torn)
-    mesos_agent.drop_unusable_state(IDENTITY, 1000.0)
-    assert not old_state.is_symlink()
-    assert json.loads(mesos_agent.IDENTITY.read_text()) == IDENTITY
-
-
-def test_state_that_ends_the_agent_three_times_is_dropped_and_the_count_begins_anew(old_state: Path) -> None:
-    for when in (0.0, 1000.0, 1010.0):
-        mesos_agent.stopped("exit-code", "1", when)
-    mesos_agent.drop_unusable_state(IDENTITY, 1020.0)
-    assert old_state.exists(), "the first failure is too long ago"
-    mesos_agent.stopped("signal", "ABRT", 1030.0)
-    mesos_agent.drop_unusable_state(IDENTITY, 1040.0)
-    assert not old_state.is_symlink() and mesos_agent.failures(1040.0) == []
-
-
-@pytest.mark.parametrize(("result", "status"), [("success", "0"), ("exit-code", "75"), ("exit-code", "125")])
-@pytest.mark.usefixtures("host")
-def test_an_order_to_stop_and_a_missing_image_are_no_failures_of_the_agent(result: str, status: str) -> None:
-    mesos_agent.stopped(result, status, 1000.0)
-    assert mesos_agent.failures(1000.0) == []
+def test_an_agent_with_more_resources_is_the_same_one_and_its_executors_find_a_builds_library(host: Path) -> None:
+    assert "--reconfiguration_policy=additive" in mesos_agent.flags(SLAVE, "cpus:1")
+    assert not [flag for flag in mesos_agent.flags(SLAVE, "cpus:1") if flag.startswith("--executor_environment_variables")]
+    apollo.write(mesos.OWN / "sbin/mesos-agent", "")
+    wanted = f'--executor_environment_variables={{"LD_LIBRARY_PATH": "{host}/opt/mesos/lib"}}'
+    assert wanted in mesos_agent.flags(SLAVE, "cpus:1")
+    # In its images there is no such library.
+    apollo.write(mesos.IMAGES, 'AGENT="example/mesos:1"\n')
+    assert not [flag for flag in mesos_agent.flags(SLAVE, "cpus:1") if flag.startswith("--docker_mesos_image")]
 
 
 def test_control_groups_of_version_2_are_refused_with_what_to_boot_with(host: Path) -> None:
@@ -253,6 +318,13 @@ def test_control_groups_of_version_2_are_refused_with_what_to_boot_with(host: Pa
     assert host in mesos_agent.CGROUPS.parents
 
 
+def test_an_example_that_spreads_over_zones_says_over_how_many() -> None:
+    # Without the number Marathon counts only the zones of which it has had an offer.
+    apps = [json.loads(path.read_text()) for path in sorted((Path(__file__).parents[2] / "examples/apps").glob("*.json"))]
+    grouped = [rule for app in apps for rule in app.get("constraints", []) if rule[1] == "GROUP_BY"]
+    assert grouped and all(len(rule) == 3 and rule[2].isdecimal() for rule in grouped)
+
+
 # -- draining, and what Consul is told, against a stand-in for both HTTP APIs
 
 
@@ -262,10 +334,13 @@ class Cluster:
 
     def __init__(self) -> None:
         self.agents = ["10.0.0.33", "10.0.32.34"]
+        self.inactive: list[str] = []
         self.tasks = {"web.1": "10.0.0.33", "web.2": "10.0.32.34"}
         self.windows: list[dict[str, Any]] = []
         self.down: list[dict[str, str]] = []
         self.broken = False
+        self.check: dict[str, int] = {}
+        self.knows_health = True
         self.refuses = ""
         self.metrics: dict[str, float] = {"master/elected": 1.0, "registrar/log/recovered": 1.0, "slave/registered": 1.0}
         self.asked: list[str] = []
@@ -274,9 +349,9 @@ class Cluster:
         self.asked.append(f"{method} {path}")
         if path == self.refuses:
             return 500, {"error": "refused"}
-        match (method, path):
+        match (method, path.partition("?")[0]):
             case ("GET", "/slaves"):
-                return 200, {"slaves": [{"hostname": agent} for agent in self.agents]}
+                return 200, {"slaves": [{"hostname": agent, "active": agent not in self.inactive} for agent in self.agents]}
             case ("GET", "/maintenance/schedule"):
                 return 200, {"windows": self.windows}
             case ("POST", "/maintenance/schedule"):
@@ -299,7 +374,8 @@ class Cluster:
                 return 200, {"tasks": [{"id": i, "appId": "/web", "host": h} for i, h in self.tasks.items()]}
             case ("GET", "/v2/apps/web"):
                 tasks = [{"id": task, "state": "TASK_RUNNING"} for task in self.tasks]
-                return 200, {"app": {"instances": 2, "tasks": tasks, "tasksHealthy": len(tasks), "healthChecks": [{}]}}
+                app = {"id": "/web", "instances": 2, "tasks": tasks, "healthChecks": [self.check]}
+                return 200, {"app": {**app, "tasksHealthy": len(tasks) if self.knows_health else 0}}
             case ("DELETE", _):
                 del self.tasks[path.rpartition("/")[2]]
                 if not self.broken:
@@ -365,9 +441,45 @@ def test_draining_moves_the_tasks_first_and_takes_the_machine_down_last(played: 
 def test_draining_stops_where_a_task_does_not_come_up_elsewhere(played: tuple[Cluster, int]) -> None:
     state, port = played
     state.broken = True
-    with pytest.raises(mesos_control.MesosError, match=r"/web did not come up elsewhere in time; 10\.0\.0\.33 is still in use"):
+    with pytest.raises(
+        mesos_control.MesosError,
+        match=r"/web did not come up elsewhere in time \(1 of 2 run, 1 of 2 are healthy\); 10\.0\.0\.33 is still in use",
+    ):
         mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
     assert (state.down, state.windows) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("check", "tasks", "said"),
+    [
+        # Three seconds to end, thirty to start, and the check's own periods.
+        (
+            {"gracePeriodSeconds": 60, "intervalSeconds": 5, "timeoutSeconds": 3},
+            1,
+            "101 s for 1 tasks: 1 of /web with 101 s each",
+        ),
+        (
+            {"gracePeriodSeconds": 60, "intervalSeconds": 5, "timeoutSeconds": 3},
+            2,
+            "202 s for 2 tasks: 2 of /web with 101 s each",
+        ),
+        ({}, 1, "413 s for 1 tasks: 1 of /web with 413 s each"),
+        ({}, 2, "600 s for 2 tasks: 2 of /web with 413 s each"),
+        ({}, 0, "0 s for 0 tasks"),
+    ],
+)
+def test_a_drain_waits_as_long_as_the_tasks_say_that_they_need_and_no_longer_than_ten_minutes(
+    played: tuple[Cluster, int], check: dict[str, int], tasks: int, said: str
+) -> None:
+    state, port = played
+    state.check, state.tasks = check, {f"web.{n}": "10.0.0.33" for n in range(tasks)}
+    assert mesos_control.needs(api(port), "10.0.0.33") == said
+
+
+def test_draining_does_not_wait_for_a_health_of_which_marathon_knew_nothing(played: tuple[Cluster, int]) -> None:
+    state, port = played
+    state.knows_health = False
+    assert mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once).startswith("moved 1 tasks")
 
 
 def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_started(played: tuple[Cluster, int]) -> None:
@@ -504,11 +616,14 @@ def asked(
     played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, str]], tuple[str, str]]:
     """Runs the check as a host of these facts whose units of Mesos are up; returns ok or warning, and what it says. As Consul
-    has it, no master leads."""
+    has it, the stand-in leads while `master/elected` of its metrics is not 0."""
+    state, port = played
+    state.agents.append("127.0.0.1")
+    leader = [{"Service": {"Address": "127.0.0.1", "Port": port}}]
     for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
         monkeypatch.setattr(mesos, name, played[1])
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
-    monkeypatch.setattr(apollo, "consul", lambda *_: ([], {}))
+    monkeypatch.setattr(apollo, "consul", lambda *_: (leader if state.metrics["master/elected"] else [], {}))
     monkeypatch.setattr(check, "run", lambda *_: "ActiveState=active\nConditionResult=yes\nConditionTimestamp=today\n")
     for role in ("control", "slave"):
         apollo.write(host / f"secrets/consul/{role}-token", "x", 0o600)
@@ -529,7 +644,7 @@ NOT_NEEDED = ". The overlay does not need it"
 
 def test_what_of_mesos_does_its_work_is_said_and_well(asked: Asked) -> None:
     assert asked(CONTROL) == ("ok", "master runs: leads, quorum 2, marathon runs: answers")
-    assert asked(SLAVE) == ("ok", "agent runs: registered")
+    assert asked(SLAVE) == ("ok", "agent runs: registered and active")
 
 
 def test_an_image_that_cannot_be_pulled_is_a_warning_as_the_network_does_without(asked: Asked) -> None:
@@ -557,15 +672,19 @@ def test_a_marathon_that_does_not_answer_is_said(asked: Asked, played: tuple[Clu
     assert word == "warning" and said.startswith("marathon runs: http://127.0.0.1:") and "/ping: 500; master runs" in said
 
 
-def test_an_agent_that_no_master_has_taken_is_said_with_who_should(
-    asked: Asked, played: tuple[Cluster, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    played[0].metrics["slave/registered"] = 0.0
-    assert asked(SLAVE) == ("warning", f"agent runs: registered nowhere, as no master leads{NOT_NEEDED}")
-    leader = [{"Service": {"Address": "10.0.32.12", "Port": 5050}}]
-    monkeypatch.setattr(apollo, "consul", lambda *_: (leader, {}))
+def test_whether_an_agent_is_registered_and_active_the_leading_master_says(asked: Asked, played: tuple[Cluster, int]) -> None:
+    state, _ = played
+    # What the agent itself says as soon as it knows of a master, and nothing is meant by it.
+    assert state.metrics["slave/registered"] == 1.0
+    state.inactive = ["127.0.0.1"]
+    assert asked(SLAVE)[1].startswith("agent runs: registered by 127.0.0.1, which leads, and not active; see journalctl")
+    state.agents.remove("127.0.0.1")
     word, said = asked(SLAVE)
-    assert word == "warning" and said.startswith("agent runs: not registered by 10.0.32.12, which leads; see journalctl")
+    assert word == "warning" and said.startswith("agent runs: not registered by 127.0.0.1, which leads; see journalctl")
+    state.refuses = "/slaves"
+    assert asked(SLAVE)[1].endswith(f"/slaves: 500{NOT_NEEDED}")
+    state.metrics["master/elected"] = 0.0
+    assert asked(SLAVE) == ("warning", f"agent runs: registered nowhere, as no master leads{NOT_NEEDED}")
 
 
 def test_a_server_that_does_not_answer_at_all_is_a_warning_too(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ apollo-mesh            network-online.target  Wants           all            any
 apollo-mesh            apollo-firewall        After           all            any        what comes out of it is filtered from the start
 apollo-mesh-sync       apollo-mesh            Wants           all            routed     the table is the device's
 apollo-mesh-sync       consul                 After           all            routed     members are in the catalog
+apollo-mesh-sync       apollo-secrets         After           all            routed     it reads the catalog with the role's token
 apollo-wireguard       systemd-modules-load   After           all            wireguard  only where the kernel has none
 apollo-firewall        network-online.target  Wants           all            any        the uplink is in the rules
 apollo-data-grow       apollo-data            Requisite       all            any        it grows what is mounted, and mounts nothing
@@ -55,24 +56,29 @@ dnsmasq                weave-bridge           After           all            any
 apollo-names           apollo-secrets         After           slave          any        it asks with the role's token
 apollo-register        docker                 After           slave          any        it follows Docker's events
 apollo-register        consul                 After           slave          any        it registers with the agent
+apollo-register        apollo-secrets         After           slave          any        with its own token
 mesos-agent            docker                 Requires        slave          any        tasks are containers
 mesos-agent            apollo-data            Requires        slave          any        its work directory is on the volume
 mesos-agent            apollo-mesh            After           slave          any        tasks need the others
 mesos-agent            apollo-register        After           slave          any        a task's name is there with the task
+mesos-agent            apollo-secrets         After           slave          any        its password, and how many control nodes there are
 apollo-zookeeper       apollo-data            Requires        control        any        its data is on the volume
 apollo-zookeeper       apollo-secrets         Wants           control        any        its password
 apollo-zookeeper       network-online.target  Wants           control        any        it asks the other members
 mesos-master           apollo-zookeeper       After           control        any        the election
 mesos-master           docker                 Wants           control        any        it may run from an image
 mesos-master           consul                 After           control        any        it asks which masters there are
+mesos-master           apollo-secrets         After           control        any        its quorum follows from the count
 mesos-master           apollo-data            Requires-alone  control        any        its log is on the volume
 marathon               mesos-master           After           control        any        it registers there
 marathon               apollo-zookeeper       After           control        any        its state
 marathon               docker                 Wants           control        any        it may run from an image
 marathon               consul                 After           control        any        its name
+marathon               apollo-secrets         After           control        any        its passwords
 marathon               apollo-data            Requires-alone  control        any        what its image keeps is on the volume
 apollo-scheduler       apollo-zookeeper       After           control        any        it looks after that node
 apollo-scheduler       consul                 After           control        any        it registers names
+apollo-scheduler       apollo-secrets         After           control        any        it registers with the role's token
 apollo-consul-acl      consul                 After           control        any        it writes tokens there
 apollo-consul-acl      apollo-secrets         After           control        any        with the management token
 apollo-node-tokens     apollo-secrets         After           control        any        it makes tokens of the management token
@@ -82,6 +88,7 @@ haproxy                weave-bridge           After           edge           any
 haproxy                apollo-mesh            After           edge           any        and by the mesh
 apollo-edge            haproxy                After           edge           any        what it writes is for a running HAProxy
 apollo-edge            consul                 After           edge           any        it follows the catalog
+apollo-edge            apollo-secrets         After           edge           any        it reads the catalog with a token of its own
 """
 ROUTED = ("vxlan", "wireguard")
 HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]

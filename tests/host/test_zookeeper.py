@@ -152,10 +152,37 @@ def test_no_link_in_its_folder_gives_zookeeper_a_file_of_the_hosts(host: Path, m
     monkeypatch.setattr(zookeeper, "CONFIG", data / "zoo.cfg")
     for name, value in (("RUN", host / "run"), ("PASSWORD", host / "run/super")):
         monkeypatch.setattr(zookeeper, name, value)
+    rules: list[str] = []
+    monkeypatch.setattr(zookeeper, "nft", rules.append)
+    monkeypatch.setattr(zookeeper, "CLAIMED", host / "run/claimed")
+    zookeeper.RUN.mkdir()
+    zookeeper.CLAIMED.touch()
     zookeeper.prepare(facts(1))
+    # Other hosts wait again until somebody has looked whose the nodes are.
+    assert not zookeeper.CLAIMED.exists() and "reject with tcp reset" in rules[0]
     assert {data, data / "myid", data / "zoo.cfg", data / "version-2"} <= given
     assert {data / "version-2/log.1", data / "snapshots"} <= given, "the links themselves are its own"
     assert not [path for path in given if outside in (path, *path.parents)]
+
+
+SHOWN = """\
+'digest,'mesos:{0}
+: cdrwa
+'world,'anyone
+: r
+'digest,'mesos:{0}
+: cdrwa
+{1}
+WATCHER::
+"""
+
+
+@pytest.mark.parametrize(
+    ("password", "more", "fits"), [("new", "", True), ("old", "", False), ("new", "'world,'anyone\n: r", False)]
+)
+def test_whose_the_trees_are_counts_with_all_that_others_may_do_there(host: Path, password: str, more: str, fits: bool) -> None:
+    apollo.write(host / "secrets/mesos/zookeeper-password", "new\n", 0o600)
+    assert zookeeper.owned(SHOWN.format(zookeeper.digest(f"mesos:{password}"), more)) is fits
 
 
 def test_no_way_in_that_asks_for_no_password_is_open() -> None:

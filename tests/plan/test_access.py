@@ -28,7 +28,7 @@ mesos/zookeeper-password   -     control -
 mesos/agent-password       slave control -
 ssh/host-key               slave control edge
 edge/certificate           -     -       edge
-control/count              -     control -
+control/count              slave control -
 """
 READ = {row.split()[0]: set(row.split()[1:]) - {"-"} for row in READERS.strip().splitlines()}
 

@@ -42,8 +42,11 @@ LOOK_SECONDS, ASK_SECONDS = 3.0, 10.0
 
 
 def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
-    """ZooKeeper's address for Mesos: all five control nodes that may ever be. login: user:password."""
-    places = ",".join(f"{address}:{ports.ZOOKEEPER_CLIENT}" for address in facts["CONTROL_ADDRESSES"].split())
+    """ZooKeeper's address for Mesos: the planned control nodes. Not all five that may ever be: an address without a machine is
+    silent, ZooKeeper's client waits two thirds of a session's ten seconds for each, and after two the session is over.
+    login: user:password."""
+    planned = facts["CONTROL_ADDRESSES"].split()[: int(apollo.secret("control/count"))]
+    places = ",".join(f"{address}:{ports.ZOOKEEPER_CLIENT}" for address in planned)
     return f"zk://{login}{'@' if login else ''}{places}/{path}"
 
 
@@ -75,6 +78,11 @@ def image(name: str) -> str:
     return pairs.get(name.upper(), "").strip('"')
 
 
+def own(name: str) -> bool:
+    """Whether the program is from somebody's own build."""
+    return (OWN / PROGRAMS[name][0]).exists()
+
+
 def fetch(name: str) -> None:
     """Gets what is not on the host yet: an image from its registry, or packages. Ends with `problem` where it cannot."""
     wanted = image(name)
@@ -104,6 +112,8 @@ def command(name: str, flags: Sequence[str], options: Sequence[str] = (), enviro
         *("docker", "run", "--rm", f"--name=apollo-{name}", "--network=host", "--log-driver=none"),
         *(f"--volume={WORK}:{WORK}", f"--volume={RUN}:{RUN}:ro"),
         *(f"--env={variable}" for variable in environment),
+        # As the first process of its namespace a program without a handler of its own does not heed SIGTERM.
+        *(() if "--pid=host" in options else ("--init",)),
         *options,
         *((f"--entrypoint={entry}",) if entry else ()),
         *(image(name), *flags),
@@ -116,11 +126,11 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str] | None 
     if argv[0] == "docker":
         # Left over where Docker was restarted, which ends `docker run` and not the container.
         subprocess.run(["docker", "rm", "-f", f"apollo-{name}"], capture_output=True, check=False)
-    own = {}
+    libraries = {}
     if Path(argv[0]).is_relative_to(OWN):
-        own = {"LD_LIBRARY_PATH": f"{OWN}/lib", "MESOS_NATIVE_JAVA_LIBRARY": f"{OWN}/lib/libmesos.so"}
+        libraries = {"LD_LIBRARY_PATH": f"{OWN}/lib", "MESOS_NATIVE_JAVA_LIBRARY": f"{OWN}/lib/libmesos.so"}
     sys.stdout.flush()
-    os.execvpe(argv[0], list(argv), {**os.environ, **own, **(environment or {})})
+    os.execvpe(argv[0], list(argv), {**os.environ, **libraries, **(environment or {})})
 
 
 def get(

@@ -1,12 +1,12 @@
 """Runs the Mesos agent on a slave (unproved: no Mesos has run here yet).
 
 apollo mesos agent          becomes the agent
-apollo mesos agent-stopped  after it ended, told by systemd how
+apollo mesos agent-stopped  after it ended
 
-An agent finds the containers of its last run again by the state in its work directory. State that it cannot use makes it end
-at once, each time. So `run` drops the state, as Mesos's own advice is, where the agent is no longer the one that wrote it
-(other resources, attributes or address), and where it failed three times within ten minutes; the agent then registers as a
-new one, and Mesos kills what ran under the old one.
+An agent finds the containers of its last run again by the state in its work directory. State that it cannot use (another
+host's, fewer resources than before, a file that a power cut tore) makes it say so and end, each time. So `run` drops the
+state, as Mesos's own advice is, where it ended so three times in a row; the agent then registers as a new one, and Mesos
+kills what ran under the old one.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from host.apollo import apollo
 from host.apollo.mesos import mesos
 
 WORK = Path(mesos.WORK)
 LATEST = WORK / "meta/slaves/latest"
-IDENTITY = WORK / "apollo-agent.json"
 FAILURES = mesos.RUN / "agent-failures"
 CGROUPS = Path("/sys/fs/cgroup")
 MEMORY = Path("/proc/meminfo")
@@ -33,8 +32,8 @@ DOCKER_OPTIONS = (
     *("--pid=host", "--privileged", "--volume=/run/docker.sock:/var/run/docker.sock"),
     f"--volume={CGROUPS}:{CGROUPS}",
 )
-# Failures, and the seconds within which they count.
-MOST, SPAN = 3, 600
+# What it says, and nothing else, where it cannot use its state (Mesos 1.7.0, Slave::__recover), and how often in a row.
+UNUSABLE, MOST = "Failed to perform recovery", 3
 # Left to the host: MiB of memory and of the data volume, and a part of a processor, for Docker, Consul, mesh and DNS.
 HOST_MEMORY, HOST_DISK, HOST_CPUS = 768, 4096, 0.25
 USER = "agent"
@@ -82,47 +81,46 @@ def flags(facts: Mapping[str, str], what: str) -> list[str]:
         "--authenticate_http_readonly=true",
         "--authenticate_http_readwrite=true",
         f"--http_credentials=file://{mesos.RUN}/credentials.json",
+        # A disk that grew is no reason to end tasks.
+        "--reconfiguration_policy=additive",
     ]
-    # Executors in containers of their own, which a restart of the agent's container does not end.
-    return [*found, f"--docker_mesos_image={mesos.image('agent')}"] if mesos.image("agent") else found
+    if mesos.own("agent"):
+        # They inherit nothing else.
+        found.append(f"--executor_environment_variables={json.dumps({'LD_LIBRARY_PATH': f'{mesos.OWN}/lib'})}")
+    elif mesos.image("agent"):
+        # Executors in containers of their own, which a restart of the agent's container does not end.
+        found.append(f"--docker_mesos_image={mesos.image('agent')}")
+    return found
 
 
-def drop_unusable_state(identity: Mapping[str, str], now: float) -> None:
-    """Drops the agent's old state if it is another agent's, or has failed too often. Tasks' files stay."""
-    reason = ""
-    if IDENTITY.exists() and recorded() != identity:
-        reason = "it is another agent's"
-    elif len(failures(now)) >= MOST:
-        reason = f"the agent ended {MOST} times within {SPAN // 60} minutes"
-    if reason and (LATEST.is_symlink() or LATEST.exists()):
-        print(f"the state in {WORK} is dropped: {reason}", flush=True)
-        if LATEST.is_dir() and not LATEST.is_symlink():
-            shutil.rmtree(LATEST)
-        else:
-            LATEST.unlink()
+def drop_unusable_state() -> None:
+    """Drops the agent's old state where the agent could not use it time and again. Tasks' files stay."""
+    if not FAILURES.exists() or len(FAILURES.read_text().split()) < MOST:
+        return
+    print(f"the state in {WORK} is dropped: the agent could not use it, {MOST} times in a row", flush=True)
+    if LATEST.is_dir() and not LATEST.is_symlink():
+        shutil.rmtree(LATEST)
+    else:
+        LATEST.unlink(missing_ok=True)
+    FAILURES.unlink()
+
+
+def stopped(invocation: str) -> None:
+    """Counts an end for which the agent gave the reason that it cannot use its state, while Docker answered, which it asks for
+    its containers first. No other end says anything of the state: a refused password, an order, a signal.
+
+    invocation: systemd's name for the run.
+    """
+    subprocess.run(["journalctl", "--sync"], check=False)
+    # The reason is the last that it says.
+    argv = ["journalctl", "-o", "cat", "-q", "-n", "200", f"_SYSTEMD_INVOCATION_ID={invocation}"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    if UNUSABLE not in said:
         FAILURES.unlink(missing_ok=True)
-    apollo.write(IDENTITY, json.dumps(identity) + "\n")
-
-
-def recorded() -> Any:
-    """Whose state it is; nobody's where a power cut left that unreadable, as the agent must come up all the same."""
-    try:
-        return json.loads(IDENTITY.read_text())
-    except ValueError:
-        return None
-
-
-def failures(now: float) -> list[float]:
-    """When the agent failed, within the span."""
-    if not FAILURES.exists():
-        return []
-    return [when for when in map(float, FAILURES.read_text().split()) if now - SPAN < when <= now]
-
-
-def stopped(result: str, status: str, now: float) -> None:
-    """Counts an end that was no order of ours, and not Docker's or our own "not now"."""
-    if result not in ("success", "") and status not in (str(mesos.NOT_YET), "125"):
-        apollo.write(FAILURES, "".join(f"{when}\n" for when in [*failures(now), now]))
+    elif subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
+        FAILURES.parent.mkdir(exist_ok=True)
+        with FAILURES.open("a") as counted:
+            print(time.time(), file=counted)
 
 
 def run(facts: Mapping[str, str]) -> None:
@@ -133,8 +131,7 @@ def run(facts: Mapping[str, str]) -> None:
     memory = int(next(line for line in MEMORY.read_text().splitlines() if line.startswith("MemTotal:")).split()[1])
     WORK.mkdir(exist_ok=True)
     what = resources(memory, os.cpu_count() or 1, shutil.disk_usage(WORK).total)
-    identity = {"address": facts["PRIVATE_IP"], "attributes": f"{facts['INDEX']} {facts['ZONE']}", "resources": what}
-    drop_unusable_state(identity, time.time())
+    drop_unusable_state()
     credential = {"principal": USER, "secret": password()}
     apollo.write(mesos.RUN / "credential.json", json.dumps(credential), 0o600)
     apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": [credential]}), 0o600)
@@ -146,20 +143,30 @@ def password() -> str:
 
 
 def look(facts: Mapping[str, str]) -> tuple[bool, str]:
-    """(whether the running agent does its work, which takes a master that has registered it; how it is, in words). Raises
-    OSError or ValueError where it does not answer, and ConsulError."""
+    """(whether the running agent does its work, how it is, in words). The leading master decides: the agent itself calls itself
+    registered as soon as it knows of a master. Raises OSError or ValueError where one does not answer, and ConsulError."""
+    login = f"{USER}:{password()}"
     url = f"http://{facts['PRIVATE_IP']}:{mesos.AGENT_PORT}/metrics/snapshot"
-    status, answer = mesos.get(url, f"{USER}:{password()}", seconds=mesos.LOOK_SECONDS)
+    status, _ = mesos.get(url, login, seconds=mesos.LOOK_SECONDS)
     if status != 200:
         return False, f"{url}: {status}"
-    if json.loads(answer).get("slave/registered"):
-        return True, "registered"
     found, _ = apollo.consul("health/service/mesos-master?tag=leader&passing", apollo.secret("consul/slave-token"))
     if not found:
         return False, "registered nowhere, as no master leads"
-    return False, f"not registered by {found[0]['Service']['Address']}, which leads; see journalctl -u {mesos.UNITS['agent']}"
+    leader = found[0]["Service"]
+    # Of this agent alone, where it has a name.
+    which = f"?slave_id={LATEST.resolve().name}" if LATEST.is_symlink() else ""
+    url = f"http://{leader['Address']}:{leader['Port']}/slaves{which}"
+    status, answer = mesos.get(url, login, seconds=mesos.LOOK_SECONDS)
+    if status != 200:
+        return False, f"{url}: {status}"
+    own = [agent for agent in json.loads(answer)["slaves"] if agent["hostname"] == facts["PRIVATE_IP"]]
+    where, why = f"by {leader['Address']}, which leads", f"see journalctl -u {mesos.UNITS['agent']}"
+    if not own:
+        return False, f"not registered {where}; {why}"
+    return (True, "registered and active") if own[0]["active"] else (False, f"registered {where}, and not active; {why}")
 
 
 def end() -> None:
-    """After the agent's unit stopped, with systemd's word on how."""
-    stopped(os.environ.get("SERVICE_RESULT", ""), os.environ.get("EXIT_STATUS", ""), time.time())
+    """After the agent's unit stopped."""
+    stopped(os.environ["INVOCATION_ID"])

@@ -1,8 +1,8 @@
 """Runs Mesos's master or Marathon on a control node, and drains agents (unproved: no Mesos has run here yet).
 
 apollo mesos master | marathon    becomes that program
-apollo mesos down ADDRESS [SECONDS]
-                                  moves Marathon's tasks off the agent there, then takes its machine out of use
+apollo mesos needs ADDRESS        the seconds that moving Marathon's tasks off the agent there may take, and which they are
+apollo mesos down ADDRESS         moves them, then takes its machine out of use
 apollo mesos up ADDRESS           gives the machine back
 
 A master's quorum follows from how many control nodes are planned (SSM's control/count, as of the last start of
@@ -71,9 +71,25 @@ MAY: Mapping[str, Mapping[str, str]] = {
 LOG = Path(mesos.WORK) / "replicated_log"
 QUORUM = mesos.RUN / "quorum"
 # What Marathon is told by its environment: passwords, and what has no flag.
-MARATHON_VARIABLES = ("MARATHON_HTTP_CREDENTIALS", "MARATHON_ZK", "JAVA_OPTS", "LIBPROCESS_IP", "LIBPROCESS_PORT")
-# Seconds that the tasks have to come up elsewhere, and nanoseconds of the window that a drained machine is given.
-PATIENCE = 300
+MARATHON_VARIABLES = ("MESOSPHERE_HTTP_CREDENTIALS", "MARATHON_ZK", "JAVA_OPTS", "LIBPROCESS_IP", "LIBPROCESS_PORT")
+# Its image's own user cannot read the file with the password.
+MARATHON_OPTIONS = ("--user=0:0",)
+# Marathon logs what it reads from variables MARATHON_*, and its login for ZooKeeper has no other way in: this is its own log's
+# form, without what stands before the @ of an address.
+MARATHON_LOG = mesos.RUN / "marathon-log.xml"
+LOG_FORM = """\
+<configuration>
+  <appender name="stdout" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder>
+      <pattern>%replace([%date] %-5level %message \\(%logger:%thread\\)%n%ex){'zk://[^@ ]*@', 'zk://'}%nopex</pattern>
+    </encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="stdout"/></root>
+</configuration>
+"""
+# Seconds from a task's end until its successor runs, where the image is not on that slave yet, and that all tasks of a machine
+# have at most; nanoseconds of the window that a drained machine is given.
+START, LONGEST = 30, 600
 WINDOW = 24 * 3600 * 10**9
 
 
@@ -115,6 +131,7 @@ def master(facts: Mapping[str, str]) -> None:
             mesos.problem("master", f"cannot ask which masters there are: {error}")
         if old:
             mesos.problem("master", f"waits: {', '.join(old)} must run with the quorum {own} first; see docs/operations.md")
+    await_zookeeper("master")
     mesos.fetch("master")
     credentials = [{"principal": user, "secret": password(user)} for user in (MARATHON, AGENT, OPERATOR)]
     apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": credentials}), 0o600)
@@ -123,6 +140,12 @@ def master(facts: Mapping[str, str]) -> None:
     apollo.write(mesos.RUN / "zookeeper", mesos.zookeeper(facts, "mesos", zookeeper_login()), 0o600)
     apollo.write(QUORUM, f"{own}\n")
     mesos.start("master", mesos.command("master", master_flags(facts, own)))
+
+
+def await_zookeeper(name: str) -> None:
+    """A master without a login, or Marathon's library, that is there first would make a tree that is open to all."""
+    if not zookeeper.CLAIMED.exists():
+        mesos.problem(name, "waits for this node's ZooKeeper; see journalctl -u apollo-scheduler")
 
 
 def acls() -> dict[str, Any]:
@@ -157,17 +180,19 @@ def master_flags(facts: Mapping[str, str], own_quorum: int) -> list[str]:
 
 
 def marathon(facts: Mapping[str, str]) -> None:
+    await_zookeeper("marathon")
     mesos.fetch("marathon")
     apollo.write(mesos.RUN / "marathon-secret", password(MARATHON), 0o600)
     environment = {
-        "MARATHON_HTTP_CREDENTIALS": login(MARATHON),
+        "MESOSPHERE_HTTP_CREDENTIALS": login(MARATHON),
         "MARATHON_ZK": mesos.zookeeper(facts, "marathon", zookeeper_login()),
-        "JAVA_OPTS": "-Xmx512m",
+        "JAVA_OPTS": f"-Xmx512m -Dlogback.configurationFile={MARATHON_LOG}",
         # Masters speak to it here; by default it takes any free port.
         "LIBPROCESS_IP": facts["PRIVATE_IP"],
         "LIBPROCESS_PORT": str(mesos.MARATHON_SCHEDULER_PORT),
     }
-    argv = mesos.command("marathon", marathon_flags(facts), environment=MARATHON_VARIABLES)
+    apollo.write(MARATHON_LOG, LOG_FORM)
+    argv = mesos.command("marathon", marathon_flags(facts), MARATHON_OPTIONS, MARATHON_VARIABLES)
     mesos.start("marathon", argv, environment)
 
 
@@ -180,6 +205,8 @@ def marathon_flags(facts: Mapping[str, str]) -> list[str]:
         "--mesos_authentication",
         *("--mesos_authentication_principal", MARATHON),
         *("--mesos_authentication_secret_file", f"{mesos.RUN}/marathon-secret"),
+        # With three, the default, its histograms alone fill 860 MB; with two all of it takes 28 MB of heap.
+        *("--metrics_histogram_reservoir_significant_digits", "2"),
         # As long as an agent waits for an image.
         *("--task_launch_timeout", "600000"),
         *("--enable_features", "maintenance_mode"),
@@ -250,21 +277,58 @@ def down(api: Api, address: str, now: float, wait: Callable[[Callable[[], bool]]
     return f"{moved}; {address} is down until `up`"
 
 
+def tasks_at(api: Api, address: str) -> list[dict[str, Any]]:
+    """Marathon's tasks on the machine. Raises MesosError."""
+    return [task for task in api.ask("marathon", "/v2/tasks")["tasks"] if task["host"] == address]
+
+
+def app_of(api: Api, task: Mapping[str, Any]) -> dict[str, Any]:
+    return api.ask("marathon", f"/v2/apps/{task['appId'].strip('/')}")["app"]
+
+
+def seconds_of(app: Mapping[str, Any]) -> int:
+    """How long a task of the application may take to end here and be healthy elsewhere, by what it says itself. What it does
+    not say has Marathon's defaults."""
+    checks = app.get("healthChecks") or []
+    healthy = [
+        check.get("gracePeriodSeconds", 300) + check.get("intervalSeconds", 60) + check.get("timeoutSeconds", 20)
+        for check in checks
+    ]
+    return int(app.get("taskKillGracePeriodSeconds") or 3) + START + max(healthy, default=0)
+
+
+def needs(api: Api, address: str) -> str:
+    """Seconds for all tasks on the machine, one after the other, and what they are for. Raises MesosError."""
+    if not api.has("marathon"):
+        return "0 s, as no Marathon answers"
+    apps = [app_of(api, task) for task in tasks_at(api, address)]
+    each = {app["id"]: (seconds_of(app), sum(other["id"] == app["id"] for other in apps)) for app in apps}
+    whole = sum(seconds * count for seconds, count in each.values())
+    told = ", ".join(f"{count} of {name} with {seconds} s each" for name, (seconds, count) in sorted(each.items()))
+    return f"{min(whole, LONGEST)} s for {len(apps)} tasks{f': {told}' if told else ''}"
+
+
 def move(api: Api, address: str, wait: Callable[[Callable[[], bool]], bool]) -> int:
     """Moves Marathon's tasks off the machine; returns how many there were. Raises MesosError."""
-    tasks = [task for task in api.ask("marathon", "/v2/tasks")["tasks"] if task["host"] == address]
+    tasks = tasks_at(api, address)
     for task in tasks:
-        path = f"/v2/apps/{task['appId'].strip('/')}"
-        api.ask("marathon", f"{path}/tasks/{task['id']}", method="DELETE")
+        # As many as were healthy by Marathon's knowledge, which is new with each leader of its own.
+        before = app_of(api, task).get("tasksHealthy", 0)
+        api.ask("marathon", f"/v2/apps/{task['appId'].strip('/')}/tasks/{task['id']}", method="DELETE")
+        found = ""
 
-        def moved(path: str = path, gone: str = task["id"]) -> bool:
-            app = api.ask("marathon", path)["app"]
-            running = [entry for entry in app.get("tasks", []) if entry["id"] != gone and entry.get("state") == "TASK_RUNNING"]
-            healthy = app.get("tasksHealthy", 0) if app.get("healthChecks") else len(running)
-            return len(running) >= app["instances"] and healthy >= app["instances"]
+        def moved(task: Mapping[str, Any] = task, before: int = before) -> bool:
+            nonlocal found
+            app = app_of(api, task)
+            entries = [entry for entry in app.get("tasks", []) if entry["id"] != task["id"]]
+            running = sum(entry.get("state") == "TASK_RUNNING" for entry in entries)
+            wanted, healthy = app["instances"], app.get("tasksHealthy", 0)
+            due = min(before, wanted) if app.get("healthChecks") else 0
+            found = f"{running} of {wanted} run" + (f", {healthy} of {due} are healthy" if due else "")
+            return running >= wanted and healthy >= due
 
         if not wait(moved):
-            raise MesosError(f"{task['appId']} did not come up elsewhere in time; {address} is still in use")
+            raise MesosError(f"{task['appId']} did not come up elsewhere in time ({found}); {address} is still in use")
     return len(tasks)
 
 
@@ -322,14 +386,18 @@ def command(argv: Sequence[str]) -> int:
             master(facts)
         case ["marathon"]:
             marathon(facts)
-        case ["down", address, *seconds]:
-            api = leading()
-            wait = patience(float(seconds[0]) if seconds else PATIENCE)
-            print(down(api, address, time.time(), wait) if api else "no Mesos master leads: nothing to drain")
+        case ["needs" | "down" as verb, address]:
+            if api := leading():
+                needed = needs(api, address)
+                print(needed, flush=True)
+                if verb == "down":
+                    print(down(api, address, time.time(), patience(float(needed.split()[0]))))
+            else:
+                print("0 s, as no Mesos master leads")
         case ["up", address]:
             api = leading()
             print(up(api, address) if api else "no Mesos master leads: nothing to give back")
         case _:
-            print("usage: apollo mesos master | marathon | down ADDRESS [SECONDS] | up ADDRESS", file=sys.stderr)
+            print("usage: apollo mesos master | marathon | needs ADDRESS | down ADDRESS | up ADDRESS", file=sys.stderr)
             return 2
     return 0

@@ -57,6 +57,7 @@ def look_at_zookeeper(facts: Mapping[str, str]) -> State:
     if mode == "observer" or zookeeper.members(facts["PRIVATE_IP"]).get(int(facts["INDEX"]), ("", ""))[1] != "participant":
         zookeeper.add(facts)
         print("made a voter of the ensemble", flush=True)
+    zookeeper.claim(facts)
     return State(True, mode)
 
 

@@ -6,6 +6,9 @@ apollo zookeeper add            takes this node into the ensemble as a voter
 apollo zookeeper remove NUMBER  drops a control node that is gone for good from the ensemble
 apollo zookeeper own            gives what masters and Marathon keep here to their present password, after it was changed
 
+Whoever makes a node first says whose it is. So until `claim` has looked after each start, other hosts are refused, and this
+node's own master and Marathon wait: then /mesos and /marathon are their user's, and nobody makes anything beside them.
+
 Who the members are stands in ZooKeeper and on each member's disk, and changes by ZooKeeper's own reconfiguration only. Two
 lists in use at a time, as in a restart of one after the other, could elect two leaders. So:
 - With data a node starts as its data say.
@@ -37,17 +40,26 @@ DATA = Path("/data/zookeeper")
 CONFIG = DATA / "zoo.cfg"
 RUN = Path("/run/apollo-zookeeper")
 PASSWORD = RUN / "super"
+CLAIMED = RUN / "claimed"
 CLIENT_PORT = ports.ZOOKEEPER_CLIENT
 # Seconds.
 TIMEOUT = 3
-# Whose masters' and Marathon's nodes are.
+# Whose masters' and Marathon's nodes are, and what others may do there: agents and frameworks ask which master leads, and what
+# Marathon keeps has the applications' passwords in it.
 USER = "mesos"
+TREES = {"/mesos": ",world:anyone:r", "/marathon": ""}
+# What a ZooKeeper begins with, each open to all to make nodes below.
+ROOTS = ("/", "/zookeeper", "/zookeeper/quota")
+GATE = "table inet apollo-zookeeper"
 JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
+# syncLimit, connectToLearnerMasterLimit: ticks until a machine that is gone without a word is noticed, and until a member that
+# still takes it for the leader looks for another one (with the defaults an election took 76 s; docs/mesos.md).
 # admin.enableServer: an HTTP server without a password. The four-letter words are those that this file and the check ask.
 SETTINGS = f"""\
 tickTime=2000
 initLimit=10
-syncLimit=5
+syncLimit=3
+connectToLearnerMasterLimit=2
 dataDir={DATA}
 standaloneEnabled=false
 reconfigEnabled=true
@@ -149,9 +161,23 @@ def prepare(facts: Mapping[str, str]) -> None:
     apollo.write(DATA / "myid", f"{facts['INDEX']}\n")
     give(DATA, pwd.getpwnam("zookeeper"))
     RUN.mkdir(mode=0o700, exist_ok=True)
+    CLAIMED.unlink(missing_ok=True)
+    nft(f"{GATE}\ndelete {GATE}\n{gate(facts)}")
     password = secrets.token_urlsafe(32)
     apollo.write(PASSWORD, password, 0o600)
     apollo.write(RUN / "environment", f"SUPER_DIGEST={digest(f'super:{password}')}\n", 0o600)
+
+
+def gate(facts: Mapping[str, str]) -> str:
+    """The packet rules while the trees may be anyone's. Refused, not dropped: a client then asks the next node at once."""
+    control = ", ".join(facts["CONTROL_ADDRESSES"].split())
+    hook = "type filter hook input priority filter - 20"
+    rule = f"ip saddr != {{ {control} }} tcp dport {CLIENT_PORT} reject with tcp reset"
+    return f"{GATE} {{\nchain input {{\n{hook}\n{rule}\n}}\n}}\n"
+
+
+def nft(rules: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True, timeout=20)
 
 
 def give(folder: Path, owner: pwd.struct_passwd) -> None:
@@ -188,10 +214,34 @@ def digest(login: str) -> str:
     return base64.b64encode(hashlib.sha1(login.encode()).digest()).decode()
 
 
+def access(tree: str) -> str:
+    """Who may do what in a tree, as ZooKeeper's client takes it."""
+    return f"digest:{USER}:{digest(f'{USER}:' + apollo.secret('mesos/zookeeper-password'))}:cdrwa{TREES[tree]}"
+
+
+def owned(said: str) -> bool:
+    """Whether getAcl of one tree after the other answered what it must."""
+    shown = [":".join(entry) for entry in re.findall(r"^'(\w+),'(\S+)\n: (\w+)$", said, re.MULTILINE)]
+    return shown == ",".join(access(tree) for tree in TREES).split(",")
+
+
 def own(facts: Mapping[str, str]) -> None:
-    """Makes the masters' and Marathon's nodes their user's with its present password; others may read them."""
-    owner = f"{USER}:{digest(f'{USER}:' + apollo.secret('mesos/zookeeper-password'))}"
-    print(command(facts, *(f"setAcl -R /{tree} digest:{owner}:cdrwa,world:anyone:r" for tree in ("mesos", "marathon"))))
+    """Makes the trees their user's, with its present password. Raises ZooKeeperError."""
+    said = command(facts, *(f"setAcl -R {tree} {access(tree)}" for tree in TREES), *(f"getAcl {tree}" for tree in TREES))
+    if not owned(said):
+        raise ZooKeeperError("the nodes of masters and Marathon could not be given to their user")
+
+
+def claim(facts: Mapping[str, str]) -> None:
+    """Makes the trees, closes all beside them, and opens this node to other hosts, once in each run. Raises ZooKeeperError."""
+    if CLAIMED.exists():
+        return
+    made = (f"create {tree} '' {access(tree)}" for tree in TREES)
+    said = command(facts, *made, *(f"setAcl {root} world:anyone:r" for root in ROOTS), *(f"getAcl {tree}" for tree in TREES))
+    if not owned(said):
+        own(facts)
+    nft(f"delete {GATE}\n")
+    apollo.write(CLAIMED, "")
 
 
 def add(facts: Mapping[str, str]) -> None:
@@ -218,6 +268,7 @@ def act(argv: Sequence[str]) -> int:
             add(facts)
         case ["own"]:
             own(facts)
+            print(f"{' and '.join(TREES)} are {USER}'s, with its present password")
         case ["remove", number] if number.isdecimal() and number != facts["INDEX"]:
             change(facts, f"-remove {number}")
         case _:
