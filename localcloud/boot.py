@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from . import check, demo
+from . import check, demo, host_files
 from .cloud import Cloud
 from .errors import LocalCloudError
 from .fleet import fleet, last_words
@@ -41,13 +41,15 @@ SWEEP_SECONDS = 20.0
 PUBLISHED_SECONDS = 90.0
 
 
-def prepare_machine(folder: Path, edge_port: int | None) -> None:
+def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = None) -> None:
     """Checks that this machine can boot hosts, installs what that needs, and makes their image where the cache lacks it.
 
-    edge_port: of 127.0.0.1, still to be taken; None where a cloud has it already. What takes long comes last, and where
-    something stands against it, nothing is installed.
+    edge_port: of 127.0.0.1, still to be taken; None where a cloud has it already. files: a folder to lay over the hosts'
+    roots. What takes long comes last, and where something stands against it, nothing is installed.
     LocalCloudError: with every reason at once, and what runs without machines.
     """
+    if files is not None:
+        host_files.check(files)
     prepare.check(folder)
     if edge_port is not None:
         listen_on_loopback(edge_port, "the edge", "--edge-port").close()
@@ -58,7 +60,8 @@ def prepare_machine(folder: Path, edge_port: int | None) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     demo.busybox()
     programs = binaries()
-    if not (cache_dir() / "images" / image_key(programs)).is_dir():
+    image = cache_dir() / "images" / image_key(programs)
+    if not image.is_dir():
         say("making the hosts' image, once (one to two minutes) …")
         started = time.monotonic()
         children = Children(folder / "image-pids")
@@ -67,6 +70,8 @@ def prepare_machine(folder: Path, edge_port: int | None) -> None:
         finally:
             children.close()
         say(f"  made it in {time.monotonic() - started:.0f} s")
+    if files is not None:
+        host_files.adopt(folder, files, image)
 
 
 def sweep(folder: Path) -> None:

@@ -1,34 +1,17 @@
-"""Mesos on the booted hosts: a build that the user brings (`--mesos-root`), and what of it runs."""
+"""Mesos on the booted hosts: what of it runs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
-from .errors import LocalCloudError
 from .fleet import Fleet
 from .hosts import HostRow
 
-# Below the build's folder, each optional, as long as one is there.
-PROGRAMS = ("sbin/mesos-master", "sbin/mesos-agent", "bin/marathon")
 UNITS = {"control": ("mesos-master", "marathon"), "slave": ("mesos-agent",)}
 OFF = "off"
-_HINT = "Mesos is off: the hosts have no programs of it; `up --mesos-root DIR` takes a build of yours (README, Mesos)"
-
-
-def adopt(folder: Path, root: Path) -> None:
-    """Makes the build the one that machines of the cloud in `folder` boot with. LocalCloudError where it is none."""
-    from .machines.driver import MESOS_ROOT
-
-    if not any(os.access(root / program, os.X_OK) for program in PROGRAMS):
-        raise LocalCloudError(f"--mesos-root {root}: there is none of {', '.join(PROGRAMS)} to execute; give a folder with one")
-    side = folder / f"{MESOS_ROOT}.new"
-    side.unlink(missing_ok=True)
-    side.symlink_to(root.resolve())
-    side.rename(folder / MESOS_ROOT)
+_HINT = "Mesos is off: the hosts have no programs of it; `up --host-files DIR` takes DIR/opt/mesos (README, Mesos)"
 
 
 def looked_at(fleet: Fleet) -> list[HostRow]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import boot, mesos, tools
+from . import boot, tools
 from . import cloud as clouds
 from .cloud import EDGE_PORT, Cloud
 from .engine import Engine, Operation, Run
@@ -36,7 +36,7 @@ class Request:
     rotate: keys of secrets to make anew.
     machines: whether hosts boot; a running cloud stays with what it began with. edge_port: where the edge is offered,
     0 for any port; None for the usual one, or where a running cloud offers it.
-    mesos_root: a build of Mesos that hosts boot with from now on; None leaves it as it is.
+    host_files: a folder to lay over the root of hosts that are made from now on; None leaves it as it is.
     """
 
     stack: str = "local"
@@ -46,7 +46,7 @@ class Request:
     edge_port: int | None = None
     demo: bool = False
     rotate: Sequence[str] = ()
-    mesos_root: Path | None = None
+    host_files: Path | None = None
 
 
 @dataclass
@@ -103,13 +103,11 @@ def up(request: Request) -> Outcome:
         if machines:
             # On a cold machine both take minutes, each mostly on one core.
             with tools.pulumi_beside():
-                boot.prepare_machine(folder, None if running else edge_port)
+                boot.prepare_machine(folder, None if running else edge_port, request.host_files)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
-        if request.mesos_root is not None:
-            if not machines:
-                raise LocalCloudError("--mesos-root is for hosts that boot, and these are in the AWS API only")
-            mesos.adopt(folder, request.mesos_root)
+        elif request.host_files is not None:
+            raise LocalCloudError("--host-files is for hosts that boot, and these are in the AWS API only")
         binary = tools.pulumi()
         workspace = workspace_of(folder, request, machines)
         cloud = _cloud(workspace, request.port, edge_port if machines else None)

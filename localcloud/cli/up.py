@@ -14,8 +14,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-machines", action="store_true", help="instances exist in the AWS API only; needs no root")
     parser.add_argument("--no-demo", action="store_true", help="boot the hosts, and start nothing on them")
     parser.add_argument(
-        "--mesos-root", type=folder, metavar="DIR",
-        help="a build of Mesos for hosts that boot from now on: sbin/mesos-master, sbin/mesos-agent, bin/marathon",
+        "--host-files", type=folder, metavar="DIR",
+        help="a folder to lay over the root of every host that is made from now on: opt/mesos, usr/local/bin/…",
     )  # fmt: skip
     parser.add_argument(
         "--edge-port", type=port, metavar="PORT",
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         edge_port=args.edge_port,
         demo=not args.no_demo,
         rotate=args.rotate,
-        mesos_root=args.mesos_root,
+        host_files=args.host_files,
     )
     return report(operations.up(request), args.json)
 

@@ -25,11 +25,12 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from localcloud import host_files
 from localcloud.api.client import Aws
 from localcloud.machines import cgroups, namespaces, volumes, wanted
 from localcloud.machines.balancer import Balancers
 from localcloud.machines.errors import MachineError
-from localcloud.machines.image import ensure_image, ensure_plain_image
+from localcloud.machines.image import PLAIN_AMI, ensure_image, ensure_plain_image
 from localcloud.machines.machine import REBOOT_STATUS, Machine
 from localcloud.machines.metadata import Metadata, MetadataServer
 from localcloud.machines.mirror import MirrorServer
@@ -43,15 +44,13 @@ from localcloud.machines.volumes import Volumes
 from localcloud.machines.wanted import Instance, Wanted
 
 HTTP = 80
-# In the run directory, a link to somebody's own build of Mesos.
-MESOS_ROOT = "mesos-root"
 
 
 class MachineDriver:
     """The machines of one cloud. Needs root on Debian (see prepare.py).
 
-    An instance boots from the baked image, or, where its AMI's name contains "plain", from one without the packages: it then
-    installs them at first boot, from a repository on the internet of the hosts.
+    An instance boots from the baked image, or, where its AMI is the plain one, from one without the packages: it then installs
+    them at first boot, from a repository on the internet of the hosts.
 
     aws: the API, with a key whose calls the API does not answer by a reconcile() of its own. run_dir: this cloud's folder; one
     driver at a time. cache: where the image is kept. binaries: finds or makes what the image gets beside its packages, consul
@@ -353,7 +352,7 @@ class MachineDriver:
             plug=lambda namespace: self._plug(key, namespace),
             unplug=lambda: self._unplug(key),
             ended=lambda status: self._ended_by_itself(key, status),
-            mesos_root=self._run_dir / MESOS_ROOT,
+            files=host_files.current(self._run_dir),
         )
 
     def _settled(self, machine: Machine) -> str | None:
@@ -388,8 +387,7 @@ class MachineDriver:
 
     def _image_of(self, instance: Instance) -> Path:
         with self._image_lock:
-            images = self._client("ec2").describe_images(ImageIds=[instance.image_id])["Images"]
-            if any("plain" in image["Name"] for image in images):
+            if instance.image_id == PLAIN_AMI:
                 if self._mirror is None:
                     self._plain = ensure_plain_image(self._cache, self._binaries, self._children)
                     self._mirror = MirrorServer(self.internet.namespace, self._plain / "mirror")

@@ -34,6 +34,8 @@ PLAIN = (
     *("ca-certificates", "cloud-init", "curl", "dbus", "gnupg", "ifupdown", "iproute2", "iputils-ping", "isc-dhcp-client"),
     *("openssh-server", "python3", "sudo", "systemd", "systemd-sysv", "udev"),
 )
+# The one of images.json that is so.
+PLAIN_AMI = "ami-0d12a0e1b8c53f7c1"
 # Units that a container cannot run or that would look for a network; on EC2 they do.
 MASKED = (
     *("systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket"),

@@ -50,7 +50,7 @@ class Boot:
 class Machine:
     """folder: this machine's own, kept while its instance exists. plug, unplug: give a namespace its interfaces and take them
     away. ended: called on a thread of its own with nspawn's exit status when the machine stopped without being told to.
-    mesos_root: where this exists when the machine boots, it has it at /opt/mesos, to read only."""
+    files: a folder that is laid over its root all its life."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Machine:
         plug: Callable[[Namespace], None],
         unplug: Callable[[], None],
         ended: Callable[[int], None],
-        mesos_root: Path,
+        files: Path | None = None,
     ) -> None:
         self.instance = instance
         self.lock = threading.RLock()
@@ -73,7 +73,7 @@ class Machine:
         self._plug = plug
         self._unplug = unplug
         self._ended = ended
-        self._mesos_root = mesos_root
+        self._files = files
 
     @property
     def console(self) -> Path:
@@ -198,7 +198,8 @@ class Machine:
     def _command(self, image: Path, namespace: Namespace) -> list[str]:
         folder = self._folder
         joins = "".join(f"echo 0 > {shlex.quote(str(f))}; " for f in cgroups.create(f"{self._prefix}/{self.instance.id}"))
-        options = f"lowerdir={image},upperdir={folder}/upper,workdir={folder}/work"
+        lower = f"{self._files}:{image}" if self._files else image
+        options = f"lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work"
         overlay = f"mount -t overlay overlay -o {shlex.quote(options)} {shlex.quote(str(folder / 'root'))}; "
         nspawn = [
             *("systemd-nspawn", "--quiet", "--boot", f"--directory={folder}/root", f"--machine={self.container_name}"),
@@ -210,7 +211,6 @@ class Machine:
             *("--capability=all", "--system-call-filter=@keyring bpf"),
             # Docker's images cannot be layers upon a layer, so this is a folder of the real disk.
             f"--bind={folder}/docker:/var/lib/docker",
-            *([f"--bind-ro={self._mesos_root.resolve()}:/opt/mesos"] if self._mesos_root.is_dir() else []),
             "--console=read-only",
         ]
         # nspawn leaves lock files behind when it is killed; here they end with the mount namespace.

@@ -21,13 +21,14 @@ def test_hosts_install_themselves_and_serve_with_a_build_of_mesos_of_ones_own(
     unbooted: Callable[[], Stack], tmp_path: Path
 ) -> None:
     plain = unbooted()
-    for name in ("sbin/mesos-master", "sbin/mesos-agent", "bin/marathon"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("opt/mesos/sbin/mesos-master", "opt/mesos/sbin/mesos-agent", "opt/mesos/bin/marathon", "usr/local/bin/mine"):
+        # A folder of one's own may be closed to others; the host's /usr stays as it is.
+        (tmp_path / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         (tmp_path / name).write_text(PROGRAM)
         (tmp_path / name).chmod(0o755)
     try:
         # The engine's own gate is apollo-check on each host.
-        result = plain.up(*PLAIN, *SMALL, "--mesos-root", str(tmp_path))
+        result = plain.up(*PLAIN, *SMALL, "--host-files", str(tmp_path))
         assert {h["name"] for h in result["hosts"]} == {"slave-1", "control-1", "edge-1"}
         holds = set(plain.out("slave-1", "apt-mark", "showhold").split())
         assert {"docker.io", "containerd", "consul", "consul-template"} <= holds
@@ -36,6 +37,7 @@ def test_hosts_install_themselves_and_serve_with_a_build_of_mesos_of_ones_own(
         assert not failed
         agent = plain.out("slave-1", "cat", "/run/apollo-mesos/called-mesos-agent").splitlines()
         assert agent[0] == "/opt/mesos/sbin/mesos-agent" and "--ip=10.0.0.33" in agent
+        assert plain.out("edge-1", "stat", "-c", "%a %U", "/usr", "/usr/local/bin/mine").split() == ["755", "root"] * 2
         # Not before this node's ZooKeeper has its trees.
         called = "/run/apollo-mesos/called-mesos-master"
         until(lambda: plain.run("control-1", "test", "-e", called).returncode == 0, "the master")

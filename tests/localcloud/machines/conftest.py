@@ -18,6 +18,7 @@ from localcloud.api.client import ACCOUNT, Aws, Keys
 from localcloud.api.server import Api
 from localcloud.machinery import binaries
 from localcloud.machines.driver import MachineDriver
+from localcloud.machines.image import PLAIN_AMI
 from tests.labs import needs_machines
 
 REGION = "eu-west-1"
@@ -78,7 +79,7 @@ class Lab:
         return self.ec2.run_instances(
             MinCount=1,
             MaxCount=1,
-            ImageId=self._plain_image() if plain else self.image["ImageId"],
+            ImageId=PLAIN_AMI if plain else self.image["ImageId"],
             InstanceType="t3.small",
             UserData=user_data,
             NetworkInterfaces=[interface],
@@ -96,9 +97,6 @@ class Lab:
     def close(self) -> None:
         self.driver.close()
         self.api.http.shutdown()
-
-    def _plain_image(self) -> str:
-        return self.ec2.register_image(Name="debian-12-plain", RootDeviceName="/dev/sda1")["ImageId"]
 
     def _subnet(self, cidr: str) -> str:
         zone = f"{REGION}a"
