@@ -8,9 +8,7 @@ from typing import Any
 import pulumi
 from pulumi import (
     Alias,
-    Input,
     Output,
-    Resource,
     ResourceHook,
     ResourceHookBinding,
     ResourceOptions,
@@ -31,8 +29,8 @@ from plan.settings import Settings
 def keep(settings: Settings, check: Callable[[], Awaitable[Any]] | None = None) -> Output[Any]:
     """Keeps the settings' record in the state, and lets no resource be registered before it was compared with the last `up`'s.
 
-    check: what is asked of the cloud after that, and before any resource. The output has its answer; where it raises, nothing
-    is created.
+    check: what is asked of the cloud before that. The output has its answer; where it raises, nothing is created, nor recorded:
+    a record of settings that never held would refuse the right ones.
 
     Creates: settings (Stash: plan.record.recorded, nothing outside the state; named `mesh` when it held the mesh alone). Its
     update fails where plan.record.changes finds a problem, at preview as in `up`, and the record stays as it was. Which slots
@@ -47,23 +45,21 @@ def keep(settings: Settings, check: Callable[[], Awaitable[Any]] | None = None) 
     always = ResourceHookOptions(on_dry_run=True)
     hooks = [] if mocked else [ResourceHook("settings of a running stack", comparison.of_settings, always)]
     stays = [] if mocked else [ResourceHook("place of a running host", comparison.of_host, always)]
+    checked = None if check is None else Output.from_input(True).apply(lambda _: check())
     record = Stash(
         "settings",
-        input=recorded(settings),
+        input=recorded(settings) if checked is None else checked.apply(lambda _: recorded(settings)),
         opts=ResourceOptions(aliases=[Alias(name="mesh")], hooks=ResourceHookBinding(before_update=[*hooks])),
     )
 
-    checked: Output[Any] = record.input if check is None else record.input.apply(lambda _: check())
-    ready: Input[Resource] = record if check is None else checked.apply(lambda _: record)
-
     def wait(args: ResourceTransformationArgs) -> ResourceTransformationResult:
-        opts = ResourceOptions.merge(args.opts, ResourceOptions(depends_on=[ready]))
+        opts = ResourceOptions.merge(args.opts, ResourceOptions(depends_on=[record]))
         if args.type_ == "apollo:compute:Host":
             opts.hooks = ResourceHookBinding(before_update=[*stays])
         return ResourceTransformationResult(args.props, opts)
 
     pulumi.runtime.register_stack_transformation(wait)
-    return checked
+    return record.input if checked is None else Output.all(record.input, checked).apply(lambda both: both[1])
 
 
 class _Comparison:
