@@ -49,10 +49,11 @@ def main() -> None:
     security = Security("security", SecurityArgs(settings, vpc.vpc_id, tags, marks(cluster)))
     secrets = SecretStore("secrets", SecretStoreArgs(secrets_of(settings), values, settings.control.count, tags))
     programs = Programs("programs", ProgramsArgs(cluster, tags))
+    bucket = programs.bucket_arn
 
     def identity(role: Role) -> Identity:
-        readable = [*secrets.readable_arns(role), *programs.readable_arns(role)]
-        return Identity(role, IdentityArgs(role, readable, secrets.encrypted_arns(role), secrets.key_arn, tags))
+        readable = [*secrets.readable_arns(role), *programs.readable_arns]
+        return Identity(role, IdentityArgs(role, readable, secrets.encrypted_arns(role), secrets.key_arn, bucket, tags))
 
     identities: dict[Role, Identity] = {role: identity(role) for role in ROLES}
     site = Site(cluster, vpc, security, secrets, programs, identities, image_id(settings, kept), tags)

@@ -38,7 +38,7 @@ class Site:
         return subnets[host.zone.index]
 
     def ready(self, host: PlannedHost) -> list[Resource]:
-        """All that a first boot needs: the way out, the rules, the role's policy and the parameters it reads."""
+        """All that a first boot needs: the way out, the rules, the role's policy, the parameters and the programs it reads."""
         ways = self.vpc.public_ready if host.public else self.vpc.private_ready
         return [
             *ways[host.zone.index],

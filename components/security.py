@@ -109,21 +109,22 @@ class Security(ComponentResource):
 class IdentityArgs:
     """readable_arns: the SSM parameters that hosts of this role read at boot, and all that they may ask for.
 
-    encrypted_arns: those of them that are under the key of key_arn.
+    encrypted_arns: those of them that are under the key of key_arn. bucket_arn: where the role's programs are.
     """
 
     role: Role
     readable_arns: Sequence[Input[str]]
     encrypted_arns: Sequence[Input[str]]
     key_arn: Input[str]
+    bucket_arn: Input[str]
     tags: Tags
 
 
 class Identity(ComponentResource):
     """What hosts of one role may ask AWS for, type apollo:security:Identity.
 
-    Creates: {name} (IAM role for EC2), {name}-secrets (policy: read the role's own parameters, and decrypt nothing but those),
-    {name} (instance profile).
+    Creates: {name} (IAM role for EC2), {name}-secrets (policy: read the role's own parameters and programs, and decrypt nothing
+    but those), {name} (instance profile).
     """
 
     def __init__(self, name: str, args: IdentityArgs, opts: ResourceOptions | None = None) -> None:
@@ -142,7 +143,10 @@ class Identity(ComponentResource):
             f"{name}-secrets",
             role=role.id,
             policy=Output.all(
-                readable=Output.all(*args.readable_arns), encrypted=Output.all(*args.encrypted_arns), key=args.key_arn
+                readable=Output.all(*args.readable_arns),
+                encrypted=Output.all(*args.encrypted_arns),
+                key=args.key_arn,
+                bucket=args.bucket_arn,
             ).apply(
                 lambda known: policy(
                     {"Effect": "Allow", "Action": "ssm:GetParameters", "Resource": sorted(known["readable"])},
@@ -153,6 +157,13 @@ class Identity(ComponentResource):
                         "Resource": known["key"],
                         "Condition": {"StringEquals": {"kms:EncryptionContext:PARAMETER_ARN": sorted(known["encrypted"])}},
                     },
+                    {
+                        "Effect": "Allow",
+                        "Action": "s3:GetObject",
+                        "Resource": f"{known['bucket']}/programs/{args.role}/*",
+                    },
+                    # Without it S3 says of an object that is not there that it is refused.
+                    {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": known["bucket"]},
                 )
             ),
             opts=child,

@@ -5,13 +5,12 @@ roles/<role>/, mesh/<layer>/, packages/ (hosts of an image without packages). On
 They are the same on every host of a role, but for those ending in .tmpl, whose `{{ names }}` are replaced, and for
 /etc/apollo/node.env, which holds the host's facts. No byte depends on which other hosts exist.
 
-User-data carries what is this host's own, and boot/: the bridge, the way in, and what fetches the rest. The rest, 60 KB of
-programs and units where EC2 takes 16 KiB, is one bundle a layer, kept in SSM, and user-data names each with its digest.
+User-data carries what is this host's own, and boot/: the bridge, the way in, and what fetches the rest. The rest, 50 KB of
+programs and units where EC2 takes 16 KiB, is one archive a role in the stack's bucket, and user-data names it by its digest.
 """
 
 from __future__ import annotations
 
-import ast
 import base64
 import functools
 import gzip
@@ -39,8 +38,6 @@ DATA_DEVICE = "/dev/sdf"
 NODE_ENV = "/etc/apollo/node.env"
 PARAMETERS = "/etc/apollo/parameters"
 PROGRAMS = "/etc/apollo/programs"
-# Characters that a standard SSM parameter holds.
-PART_SIZE = 4096
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = _ROOT / "host/files"
@@ -61,28 +58,26 @@ class UserDataError(ValueError):
 class HostFile:
     """A file of a host, owned by root.
 
-    source: its place in the repository, None where it is made from the plan alone. bundle: the name of the bundle that brings
-    it, None where the user-data itself does.
+    source: its place in the repository, None where it is made from the plan alone. fetched: whether the role's archive brings
+    it, and not the user-data itself.
     """
 
     path: str
     mode: int
     content: str
     source: str | None
-    bundle: str | None = None
+    fetched: bool = False
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A layer's files as hosts fetch them from SSM.
+class Programs:
+    """What hosts of a role fetch from the stack's bucket.
 
-    name: as in the parameters' names, programs/<name>/<part>, with parts from 1. digest: SHA-256 of the tar archive, in hex.
-    parts: the archive, gzipped and in base64, cut to what one parameter holds.
+    key: the object's, programs/<role>/<SHA-256 of the tar archive, in hex>. archive: the tar archive, gzipped.
     """
 
-    name: str
-    digest: str
-    parts: tuple[str, ...]
+    key: str
+    archive: bytes
 
 
 def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str]:
@@ -156,7 +151,7 @@ def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
 
 
 def host_files(cluster: Cluster, host: PlannedHost, stack: str) -> list[HostFile]:
-    """Every file that is put on the host, by its user-data or by the bundles that this names, by path.
+    """Every file that is put on the host, by its user-data or by the archive that this names, by path.
 
     Raises UserDataError for a fact that node.env cannot hold, an unknown `{{ name }}`, or two layers with one path.
     """
@@ -169,7 +164,7 @@ def host_files(cluster: Cluster, host: PlannedHost, stack: str) -> list[HostFile
         HostFile(NODE_ENV, 0o644, "".join(f'{key}="{value}"\n' for key, value in facts.items()), None),
         HostFile(PARAMETERS, 0o644, "".join(f"{name}\n" for name in names), None),
         *_mesos_files(cluster.settings.mesos, host.role),
-        HostFile(PROGRAMS, 0o644, "".join(f"{b.name} {len(b.parts)} {b.digest}\n" for b in bundles(cluster, host.role)), None),
+        HostFile(PROGRAMS, 0o644, f"{programs(cluster, host.role).key}\n", None),
         *_from_repository(cluster, host, _template_values(host, facts)),
     ]
     files.sort(key=lambda file: (file.path, file.source or ""))
@@ -227,9 +222,8 @@ def cloud_config(cluster: Cluster, host: PlannedHost, files: list[HostFile]) -> 
         "write_files": [
             {"path": file.path, "permissions": f"{file.mode:04o}", "content": file.content}
             for file in files
-            if file.bundle is None
+            if not file.fetched
         ],
-        "runcmd": [[f"{package.LIBRARY}/first-boot"]],
     }
 
 
@@ -291,9 +285,9 @@ def _kernel_limits(overlay_prefix: int, host_prefix: int) -> dict[str, str]:
     }
 
 
-def bundles(cluster: Cluster, role: Role) -> list[Bundle]:
-    """What hosts of the role fetch, in the order in which they unpack it."""
-    return [_bundle(_FOLDER, layer) for layer in _layers(cluster, role) if layer != _BOOT]
+def programs(cluster: Cluster, role: Role) -> Programs:
+    """What hosts of the role fetch."""
+    return _programs(_FOLDER, role, tuple(layer for layer in _layers(cluster, role) if layer != _BOOT))
 
 
 def _layers(cluster: Cluster, role: Role) -> list[str]:
@@ -311,31 +305,26 @@ def _from_repository(cluster: Cluster, host: PlannedHost, values: Mapping[str, s
 @functools.cache
 def _layer(folder: Path, layer: str) -> tuple[HostFile, ...]:
     """The layer's files as every host has them, templates still to be filled."""
-    bundle = None if layer == _BOOT else layer.rpartition("/")[2]
     found: list[HostFile] = []
     for path, source in _sources(folder, layer).items():
-        content = _lean(source)
+        content = source.read_text()
         place = source.relative_to(folder if source.is_relative_to(folder) else _ROOT)
-        found.append(HostFile(f"/{path}", _mode(content), content, place.as_posix(), bundle))
+        found.append(HostFile(f"/{path}", _mode(content), content, place.as_posix(), layer != _BOOT))
     return tuple(found)
 
 
 @functools.cache
-def _bundle(folder: Path, layer: str) -> Bundle:
+def _programs(folder: Path, role: Role, layers: tuple[str, ...]) -> Programs:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for path, source in _sources(folder, layer).items():
-            if source.suffix == _TEMPLATE:
-                continue
-            content = _lean(source)
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(content.encode()), _mode(content)
-            archive.addfile(entry, io.BytesIO(content.encode()))
+        for file in (file for layer in layers for file in _layer(folder, layer)):
+            if not file.path.endswith(_TEMPLATE):
+                entry, content = tarfile.TarInfo(file.path[1:]), file.content.encode()
+                entry.size, entry.mode = len(content), file.mode
+                archive.addfile(entry, io.BytesIO(content))
     # Of the archive and not of what gzip makes of it, which another version of zlib may do otherwise.
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    text = base64.b64encode(gzip.compress(buffer.getvalue(), compresslevel=9, mtime=0)).decode()
-    parts = tuple(text[start : start + PART_SIZE] for start in range(0, len(text), PART_SIZE))
-    return Bundle(layer.rpartition("/")[2], digest, parts)
+    return Programs(f"programs/{role}/{digest}", gzip.compress(buffer.getvalue(), compresslevel=9, mtime=0))
 
 
 @functools.cache
@@ -370,22 +359,3 @@ def _filled(host: PlannedHost, template: HostFile, values: Mapping[str, str]) ->
 def _mode(content: str) -> int:
     """By what is in the file and not by the checkout's mode bits, which not every file system keeps."""
     return 0o755 if content.startswith("#!") else 0o644
-
-
-@functools.cache
-def _lean(source: Path) -> str:
-    """The file's text without whole-line comments, docstrings and blank lines, which the repository keeps: 16 KiB are few.
-
-    Lines are dropped and never rewritten, so that every version of Python makes the same bytes.
-    """
-    content = source.read_text()
-    if source.suffix == ".ctmpl":
-        return content
-    lines = content.splitlines(keepends=True)
-    dropped = {n for n, line in enumerate(lines, 1) if not line.strip() or (line.lstrip().startswith("#") and line[:2] != "#!")}
-    if source.suffix == ".py":
-        for node in ast.walk(ast.parse(content)):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) and len(node.body) > 1:
-                dropped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    # A file of nothing but a comment is there for its comment.
-    return "".join(line for n, line in enumerate(lines, 1) if n not in dropped) or content

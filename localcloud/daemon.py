@@ -31,7 +31,7 @@ from .hosts import live_hosts
 from .inventory import inventory
 from .machines.errors import MachineError
 from .processes import die_with_parent, start_ticks
-from .provider import balancing, command, compute, identity, logs, network, security, storage
+from .provider import balancing, buckets, command, compute, identity, logs, network, security, storage
 from .provider.desk import Desk, Fault
 from .provider.servicer import Servicer
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _LOOK_SECONDS = 2.0
-_MODULES = (network, security, compute, storage, identity, logs, balancing)
+_MODULES = (network, security, compute, storage, identity, logs, balancing, buckets)
 
 
 class Daemon:

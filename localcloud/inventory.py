@@ -27,6 +27,7 @@ _OTHERS = (
     ("iam", "list_instance_profiles", "InstanceProfiles", "Arn"),
     ("logs", "describe_log_groups", "logGroups", "arn"),
     ("ssm", "describe_parameters", "Parameters", "Name"),
+    ("s3", "list_buckets", "Buckets", "Name"),
     ("elbv2", "describe_load_balancers", "LoadBalancers", "LoadBalancerArn"),
     ("elbv2", "describe_target_groups", "TargetGroups", "TargetGroupArn"),
 )

@@ -100,8 +100,8 @@ def together(keys: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Fact:
-    """What is no secret, and may not be in user-data, because it changes while its readers stay. parameter, readers: as
-    of a Secret."""
+    """What is no secret, and may not be in user-data, because it changes while its readers stay, or AWS alone knows it.
+    parameter, readers: as of a Secret."""
 
     parameter: str
     readers: frozenset[Role]
@@ -113,11 +113,12 @@ CONTROL_COUNT = Fact(
     frozenset(("slave", "control")),
     "How many control nodes are planned: ZooKeeper's first members and whom its clients ask, Mesos's quorum",
 )
+BUCKET = Fact("bucket", _ALL, "Name of the stack's bucket, where hosts find their programs")
 
 
 def parameters(role: Role, settings: Settings) -> list[str]:
     """What a host of the role reads from SSM at each boot, below the stack's prefix."""
-    return [entry.parameter for entry in (*secrets_of(settings), CONTROL_COUNT) if role in entry.readers]
+    return [entry.parameter for entry in (*secrets_of(settings), CONTROL_COUNT, BUCKET) if role in entry.readers]
 
 
 def parameter_name(stack: str, entry: Secret | Fact) -> str:

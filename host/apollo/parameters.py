@@ -1,9 +1,9 @@
-"""What this host reads from SSM with its instance role.
+"""What this host reads from AWS with its instance role: secrets from SSM, programs from the stack's bucket in S3.
 
-apollo programs   once, before anything else of ours runs: unpacks the programs that /etc/apollo/programs names, each
-                  bundle only if it is what the user-data was made for
 apollo secrets    at each boot: what /etc/apollo/parameters names, kept below /etc/apollo/secrets with mode 0600, for
                   boots without SSM
+apollo programs   once, after the secrets, before anything else of ours runs: unpacks the programs that
+                  /etc/apollo/programs names, only if they are what the user-data was made for
 
 It needs no package beyond the Python that cloud-init brings, and no value reaches a log or an argument. Signing: AWS's
 "Signature Version 4", as its documentation of the IAM service describes it.
@@ -11,22 +11,25 @@ It needs no package beyond the Python that cloud-init brings, and no value reach
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import datetime
 import gzip
 import hashlib
 import hmac
+import http.client
 import json
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import IO
 
-from host.apollo.apollo import SECRETS, facts, write
+from host.apollo.apollo import SECRETS, facts, secret, write
 
 METADATA = "http://169.254.169.254/latest"
 ETC = Path("/etc")
@@ -40,23 +43,31 @@ PAUSE = 2.0
 PATIENCE, PATIENCE_WITH_COPIES = 300.0, 20.0
 # The most that SSM gives at once.
 BATCH = 10
+# The SHA-256 of no bytes.
+NOTHING = hashlib.sha256().hexdigest()
 
 
 class Unavailable(Exception):
-    """SSM or the metadata service did not give what was asked. The text holds no value."""
+    """AWS or the metadata service did not give what was asked. The text holds no value."""
 
 
-def ask(url: str, headers: dict[str, str], body: bytes | None = None, method: str | None = None) -> bytes:
+@contextlib.contextmanager
+def opened(url: str, headers: dict[str, str], body: bytes | None = None, method: str | None = None) -> Generator[IO[bytes]]:
+    """The answer. Raises Unavailable."""
     request = urllib.request.Request(url, body, headers, method=method)
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
-            return answer.read()
+            yield answer
     except urllib.error.HTTPError as error:
-        raise Unavailable(
-            f"{urllib.parse.urlsplit(url).netloc}: {error.code} {error.read(300).decode(errors='replace')}"
-        ) from None
-    except OSError as error:
-        raise Unavailable(f"{urllib.parse.urlsplit(url).netloc}: {error}") from None
+        said = error.read(400).decode(errors="replace")
+        raise Unavailable(f"{urllib.parse.urlsplit(url).netloc} refuses: {error.code} {said}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"{urllib.parse.urlsplit(url).netloc} cannot be reached: {error}") from None
+
+
+def ask(url: str, headers: dict[str, str], body: bytes | None = None, method: str | None = None) -> bytes:
+    with opened(url, headers, body, method) as answer:
+        return answer.read()
 
 
 def credentials() -> dict[str, str]:
@@ -66,19 +77,21 @@ def credentials() -> dict[str, str]:
     return json.loads(ask(roles + ask(roles, token).decode(), token))
 
 
-def signed(keys: dict[str, str], region: str, url: str, target: str, body: bytes, stamp: str) -> dict[str, str]:
-    """The headers of a request to SSM. stamp: the time, such as 20260102T030405Z."""
+def signed(service: str, method: str, url: str, digest: str = NOTHING, headers: dict[str, str] | None = None) -> dict[str, str]:
+    """The headers of a request to AWS. digest: the body's SHA-256. headers: those of the service's own."""
+    address, keys, region = urllib.parse.urlsplit(url), credentials(), facts()["REGION"]
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     headers = {
-        "content-type": "application/x-amz-json-1.1",
-        "host": urllib.parse.urlsplit(url).netloc,
+        **(headers or {}),
+        "host": address.netloc,
+        "x-amz-content-sha256": digest,
         "x-amz-date": stamp,
         "x-amz-security-token": keys["Token"],
-        "x-amz-target": target,
     }
-    names = ";".join(headers)
-    lines = [f"{name}:{value}" for name, value in headers.items()]
-    canonical = "\n".join(["POST", "/", "", *lines, "", names, hashlib.sha256(body).hexdigest()])
-    scope = f"{stamp[:8]}/{region}/ssm/aws4_request"
+    names = ";".join(sorted(headers))
+    lines = [f"{name}:{headers[name]}" for name in sorted(headers)]
+    canonical = "\n".join([method, address.path, "", *lines, "", names, digest])
+    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     key = f"AWS4{keys['SecretAccessKey']}".encode()
     for part in scope.split("/"):
@@ -91,19 +104,38 @@ def signed(keys: dict[str, str], region: str, url: str, target: str, body: bytes
 
 def get_parameters(names: list[str]) -> dict[str, str]:
     """Each parameter's value by its name below the stack's prefix. Raises Unavailable, also if one of them is missing."""
-    host, keys, values = facts(), credentials(), dict[str, str]()
+    host, values = facts(), dict[str, str]()
     url, prefix = host["AWS_ENDPOINT"] or f"https://ssm.{host['REGION']}.amazonaws.com", host["SSM_PREFIX"] + "/"
+    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "AmazonSSM.GetParameters"}
     for start in range(0, len(names), BATCH):
         wanted = [prefix + name for name in names[start : start + BATCH]]
         body = json.dumps({"Names": wanted, "WithDecryption": True}).encode()
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-        headers = signed(keys, host["REGION"], url, "AmazonSSM.GetParameters", body, stamp)
-        answer = json.loads(ask(f"{url}/", headers, body))
+        signature = signed("ssm", "POST", f"{url}/", hashlib.sha256(body).hexdigest(), headers)
+        answer = json.loads(ask(f"{url}/", signature, body))
         values |= {found["Name"].removeprefix(prefix): found["Value"] for found in answer["Parameters"]}
         missing = [name for name in wanted if name.removeprefix(prefix) not in values]
         if missing:
             raise Unavailable(f"SSM has no {' '.join(missing)}")
     return values
+
+
+@contextlib.contextmanager
+def stored(key: str) -> Generator[IO[bytes]]:
+    """An object of the stack's bucket. key: letters, digits and -/ alone. Raises Unavailable."""
+    url = _address(key)
+    try:
+        with opened(url, signed("s3", "GET", url)) as answer:
+            yield answer
+    except Unavailable as error:
+        raise Unavailable(f"{key} of the bucket {secret('bucket')} cannot be read: {error}") from None
+
+
+def _address(key: str) -> str:
+    host, bucket = facts(), secret("bucket")
+    place = (
+        f"{host['AWS_ENDPOINT']}/{bucket}" if host["AWS_ENDPOINT"] else f"https://{bucket}.s3.{host['REGION']}.amazonaws.com"
+    )
+    return f"{place}/{key}"
 
 
 def persistently(act: Callable[[], None], patience: float) -> str:
@@ -123,20 +155,16 @@ def persistently(act: Callable[[], None], patience: float) -> str:
 
 
 def programs() -> None:
-    lines = [line.split() for line in (ETC / "apollo/programs").read_text().splitlines()]
-    bundles = {
-        name: ([f"programs/{name}/{part}" for part in range(1, int(parts) + 1)], digest) for name, parts, digest in lines
-    }
-    values = get_parameters([part for parts, _ in bundles.values() for part in parts])
-    for name, (parts, digest) in bundles.items():
-        try:
-            archive = gzip.decompress(base64.b64decode("".join(values[part] for part in parts)))
-        except (OSError, EOFError, ValueError, zlib.error):
-            # Parts of two archives, where a newer one is cut into more of them.
-            archive = b""
-        if hashlib.sha256(archive).hexdigest() != digest:
-            raise Unavailable(f"the programs in {name} are not those that this host's user-data names: raise its generation")
-        subprocess.run(["tar", "-x", "-C", str(ROOT)], input=archive, check=True)
+    key = (ETC / "apollo/programs").read_text().strip()
+    with stored(key) as answer:
+        found = answer.read()
+    try:
+        archive = gzip.decompress(found)
+    except (OSError, EOFError, zlib.error):
+        archive = b""
+    if hashlib.sha256(archive).hexdigest() != key.rpartition("/")[2]:
+        sys.exit(f"{key} of the stack's bucket is not what its name says: nothing of it was unpacked")
+    subprocess.run(["tar", "-x", "-C", str(ROOT)], input=archive, check=True)
 
 
 def secrets() -> None:
@@ -148,7 +176,7 @@ def secrets() -> None:
 def main(verb: str) -> str:
     if verb == "programs":
         problem = persistently(programs, PATIENCE)
-        return problem and "the programs of this host cannot be had"
+        return problem and f"the programs of this host cannot be had: {problem}"
     SECRETS.mkdir(mode=0o700, exist_ok=True)
     names = (ETC / "apollo/parameters").read_text().split()
     copies = all((SECRETS / name).is_file() for name in names)

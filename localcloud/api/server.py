@@ -42,7 +42,7 @@ from moto.sts.models import sts_backends
 from werkzeug.datastructures import Headers, MultiDict
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from . import moto_faults, moto_policies, refusals, roles
+from . import moto_buckets, moto_faults, moto_policies, refusals, roles
 from .client import ACCOUNT, Keys
 from .errors import ApiError
 from .signatures import Signed, signed, verify
@@ -91,6 +91,7 @@ class Api:
     def __init__(self, port: int, owner: Keys, machines: Keys) -> None:
         moto_faults.repair()
         moto_policies.install()
+        moto_buckets.install()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._secrets = {owner.id: owner.secret, machines.id: machines.secret}
         self._machines = machines.id

@@ -66,6 +66,15 @@ _BALANCER_NAME = Text(
     shortest=1,
     whole=r"(?!internal-)[^-]|(?!internal-)[^-].*[^-]",
 )
+_BUCKET = Text(
+    _of(r"a-z0-9.\-"),
+    "lower-case letters, digits, hyphens and dots, neither of these at an end",
+    63,
+    "InvalidBucketName",
+    "S3 user guide, bucket naming rules",
+    shortest=3,
+    whole=r"(?!xn--|sthree-|amzn-s3-demo-)(?!.*\.\.)(?!\d+(\.\d+){3}$)[^-.].*[^-.](?<!-s3alias)(?<!--ol-s3)",
+)
 
 _GROUP_NAME = Text(
     _EC2_DESCRIPTION.allowed, _EC2_SHOWN, 255, "InvalidParameterValue", "EC2 API, CreateSecurityGroup", 1, whole=r"(?!sg-).*"
@@ -117,6 +126,13 @@ TEXTS: dict[str, dict[str, Text]] = {
     "kms:CreateKey": {
         "Description": Text(_everything, "any character", 8192, "ValidationException", "KMS API, CreateKey"),
         "Policy": Text(_LATIN, _LATIN_SHOWN, 32768, "LimitExceededException", "KMS quotas, key policy document size", 1),
+    },
+    "s3:CreateBucket": {"Bucket": _BUCKET},
+    "s3:PutBucketPolicy": {
+        "Policy": Text(_LATIN, _LATIN_SHOWN, 20480, "MalformedPolicy", "S3 user guide, bucket policies", 1),
+    },
+    "s3:PutObject": {
+        "Key": Text(_everything, "any character", 1024, "KeyTooLongError", "S3 user guide, object key names", 1),
     },
     "logs:CreateLogGroup": {
         "logGroupName": Text(
@@ -172,6 +188,7 @@ TAGS: dict[str, TagRule] = {
     "ec2": _EC2_TAGS,
     "iam": _strict("ValidationError", "LimitExceeded", "IAM API, Tag"),
     "ssm": _strict("ValidationException", "TooManyTagsError", "SSM API, Tag"),
+    "s3": _strict("InvalidTag", "BadRequest", "S3 API, PutBucketTagging"),
     "kms": _strict("TagException", "LimitExceededException", "KMS developer guide, tag restrictions"),
     "logs": _strict("InvalidParameterException", "InvalidParameterException", "Logs API, CreateLogGroup"),
     "elbv2": _strict("ValidationError", "TooManyTags", "ELB API, Tag"),

@@ -45,6 +45,7 @@ class Kind:
     json_text: ClassVar[Collection[str]] = ()
     secret_outputs: ClassVar[Collection[str]] = ()
     regional: ClassVar[bool] = True  # whether it lives in one region of the cloud
+    journaled: ClassVar[bool] = True  # whether one that no state knows is a leftover of a killed run
 
     @functools.cached_property
     def rules(self) -> Rules:
@@ -177,7 +178,8 @@ def absent(call: Callable[[], Any]) -> Any | None:
         return call()
     except ClientError as error:
         code = error_code(error)
-        if "NotFound" in code or code in ("NoSuchEntity", "InvalidAssociationID.NotFound", "NatGatewayNotFound"):
+        # S3 says 404 where an answer has no body.
+        if "NotFound" in code or code.startswith("NoSuch") or code == "404":
             return None
         raise
 

@@ -224,7 +224,8 @@ class Servicer(ResourceProviderServicer):
             id, live = kind.make(self._aws(region), working)
             record["id"] = id
             known = after_change(working, live)
-            self.desk.made(Made(request.urn, request.type, id, region, known))
+            if kind.journaled:
+                self.desk.made(Made(request.urn, request.type, id, region, known))
         return provider_pb2.CreateResponse(id=id, properties=encode(self._outputs(kind, inputs, known)))
 
     @answers

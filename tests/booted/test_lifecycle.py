@@ -101,6 +101,31 @@ def test_removing_a_needed_rule_breaks_exactly_its_flow(stack: Stack) -> None:
     stack.assert_all_reachable()
 
 
+def test_a_first_boot_with_a_wrong_object_says_so_and_the_next_boot_tries_again(stack: Stack) -> None:
+    cloud, host = clouds.find(stack.run_dir / "local"), "slave-2"
+    assert cloud is not None
+    s3 = cloud.api(cloud.region).client("s3")
+    here = {
+        "Bucket": stack.out(host, "cat", "/etc/apollo/secrets/bucket"),
+        "Key": stack.out(host, "cat", "/etc/apollo/programs"),
+    }
+    right = s3.get_object(**here)["Body"].read()
+    program, done = "/usr/local/lib/apollo/check.py", "/var/lib/cloud/instance/apollo-first-boot"
+    # As a host is before it was through once.
+    stack.out(host, "rm", program, done)
+    s3.put_object(**here, Body=right[:-8] + b"one byte")
+    try:
+        stack.cli("reboot", host)
+        said = f"{here['Key']} of the stack's bucket is not what its name says"
+        until(lambda: said in stack.run(host, "tail", "-20", "/var/log/cloud-init-output.log").stdout, "the boot says so", 120)
+        assert stack.run(host, "ls", program, done).returncode
+    finally:
+        s3.put_object(**here, Body=right)
+        stack.cli("reboot", host)
+    until(lambda: stack.run(host, "ls", program, done).returncode == 0, "it was through", 120)
+    until(lambda: stack.run(host, "apollo-check").returncode == 0, "the host is well", 120)
+
+
 def test_up_again_changes_nothing(stack: Stack) -> None:
     again = stack.up()
     assert set(again["changes"]) == {"same"}

@@ -33,7 +33,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Properties whose values people write: each has a rule, or is no text to AWS. Of a name that is not given, Pulumi makes one.
 INSTANCE, INTERFACE = "aws:ec2/instance:Instance", "aws:ec2/networkInterface:NetworkInterface"
-WRITTEN = ("name", "description", "policy", "assumeRolePolicy", "keyName", "path")
+WRITTEN = ("name", "description", "policy", "assumeRolePolicy", "keyName", "path", "key")
 DIGITS = "-1234567"
 # The call that makes a resource of a type, and what it calls the properties that hold texts.
 CALLS: dict[str, tuple[str, dict[str, str]]] = {
@@ -60,6 +60,9 @@ CALLS: dict[str, tuple[str, dict[str, str]]] = {
     "aws:iam/instanceProfile:InstanceProfile": ("iam:CreateInstanceProfile", {"name": "InstanceProfileName"}),
     "aws:ssm/parameter:Parameter": ("ssm:PutParameter", {"name": "Name", "description": "Description"}),
     "aws:kms/key:Key": ("kms:CreateKey", {"description": "Description", "policy": "Policy"}),
+    "aws:s3/bucket:Bucket": ("s3:CreateBucket", {"bucket": "Bucket"}),
+    "aws:s3/bucketPolicy:BucketPolicy": ("s3:PutBucketPolicy", {"policy": "Policy"}),
+    "aws:s3/bucketObjectv2:BucketObjectv2": ("s3:PutObject", {"key": "Key"}),
     "aws:cloudwatch/logGroup:LogGroup": ("logs:CreateLogGroup", {"name": "logGroupName"}),
     "aws:lb/loadBalancer:LoadBalancer": ("elbv2:CreateLoadBalancer", {"name": "Name"}),
     "aws:lb/targetGroup:TargetGroup": ("elbv2:CreateTargetGroup", {"name": "Name", "path": "HealthCheckPath"}),
@@ -186,7 +189,10 @@ NEEDS = {
     "aws:ec2/natGateway:NatGateway": (*WAY_OUT, RESERVATION),
     "aws:lb/loadBalancer:LoadBalancer": (*WAY_OUT, RESERVATION),
     "aws:ec2/flowLog:FlowLog": ("aws:iam/rolePolicy:RolePolicy", "aws:cloudwatch/logGroup:LogGroup"),
-    INSTANCE: (*WAY_OUT, "aws:iam/rolePolicy:RolePolicy", "aws:ssm/parameter:Parameter"),
+    INSTANCE: (
+        *(*WAY_OUT, "aws:iam/rolePolicy:RolePolicy", "aws:ssm/parameter:Parameter"),
+        *("aws:s3/bucketObjectv2:BucketObjectv2", "aws:ec2/vpcEndpoint:VpcEndpoint"),
+    ),
 }
 
 
@@ -260,6 +266,8 @@ def subnets_of(recording: Recording, resource: Registration) -> list[str]:
         ("aws:ssm/parameter:Parameter", {"name": "/a" * 16}, "malformed"),
         ("aws:lb/loadBalancer:LoadBalancer", {"name": "internal-web"}, "malformed"),
         ("aws:lb/targetGroup:TargetGroup", {"name": "a" * 33}, "has 33 characters"),
+        ("aws:s3/bucket:Bucket", {"bucket": "Mine"}, "InvalidBucketName: has 'M'"),
+        ("aws:s3/bucket:Bucket", {"bucket": "10.0.0.1"}, "malformed"),
     ],
 )
 def test_what_aws_refuses_has_a_message_with_its_code(type: str, inputs: dict[str, Any], said: str) -> None:
@@ -275,6 +283,7 @@ def test_what_aws_refuses_has_a_message_with_its_code(type: str, inputs: dict[st
         ("aws:iam/rolePolicy:RolePolicy", {"policy": "x" * 10240 + " " * 100}),
         ("aws:ssm/parameter:Parameter", {"name": "/apollo/dev/consul/ca", "description": "Consul's"}),
         ("aws:lb/loadBalancer:LoadBalancer", {"name": "a"}),
+        ("aws:s3/bucket:Bucket", {"bucket": "a.b-c"}),
     ],
 )
 def test_what_aws_takes_passes(type: str, inputs: dict[str, Any]) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from pulumi import RunError
 
+from components.programs import bucket_prefix
 from components.readiness import DEADLINE
 from components.secrets import key_policy
 from components.security import ROLES
-from host.render import bundles
+from host.render import programs
+from localcloud.api.texts import TEXTS, problem
 from ops import drain
 from plan.aws import MOST_RULES, OWN_TAGS
 from plan.cluster import Role
@@ -128,6 +130,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "command:remote:Command": TRIGGERED | {"additionalSecretOutputs": ["connection"], "customTimeouts": DEADLINE},
     "aws:ssm/parameter:Parameter": {"additionalSecretOutputs": ["value", "valueWo"]},
     "pulumi:index:Stash": {"aliases": ["mesh"]},
+    # A host of the last `up` may still be at its first boot; the bucket takes them with it.
+    "aws:s3/bucketObjectv2:BucketObjectv2": {"retainOnDelete": True},
 }
 
 
@@ -344,20 +348,24 @@ def test_prod_records_its_traffic_and_protects_its_load_balancer_and_dev_does_ne
         assert not dev.of(type_)
 
 
-def test_a_role_may_read_exactly_its_own_parameters(dev: Recording) -> None:
+def test_a_role_may_read_exactly_its_own_parameters_and_programs(dev: Recording) -> None:
     for role in ROLES:
         policy = json.loads(dev.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"])
-        read, decrypt = policy["Statement"]
+        read, decrypt, get, look = policy["Statement"]
         assert (read["Action"], decrypt["Action"]) == ("ssm:GetParameters", "kms:Decrypt")
         readable = {arn.rsplit(":", 1)[1] for arn in read["Resource"]}
-        own = {name for name, readers in READ.items() if role in readers and name != "edge/certificate"}
+        own = {name for name, readers in READ.items() if role in readers and name not in ("edge/certificate", "bucket")}
         secrets = {f"secrets-{name.replace('/', '-')}" for name in own}
-        assert readable == secrets | set(programs_of(role))
+        assert readable == secrets | {"programs-bucket"}
         # By the stack's key, for those very parameters, and for no other.
         assert decrypt["Resource"] == f"arn:aws:test:eu-west-1:{ACCOUNT}:secrets-key"
         ((context, arns),) = decrypt["Condition"]["StringEquals"].items()
         assert context == "kms:EncryptionContext:PARAMETER_ARN"
         assert {arn.rsplit(":", 1)[1] for arn in arns} == secrets - {"secrets-control-count"}
+        # Its own programs, old and new, and what there is: else a missing object and a refused one look the same.
+        bucket = f"arn:aws:test:eu-west-1:{ACCOUNT}:programs-bucket"
+        assert (get["Action"], get["Resource"]) == ("s3:GetObject", f"{bucket}/programs/{role}/*")
+        assert (look["Action"], look["Resource"]) == ("s3:ListBucket", bucket)
 
 
 def test_every_secret_is_under_the_stacks_own_key_which_is_used_for_its_parameters_alone(dev: Recording) -> None:
@@ -380,22 +388,46 @@ def test_the_keys_policy_names_the_stacks_parameters_in_its_account_and_partitio
     assert use["Condition"] == {"StringLike": {"kms:EncryptionContext:PARAMETER_ARN": f"{prefix}*"}}
 
 
-def programs_of(role: Role) -> dict[str, str]:
-    """Each part's value by its logical name."""
-    needed = bundles(cluster(), role)
-    return {f"programs-{bundle.name}-{part}": text for bundle in needed for part, text in enumerate(bundle.parts, 1)}
-
-
-def test_a_host_boots_after_its_programs_are_in_the_parameter_store(dev: Recording) -> None:
+def test_a_host_boots_after_its_programs_are_in_the_bucket_that_it_is_given(dev: Recording) -> None:
     names: tuple[tuple[Role, str], ...] = (("slave", "slave-1"), ("control", "control-1"), ("edge", "edge-1"))
     for role, name in names:
-        needs = {urn.rpartition("::")[2] for urn in dev.named("aws:ec2/instance:Instance", f"{name}-instance").dependencies}
-        for part, text in programs_of(role).items():
-            assert part in needs
-            parameter = dev.named("aws:ssm/parameter:Parameter", part).inputs
-            bundle, _, number = part.removeprefix("programs-").rpartition("-")
-            assert (parameter["name"], parameter["type"]) == (f"/apollo/dev/programs/{bundle}/{number}", "String")
-            assert parameter["insecureValue"] == text and "value" not in parameter
+        needs = {urn.rpartition("::")[2] for urn in dev.named(INSTANCE, f"{name}-instance").dependencies}
+        assert needs >= {f"programs-{role}", "programs-bucket", "network-s3"}
+        given = dev.named("aws:s3/bucketObjectv2:BucketObjectv2", f"programs-{role}")
+        wanted = programs(cluster(), role)
+        assert (given.inputs["bucket"], given.inputs["key"]) == ("programs-bucket-id", wanted.key)
+        assert base64.b64decode(given.inputs["contentBase64"]) == wanted.archive
+    where = dev.named("aws:ssm/parameter:Parameter", "programs-bucket").inputs
+    assert (where["name"], where["type"], where["value"]) == ("/apollo/dev/bucket", "String", "programs-bucket-id")
+
+
+def test_the_bucket_is_private_takes_tls_alone_and_goes_with_the_stack(dev: Recording) -> None:
+    bucket = dev.named("aws:s3/bucket:Bucket", "programs-bucket").inputs
+    assert (bucket["bucketPrefix"], bucket["forceDestroy"]) == ("apollo-dev-", True) and "bucket" not in bucket
+    closed = dict(dev.named("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", "programs-bucket").inputs)
+    assert closed.pop("bucket") == "programs-bucket-id"
+    assert closed == dict.fromkeys(("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"), True)
+    (statement,) = json.loads(dev.named("aws:s3/bucketPolicy:BucketPolicy", "programs-bucket").inputs["policy"])["Statement"]
+    arn = f"arn:aws:test:eu-west-1:{ACCOUNT}:programs-bucket"
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
+    assert statement["Resource"] == [arn, f"{arn}/*"]
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@pytest.mark.parametrize(
+    ("stack", "prefix"),
+    [
+        ("dev", "apollo-dev-"),
+        ("Team_A.Prod--", "apollo-team-a-prod-"),
+        ("a" * 100, f"apollo-{'a' * 29}-"),
+        ("ä", "apollo-"),
+        (f"{'b' * 28}.c", f"apollo-{'b' * 28}-"),
+    ],
+)
+def test_any_stacks_name_makes_a_bucket_that_s3_takes(stack: str, prefix: str) -> None:
+    assert bucket_prefix(stack) == prefix
+    # Of whole names S3 takes 63 characters, 26 of which are the provider's.
+    assert problem(prefix + "2" * 26, TEXTS["s3:CreateBucket"]["Bucket"]) is None and "." not in prefix
 
 
 def test_secrets_are_secure_strings_and_nowhere_else(dev: Recording) -> None:

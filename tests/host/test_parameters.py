@@ -1,7 +1,10 @@
-"""What fetches a host's programs and secrets, run for real against a metadata service and an SSM of its own."""
+"""What fetches a host's programs and secrets, run for real against a metadata service, an SSM and an S3 of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import hashlib
 import json
 import os
 import re
@@ -14,43 +17,59 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.auth import SigV4Auth
+from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from host import package
-from host.render import Bundle, bundles
+from host.apollo import parameters
+from host.render import Programs, programs
 from tests.host.support import EXAMPLES, files_of
 
 # Base64's awkward characters, as in a real key; a session token is long.
 KEYS = {"AccessKeyId": "ASIAEXAMPLE", "SecretAccessKey": "ab/cd+ef=" * 4, "Token": "IQoJb3Jp/+==" * 60}
 TOKEN = "metadata-token=="
-NAMES = [f"consul/token-{n}" for n in range(11)] + ["mesh/password", "ssh/host-key"]
+BUCKET = "apollo-dev-20261127092707219100000001"
+NAMES = [f"consul/token-{n}" for n in range(11)] + ["mesh/password", "ssh/host-key", "bucket"]
 VALUES = {name: f"value of {name}" for name in NAMES} | {
+    "bucket": BUCKET,
     "ssh/host-key": "-----BEGIN KEY-----\nab+/=\n-----END KEY-----\n",
     "mesh/password": "quotes \" ' \\ $HOME `id` and ü",
 }
 
 
 class Cloud(BaseHTTPRequestHandler):
-    """169.254.169.254 and SSM in one. SSM checks the signature as AWS does, with botocore's own arithmetic."""
+    """169.254.169.254, SSM and S3 in one. The latter check the signature as AWS does, with botocore's own arithmetic."""
 
     values: dict[str, str]
+    objects: dict[str, bytes]
+    # Why S3 refuses everything, empty where it does not.
+    refusal: str
     seen: list[int]
 
     def do_PUT(self) -> None:
         assert self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-        self.answer(200, TOKEN)
+        return self.answer(200, TOKEN)
 
     def do_GET(self) -> None:
+        if self.path.startswith(f"/{BUCKET}/"):
+            return self.do_get_object()
         if self.headers["X-aws-ec2-metadata-token"] != TOKEN:
             return self.answer(401, "")
         role = self.path.removeprefix("/latest/meta-data/iam/security-credentials/")
         return self.answer(200, json.dumps(KEYS) if role == "slave-role" else "slave-role")
 
+    def do_get_object(self) -> None:
+        if self.headers["Authorization"] != self.expected(S3SigV4Auth, b""):
+            return self.answer(403, "<Error><Code>SignatureDoesNotMatch</Code></Error>")
+        if self.refusal:
+            return self.answer(403, f"<Error><Code>AccessDenied</Code><Message>{self.refusal}</Message></Error>")
+        found = self.objects.get(self.path.removeprefix(f"/{BUCKET}/"))
+        return self.answer(200, found) if found is not None else self.answer(404, "<Error><Code>NoSuchKey</Code></Error>")
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers["Authorization"] != self.expected(body):
+        if self.headers["Authorization"] != self.expected(SigV4Auth, body):
             return self.answer(400, '{"__type": "InvalidSignatureException"}')
         assert self.headers["X-Amz-Target"] == "AmazonSSM.GetParameters"
         asked = json.loads(body)
@@ -61,23 +80,27 @@ class Cloud(BaseHTTPRequestHandler):
         missing = [name for name, short in names.items() if short not in self.values]
         return self.answer(200, json.dumps({"Parameters": found, "InvalidParameters": missing}))
 
-    def expected(self, body: bytes) -> str:
+    def expected(self, how: type[SigV4Auth], body: bytes) -> str:
         signed = re.findall(r"SignedHeaders=([^,]+)", self.headers["Authorization"])[0].split(";")
-        # AWS refuses a request whose session token or target is not part of what was signed.
-        assert {"host", "x-amz-date", "x-amz-security-token", "x-amz-target"} <= set(signed)
-        request = AWSRequest("POST", f"http://{self.headers['Host']}/", {n: self.headers[n] for n in signed}, body)
+        # AWS refuses a request whose session token is not part of what was signed, nor S3 one without the body's digest.
+        assert {"host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"} <= set(signed)
+        assert self.headers["X-Amz-Content-Sha256"] == hashlib.sha256(body).hexdigest()
+        url = f"http://{self.headers['Host']}{self.path}"
+        request = AWSRequest(self.command, url, {n: self.headers[n] for n in signed}, body)
         request.context["timestamp"] = self.headers["X-Amz-Date"]
-        auth = SigV4Auth(Credentials(KEYS["AccessKeyId"], KEYS["SecretAccessKey"], KEYS["Token"]), "ssm", "eu-west-1")
+        service = "s3" if how is S3SigV4Auth else "ssm"
+        auth = how(Credentials(KEYS["AccessKeyId"], KEYS["SecretAccessKey"], KEYS["Token"]), service, "eu-west-1")
         text = auth.string_to_sign(request, auth.canonical_request(request))
         signature = auth.signature(text, request)
-        scope = f"{KEYS['AccessKeyId']}/{self.headers['X-Amz-Date'][:8]}/eu-west-1/ssm/aws4_request"
+        scope = f"{KEYS['AccessKeyId']}/{self.headers['X-Amz-Date'][:8]}/eu-west-1/{service}/aws4_request"
         return f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={';'.join(signed)}, Signature={signature}"
 
-    def answer(self, status: int, text: str) -> None:
+    def answer(self, status: int, content: str | bytes) -> None:
+        content = content.encode() if isinstance(content, str) else content
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text.encode())))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silence."""
@@ -121,7 +144,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Generator[Host]:
-    Cloud.values, Cloud.seen = dict(VALUES), []
+    Cloud.values, Cloud.objects, Cloud.refusal, Cloud.seen = dict(VALUES), {}, "", []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -134,7 +157,7 @@ def host(tmp_path: Path) -> Generator[Host]:
 def test_every_secret_is_fetched_with_a_signature_that_aws_takes_and_kept_for_root_alone(host: Host) -> None:
     done = host.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert Cloud.seen == [10, 3]
+    assert Cloud.seen == [10, 4]
     for name in NAMES:
         assert (host.kept / name).read_text().rstrip("\n") == VALUES[name].rstrip("\n")
         assert (host.kept / name).stat().st_mode & 0o777 == 0o600
@@ -186,22 +209,22 @@ def test_a_missing_parameter_is_named_and_fails_the_unit(host: Host) -> None:
 # -- programs
 
 
-def put_bundles(host: Host) -> list[Bundle]:
-    """The example slave's bundles, in SSM and named by its user-data."""
-    needed = bundles(EXAMPLES["weave"], "slave")
-    for bundle in needed:
-        Cloud.values |= {f"programs/{bundle.name}/{part}": text for part, text in enumerate(bundle.parts, 1)}
-    lines = [f"{bundle.name} {len(bundle.parts)} {bundle.digest}\n" for bundle in needed]
-    (host.folder / "etc/apollo/programs").write_text("".join(lines))
+@pytest.fixture
+def programs_of_a_slave(host: Host) -> Programs:
+    """The example slave's programs, in the bucket and named by its user-data, on a host that has its secrets."""
+    needed = programs(EXAMPLES["weave"], "slave")
+    Cloud.objects = {needed.key: needed.archive}
+    (host.folder / "etc/apollo/programs").write_text(f"{needed.key}\n")
+    assert host.run().returncode == 0
     return needed
 
 
-def test_programs_are_unpacked_in_their_places_with_their_modes(host: Host) -> None:
-    put_bundles(host)
+def test_programs_are_unpacked_whole_in_their_places_with_their_modes(host: Host, programs_of_a_slave: Programs) -> None:
+    del programs_of_a_slave
     done = host.run("programs")
     assert done.returncode == 0, done.stdout + done.stderr
     plan = EXAMPLES["weave"]
-    fetched = [file for file in files_of(plan, plan.slaves[0]).values() if file.bundle]
+    fetched = [file for file in files_of(plan, plan.slaves[0]).values() if file.fetched]
     assert len(fetched) > 10
     for file in fetched:
         assert (host.folder / file.path[1:]).read_text() == file.content
@@ -209,17 +232,49 @@ def test_programs_are_unpacked_in_their_places_with_their_modes(host: Host) -> N
     assert host.run("programs").returncode == 0
 
 
-def test_programs_other_than_those_of_the_user_data_are_refused(host: Host) -> None:
-    put_bundles(host)
-    Cloud.values["programs/slave/1"] = bundles(EXAMPLES["weave"], "edge")[2].parts[0]
+@pytest.mark.parametrize(
+    "content", [programs(EXAMPLES["weave"], "edge").archive, b"no archive", b"", gzip.compress(b"cut off")[:-9]]
+)
+def test_an_object_that_is_not_its_digest_unpacks_nothing(host: Host, programs_of_a_slave: Programs, content: bytes) -> None:
+    key = programs_of_a_slave.key
+    Cloud.objects[key] = content
     done = host.run("programs")
     assert done.returncode == 1
-    assert "the programs in slave are not those that this host's user-data names" in done.stdout
-    assert not (host.folder / "etc/haproxy").exists()
+    assert f"{key} of the stack's bucket is not what its name says: nothing of it was unpacked" in done.stderr
+    assert not (host.folder / "usr").exists() and not (host.folder / "etc/haproxy").exists()
+    # What the next boot finds.
+    Cloud.objects[key] = programs_of_a_slave.archive
+    assert host.run("programs").returncode == 0
 
 
-def test_a_missing_bundle_is_named(host: Host) -> None:
-    put_bundles(host)
-    del Cloud.values["programs/weave/1"]
+def test_a_bucket_that_cannot_be_read_is_named_with_the_reason(host: Host, programs_of_a_slave: Programs) -> None:
+    which = f"{programs_of_a_slave.key} of the bucket {BUCKET} cannot be read: 127.0.0.1:"
+    Cloud.refusal = "no identity-based policy allows the s3:GetObject action"
     done = host.run("programs")
-    assert done.returncode == 1 and "SSM has no /apollo/dev/programs/weave/1" in done.stdout
+    assert done.returncode == 1 and which in done.stderr
+    assert "refuses: 403 <Error><Code>AccessDenied</Code>" in done.stderr and Cloud.refusal in done.stderr
+    Cloud.refusal, Cloud.objects = "", {}
+    done = host.run("programs")
+    assert done.returncode == 1 and which in done.stderr and "refuses: 404 <Error><Code>NoSuchKey</Code>" in done.stderr
+    # The role's keys come from elsewhere on a host, so that this is S3 alone.
+    host.endpoint(1)
+    done = host.run("programs")
+    assert done.returncode == 1 and f"{which}1 cannot be reached: " in done.stderr
+
+
+def test_on_aws_a_bucket_is_asked_at_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(parameters, "facts", lambda: {"AWS_ENDPOINT": "", "REGION": "eu-west-1"})
+    monkeypatch.setattr(parameters, "secret", lambda _: BUCKET)
+    monkeypatch.setattr(parameters, "credentials", lambda: KEYS)
+
+    @contextlib.contextmanager
+    def opened(url: str, headers: dict[str, str]) -> Generator[None]:
+        asked.append(f"{headers['host']} {url}")
+        yield
+
+    monkeypatch.setattr(parameters, "opened", opened)
+    with parameters.stored("programs/slave/abc"):
+        pass
+    place = f"{BUCKET}.s3.eu-west-1.amazonaws.com"
+    assert asked == [f"{place} https://{place}/programs/slave/abc"]

@@ -236,6 +236,23 @@ def test_appending_a_zone_and_growing_control_change_no_host_subnet_or_address(s
     stack.up()
 
 
+def test_other_programs_lie_beside_those_that_hosts_were_made_for_until_the_stack_goes(stack: Stack) -> None:
+    def objects() -> set[str]:
+        s3 = stack.client("s3")
+        (bucket,) = s3.list_buckets()["Buckets"]
+        return {found["Key"] for found in s3.list_objects_v2(Bucket=bucket["Name"])["Contents"]}
+
+    before, was = objects(), stack.user_data()
+    other = stack.up("image.baked=false")
+    made = {f"BucketObjectv2 programs-{role}" for role in ("slave", "control", "edge")}
+    assert names(other, "replace") == made and changed(other) <= {"replace", "update", "same"}
+    assert objects() > before and len(objects()) == 2 * len(before)
+    assert stack.user_data() == was
+    # A run that was killed is mended by what it left; this is nobody's leftover.
+    stack.up()
+    assert objects() > before
+
+
 def test_no_instance_is_created_before_what_its_first_boot_needs(stack: Stack) -> None:
     done = {
         (call["type"].rpartition(":")[2], call["name"]): call
@@ -248,6 +265,9 @@ def test_no_instance_is_created_before_what_its_first_boot_needs(stack: Stack) -
         role = name.split("-")[0]
         needed = [c for (k, n), c in done.items() if k == "Parameter" and (role == "control" or "gossip" in n)]
         needed += [c for (k, n), c in done.items() if k == "RolePolicy" and n.startswith(role)]
+        needed += [
+            c for (k, n), c in done.items() if (k, n) in (("BucketObjectv2", f"programs-{role}"), ("VpcEndpoint", "network-s3"))
+        ]
         needed += [c for (k, n), c in done.items() if "GroupRule" in k or "IngressRule" in k or "EgressRule" in k
                    if n.startswith(("security-node", f"security-{role}"))]  # fmt: skip
         needed += [c for (k, n), c in done.items() if k == "Route" and (role == "edge") == (n == "network-public-internet")
@@ -290,7 +310,7 @@ def test_the_state_and_the_outputs_hold_no_secret_in_plain_text(stack: Stack) ->
     ssm = stack.client("ssm")
     pages = ssm.get_paginator("get_parameters_by_path").paginate(Path="/apollo/local", Recursive=True, WithDecryption=True)
     everything = [parameter for page in pages for parameter in page["Parameters"]]
-    public = ("/apollo/local/programs/", "/apollo/local/control/count")
+    public = ("/apollo/local/bucket", "/apollo/local/control/count")
     parameters = [p for p in everything if not p["Name"].startswith(public)]
     # The local stack's edge has a certificate too.
     assert {p["Name"] for p in parameters} == {parameter_name("local", secret) for secret in (*SECRETS, CERTIFICATE)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from components.programs import tls_only
 from localcloud.provider.schema import schema
 from localcloud.provider.values import Props, plain
 
@@ -104,6 +105,17 @@ def _profile(w: World) -> str:
 
 def _key(w: World) -> str:
     return str(w.aws.create("aws:kms/key:Key", {"description": "test"})[1]["arn"])
+
+
+def _bucket(w: World) -> str:
+    return w.aws.create("aws:s3/bucket:Bucket", {"bucket": f"bucket-{w.number()}"})[0]
+
+
+def _tls_bucket(w: World) -> str:
+    """One that takes TLS alone, which the cloud's port stands for."""
+    bucket = _bucket(w)
+    w.aws.create("aws:s3/bucketPolicy:BucketPolicy", {"bucket": bucket, "policy": tls_only(f"arn:aws:s3:::{bucket}")})
+    return bucket
 
 
 def _flow_log(w: World) -> Props:
@@ -218,6 +230,15 @@ CASES = [
     Case("aws:kms/key:Key", lambda w: {"description": "one", "policy": POLICY, "tags": {"a": "b"}},
          {"description": "two", "policy": POLICY.replace("Get", "Put"), "enableKeyRotation": True, "tags": {"c": "d"}}, None,
          ("arn", "keyId")),
+    Case("aws:s3/bucket:Bucket", lambda w: {"bucket": f"bucket-{w.number()}", "tags": {"a": "b"}}, {"forceDestroy": True, "tags": {"c": "d"}},
+         "bucket", ("arn", "bucketRegionalDomainName")),
+    Case("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", lambda w: {"bucket": _bucket(w), "blockPublicAcls": True},
+         {"blockPublicAcls": False, "restrictPublicBuckets": True}, "bucket"),
+    Case("aws:s3/bucketPolicy:BucketPolicy", lambda w: {"bucket": _bucket(w), "policy": POLICY}, {"policy": POLICY.replace("Get", "Put")},
+         "bucket"),
+    Case("aws:s3/bucketObjectv2:BucketObjectv2",
+         lambda w: {"bucket": _tls_bucket(w), "key": "a/b", "contentBase64": "b25l", "contentType": "text/plain"},
+         {"contentBase64": "dHdv", "contentType": "text/html"}, "key", ("arn", "etag")),
     Case("aws:cloudwatch/logGroup:LogGroup", lambda w: {"name": f"/log/{w.number()}", "retentionInDays": 30, "tags": {"a": "b"}},
          {"retentionInDays": 7, "tags": {"c": "d"}}, "name", ("arn",)),
     Case("aws:ec2/flowLog:FlowLog", _flow_log, {"tags": {"c": "d"}}, "trafficType", ("arn",)),

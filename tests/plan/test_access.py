@@ -29,6 +29,7 @@ mesos/agent-password       slave control -
 ssh/host-key               slave control edge
 edge/certificate           -     -       edge
 control/count              slave control -
+bucket                     slave control edge
 """
 READ = {row.split()[0]: set(row.split()[1:]) - {"-"} for row in READERS.strip().splitlines()}
 
@@ -47,7 +48,8 @@ def test_a_role_reads_the_secrets_of_its_column_and_no_other(role: str, tls: boo
 
 def test_every_secret_is_in_the_table_and_the_certificate_is_one_with_tls_alone() -> None:
     assert {secret.parameter for secret in secrets_of(settings(edge={"tls": {"enabled": True}}))} == READ.keys() - {
-        "control/count"
+        "control/count",
+        "bucket",
     }
     assert secrets_of(settings()) == SECRETS
     assert [secret.key for secret in secrets_of(settings(edge={"tls": {"enabled": True}})) if secret.large] == [
