@@ -162,6 +162,12 @@ class Identity(ComponentResource):
                         "Action": "s3:GetObject",
                         "Resource": f"{known['bucket']}/programs/{args.role}/*",
                     },
+                    # Whoever reads one of these compares it with its digest, so whoever has them first puts them there.
+                    {
+                        "Effect": "Allow",
+                        "Action": ["s3:GetObject", "s3:PutObject"],
+                        "Resource": f"{known['bucket']}/images/*",
+                    },
                     # Without it S3 says of an object that is not there that it is refused.
                     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": known["bucket"]},
                 )

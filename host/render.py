@@ -5,7 +5,7 @@ roles/<role>/, mesh/<layer>/, packages/ (hosts of an image without packages). On
 They are the same on every host of a role, but for those ending in .tmpl, whose `{{ names }}` are replaced, and for
 /etc/apollo/node.env, which holds the host's facts. No byte depends on which other hosts exist.
 
-User-data carries what is this host's own, and boot/: the bridge, the way in, and what fetches the rest. The rest, 50 KB of
+User-data carries what is this host's own, and boot/: the bridge, the way in, and what fetches the rest. The rest, 80 KB of
 programs and units where EC2 takes 16 KiB, is one archive a role in the stack's bucket, and user-data names it by its digest.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from host.apollo.mesh.weave import weave_programs
+from host.apollo import images
 from ops.cli import pulumi
 from ops.errors import OpsError
 
@@ -38,8 +38,8 @@ def pin(stack: str, scheme: str = "https") -> dict[str, str]:
 def _digest(source: str, scheme: str) -> str:
     try:
         # As hosts read registries, so that what is pinned here is what they compare.
-        return weave_programs.Registry(weave_programs.Image.parse(source), scheme).digest()
-    except (weave_programs.Refused, OSError, ValueError, KeyError) as error:
+        return images.Registry(images.Image.parse(source), scheme).digest()
+    except (images.Refused, OSError, ValueError, KeyError) as error:
         raise ImagesError(f"{source}: {error}") from None
 
 

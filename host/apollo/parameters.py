@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from host.apollo.apollo import SECRETS, facts, secret, write
 
@@ -52,11 +53,13 @@ class Unavailable(Exception):
 
 
 @contextlib.contextmanager
-def opened(url: str, headers: dict[str, str], body: bytes | None = None, method: str | None = None) -> Generator[IO[bytes]]:
-    """The answer. Raises Unavailable."""
+def opened(
+    url: str, headers: dict[str, str], body: Any = None, method: str | None = None, seconds: float = 5.0
+) -> Generator[IO[bytes]]:
+    """The answer. body: bytes, or an open file. seconds: to wait for a byte."""
     request = urllib.request.Request(url, body, headers, method=method)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=seconds) as answer:
             yield answer
     except urllib.error.HTTPError as error:
         said = error.read(400).decode(errors="replace")
@@ -128,6 +131,17 @@ def stored(key: str) -> Generator[IO[bytes]]:
             yield answer
     except Unavailable as error:
         raise Unavailable(f"{key} of the bucket {secret('bucket')} cannot be read: {error}") from None
+
+
+def store(key: str, content: IO[bytes], digest: str) -> None:
+    """Puts all of an open file into the stack's bucket. digest: its SHA-256. Raises Unavailable."""
+    url, size = _address(key), content.seek(0, os.SEEK_END)
+    content.seek(0)
+    # Without a type Python names a form's, and what takes it for one reads no content.
+    headers = signed("s3", "PUT", url, digest, {"content-length": str(size), "content-type": "application/octet-stream"})
+    # S3 answers when it has all of it.
+    with opened(url, headers, content, "PUT", 60.0):
+        pass
 
 
 def _address(key: str) -> str:

@@ -16,7 +16,7 @@ from .client import ACCOUNT
 from .errors import ApiError
 
 _PARAMETERS = ("GetParameter", "GetParameters", "GetParametersByPath")
-_OBJECTS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject"}
+_OBJECTS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject"}
 
 
 def wanted(

@@ -316,6 +316,33 @@ def test_only_an_agent_that_says_so_of_its_state_is_counted_by_the_hosts_own_jou
     stack.out("slave-2", "rm", "-r", "/run/apollo-mesos")
 
 
+# What a host does that has an image first, with one that Docker has here instead of a registry's.
+PUBLISH = f"""
+import hashlib, io, json, subprocess, tarfile
+from host.apollo import parameters
+saved = subprocess.run(["docker", "save", "{IMAGE}"], capture_output=True, check=True).stdout
+archive = tarfile.open(fileobj=io.BytesIO(saved))
+def keep(content):
+    digest = hashlib.sha256(content).hexdigest()
+    parameters.store(f"images/{{digest}}", io.BytesIO(content), digest)
+    return {{"digest": f"sha256:{{digest}}"}}
+(about,) = json.load(archive.extractfile("manifest.json"))
+config, *layers = [keep(archive.extractfile(name).read()) for name in (about["Config"], *about["Layers"])]
+print(keep(json.dumps({{"config": config, "layers": layers}}).encode())["digest"])
+"""
+
+
+def test_an_image_that_one_host_put_into_the_bucket_comes_to_others_without_its_registry(stack: Stack) -> None:
+    load_image(stack.fleet, "slave-1")
+    digest = shell(stack, "slave-1", f"cd /usr/local/lib/apollo && python3 - <<'END'\n{PUBLISH}END")
+    here = f"apollo/apollo/demo:{digest.removeprefix('sha256:')[:16]}"
+    identity = ("docker", "image", "inspect", "-f", "{{.Id}}")
+    with from_image(stack, "slave-2", "mesos-agent", "AGENT", f"registry.invalid/apollo/demo:1@{digest}"):
+        until(lambda: stack.run("slave-2", *identity, here).returncode == 0, "Docker has the image", 60)
+        assert stack.out("slave-2", *identity, here) == stack.out("slave-1", *identity, IMAGE)
+    stack.out("slave-2", "docker", "rmi", "-f", here)
+
+
 AGENT = f"""#!/bin/sh
 for flag in "$@"; do case $flag in --ip=*) ip=${{flag#--ip=}};; esac; done
 busybox mkdir -p /www/metrics

@@ -351,7 +351,7 @@ def test_prod_records_its_traffic_and_protects_its_load_balancer_and_dev_does_ne
 def test_a_role_may_read_exactly_its_own_parameters_and_programs(dev: Recording) -> None:
     for role in ROLES:
         policy = json.loads(dev.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"])
-        read, decrypt, get, look = policy["Statement"]
+        read, decrypt, get, share, look = policy["Statement"]
         assert (read["Action"], decrypt["Action"]) == ("ssm:GetParameters", "kms:Decrypt")
         readable = {arn.rsplit(":", 1)[1] for arn in read["Resource"]}
         own = {name for name, readers in READ.items() if role in readers and name not in ("edge/certificate", "bucket")}
@@ -365,6 +365,7 @@ def test_a_role_may_read_exactly_its_own_parameters_and_programs(dev: Recording)
         # Its own programs, old and new, and what there is: else a missing object and a refused one look the same.
         bucket = f"arn:aws:test:eu-west-1:{ACCOUNT}:programs-bucket"
         assert (get["Action"], get["Resource"]) == ("s3:GetObject", f"{bucket}/programs/{role}/*")
+        assert (share["Action"], share["Resource"]) == (["s3:GetObject", "s3:PutObject"], f"{bucket}/images/*")
         assert (look["Action"], look["Resource"]) == ("s3:ListBucket", bucket)
 
 

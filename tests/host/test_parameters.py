@@ -48,6 +48,13 @@ class Cloud(BaseHTTPRequestHandler):
     seen: list[int]
 
     def do_PUT(self) -> None:
+        if self.path.startswith(f"/{BUCKET}/"):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert self.headers["Content-Type"] == "application/octet-stream"
+            if self.refusal or self.headers["Authorization"] != self.expected(S3SigV4Auth, body):
+                return self.answer(403, "<Error><Code>AccessDenied</Code></Error>")
+            self.objects[self.path.removeprefix(f"/{BUCKET}/")] = body
+            return self.answer(200, "")
         assert self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
         return self.answer(200, TOKEN)
 

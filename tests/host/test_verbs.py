@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, check, firewall, leave, parameters
+from host.apollo import apollo, check, firewall, images, leave, parameters
 from host.apollo.__main__ import UNKNOWN, VERSION, run
 from host.apollo.consul import consul_acl, consul_config, forget, names
 from host.apollo.edge import edge_apply
@@ -375,7 +375,7 @@ def test_no_look_at_a_server_ends_the_next_ones(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.usefixtures("facts")
 def test_weaves_programs_are_asked_for_until_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, refused = Clock(), weave_programs.Refused("another digest")
+    clock, refused = Clock(), images.Refused("another digest")
     monkeypatch.setattr(weave_programs, "time", clock)
     monkeypatch.setattr(weave_programs, "install", saying([OSError("away"), refused, "installed"]))
     assert weave_programs.main() == 0 and clock.waits == [2, 2]

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from host.apollo import apollo
+from host.apollo import apollo, images, parameters
 from host.apollo.mesh.weave import weave_programs as weave
 from host.apollo.mesh.weave import weave_status as status
 from host.render import node_facts
@@ -28,6 +28,7 @@ from ops.__main__ import main
 from plan.settings import Settings
 from tests.host.conftest import Agent
 from tests.host.support import EXAMPLES, USERDATA, files_of, needs
+from tests.host.test_parameters import BUCKET, Cloud
 from tests.plan.support import cluster
 
 TOKEN = "a-token-of-the-registry"
@@ -87,18 +88,39 @@ class Store(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[str]:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Generator[dict[str, bytes]]:
+    """What is in the stack's bucket, which this host reads and writes."""
+    Cloud.objects, Cloud.refusal = {}, ""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    facts = {"AWS_ENDPOINT": place, "REGION": "eu-west-1", "INDEX": "1"}
+    monkeypatch.setattr(parameters, "METADATA", f"{place}/latest")
+    monkeypatch.setattr(parameters, "secret", {"bucket": BUCKET}.__getitem__)
+    for module in (apollo, parameters):
+        monkeypatch.setattr(module, "facts", lambda: facts)
+    yield Cloud.objects
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: dict[str, bytes]) -> Generator[str]:
+    del bucket
     lower = archive(home__weave__weaver=b"old", usr__bin__weaveutil=b"util", etc__passwd=b"no")
     upper = archive(home__weave__weaver=b"router", home__weave__weave=b"script")
-    manifest = json.dumps({"layers": [{"digest": digest(lower)}, {"digest": digest(upper)}]}).encode()
+    config = b'{"architecture": "amd64"}'
+    # One layer twice, as images have it.
+    layers = [{"digest": digest(layer)} for layer in (lower, lower, upper)]
+    manifest = json.dumps({"config": {"digest": digest(config)}, "layers": layers}).encode()
     places = [{"os": "linux", "architecture": name} for name in ("s390x", "amd64", "arm64")]
     index = json.dumps({"manifests": [{"digest": digest(manifest), "platform": place} for place in places]}).encode()
-    Store.contents = {digest(content): content for content in (lower, upper, manifest, index)}
+    Store.contents = {digest(content): content for content in (config, lower, upper, manifest, index)}
     Store.contents |= {"2.9.0": index, "archive": upper}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    real = weave.Registry
-    monkeypatch.setattr(weave, "Registry", lambda image, _scheme="": real(image, "http"))
+    real = images.Registry
+    monkeypatch.setattr(images, "Registry", lambda image, _scheme="", patience=0.0: real(image, "http", patience))
     # The real places below another root: /usr/local/bin is on every host, /usr/local/lib/weave on none.
     monkeypatch.setattr(weave, "TARGETS", {name: below(tmp_path, place) for name, place in weave.TARGETS.items()})
     monkeypatch.setattr(weave, "RECORD", below(tmp_path, weave.RECORD))
@@ -134,19 +156,111 @@ def test_an_image_by_its_digest_is_that_image(registry: str) -> None:
 def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(registry: str, what: str) -> None:
     index = Store.contents["2.9.0"]
     manifest = json.loads(index)["manifests"][0]["digest"]
-    layer = json.loads(Store.contents[manifest])["layers"][1]["digest"]
+    layer = json.loads(Store.contents[manifest])["layers"][2]["digest"]
     changed = {"the tag's index": digest(index), "the manifest": manifest, "a layer": layer}[what]
     Store.contents[changed] = Store.contents[changed] + b" "
-    with pytest.raises(weave.Refused, match=f"not {changed}"):
+    with pytest.raises(images.Refused, match=f"not {changed}"):
         weave.install(f"{registry}/some/weave:2.9.0@{digest(index)}")
     assert installed() == {}
 
 
+def pinned(registry: str) -> str:
+    return f"{registry}/some/weave:2.9.0@{digest(Store.contents['2.9.0'])}"
+
+
+def uninstall() -> None:
+    for place in (*weave.TARGETS.values(), weave.RECORD):
+        place.unlink(missing_ok=True)
+
+
+def test_the_second_host_needs_no_registry_and_gets_the_same(registry: str, bucket: dict[str, bytes]) -> None:
+    source, archive_ = pinned(registry), archive(weaver=b"router", weaveutil=b"util")
+    Store.contents["archive"] = archive_
+    url = f"http://{registry}/weave.tar.gz@{digest(archive_)}"
+    for one in (source, url):
+        weave.install(one)
+        first = installed()
+        Store.contents, published = {}, Store.contents
+        uninstall()
+        weave.install(one)
+        assert installed() == first
+        uninstall()
+        Store.contents = published
+    assert bucket and all(f"images/{hashlib.sha256(content).hexdigest()}" == key for key, content in bucket.items())
+
+
+def test_a_piece_in_the_bucket_that_is_not_its_digest_is_fetched_anew(
+    registry: str, bucket: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weave.install(pinned(registry))
+    right, first = dict(bucket), installed()
+    for key in right:
+        uninstall()
+        bucket[key] = b"another"
+        weave.install(pinned(registry))
+        assert installed() == first and bucket == right
+        assert f"{key} of the stack's bucket is sha256:" in capsys.readouterr().out
+
+
+def test_a_bucket_that_cannot_be_used_costs_a_pull_and_nothing_else(
+    registry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Cloud, "refusal", "no right")
+    weave.install(pinned(registry))
+    assert installed()["weaver"] == b"router"
+    assert "other hosts have to fetch it too" in capsys.readouterr().out
+
+
+def test_a_host_leaves_the_registry_to_those_before_it_for_a_while(
+    registry: str, bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weave.install(pinned(registry))
+    uninstall()
+    source, root = pinned(registry), f"images/{pinned(registry).rpartition(':')[2]}"
+    content, asked = bucket.pop(root), list[str]()
+    monkeypatch.setattr(images, "PAUSE", 0.01)
+    monkeypatch.setitem(apollo.facts(), "INDEX", "30")
+    real = parameters.stored
+
+    def late(key: str) -> Any:
+        asked.append(key)
+        if asked.count(root) == 3:
+            bucket[root] = content
+        return real(key)
+
+    monkeypatch.setattr(parameters, "stored", late)
+    Store.contents = {}
+    weave.install(source)
+    assert asked.count(root) == 3 and installed()["weaver"] == b"router"
+
+
+def test_docker_is_given_an_image_under_a_name_of_our_own(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "docker"
+    # A stand-in: what is looked at here is what it is given. tests/booted/test_mesos.py gives it to the real one.
+    docker.write_text(f'#!/bin/sh\n[ "$*" = "load --quiet" ] && cat > {tmp_path}/loaded\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    source = pinned(registry)
+    images.load(source, 0.0)
+    with tarfile.open(tmp_path / "loaded") as loaded:
+        contents = {member.name: loaded.extractfile(member).read() for member in loaded}  # pyright: ignore[reportOptionalMemberAccess]
+    (about,) = json.loads(contents.pop("manifest.json"))
+    assert about["RepoTags"] == [images.local(source)] == [f"apollo/some/weave:{source.rpartition(':')[2][:16]}"]
+    assert len(about["Layers"]) == 3 and {about["Config"], *about["Layers"]} == set(contents)
+    assert all(hashlib.sha256(content).hexdigest() == name for name, content in contents.items())
+    docker.write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
+    with pytest.raises(images.Refused, match="docker load: no space left"):
+        images.load(source, 0.0)
+    assert images.local("mesosphere/marathon:v1.7.50") == "mesosphere/marathon:v1.7.50"
+
+
 def test_an_archive_by_url_needs_its_checksum_and_both_programs(registry: str) -> None:
     url = f"http://{registry}/weave.tar.gz"
-    with pytest.raises(weave.Refused, match=f"not sha256:{'0' * 64}"):
+    with pytest.raises(images.Refused, match=f"not sha256:{'0' * 64}"):
         weave.install(f"{url}@sha256:{'0' * 64}")
-    with pytest.raises(weave.Refused, match="has no weaveutil"):
+    with pytest.raises(images.Refused, match="has no weaveutil"):
         weave.install(f"{url}@{digest(Store.contents['archive'])}")
     assert installed() == {}
     Store.contents["archive"] = archive(weaver=b"router", weaveutil=b"util")
@@ -177,12 +291,12 @@ def test_programs_that_the_image_brought_stay(registry: str) -> None:
 
 
 def test_the_defaults_registry_is_dockers() -> None:
-    image = weave.Image.parse(Settings(region="eu-west-1").overlay.weave_from)
+    image = images.Image.parse(Settings(region="eu-west-1").overlay.weave_from)
     assert (image.registry, image.name, image.tag, image.digest) == ("registry-1.docker.io", "rajchaudhuri/weave", "2.9.0", "")
-    assert weave.Image.parse("mesosphere/marathon:v1.7.50") == weave.Image(
+    assert images.Image.parse("mesosphere/marathon:v1.7.50") == images.Image(
         "registry-1.docker.io", "mesosphere/marathon", "v1.7.50", ""
     )
-    assert weave.Image.parse("busybox").name == "library/busybox"
+    assert images.Image.parse("busybox").name == "library/busybox"
 
 
 def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -23,6 +25,9 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from components.programs import tls_only
+from components.security import policy
+from host.apollo import parameters
 from localcloud.api.client import ACCOUNT, Aws, Keys
 from localcloud.api.peers import owner
 from localcloud.api.server import Api
@@ -259,6 +264,48 @@ def test_a_host_does_nothing_else(host: Callable[[str], Any]) -> None:
     ]
     for attempt in attempts:
         assert refused(attempt)[0].startswith("AccessDenied")
+
+
+def test_the_hosts_own_program_reads_and_shares_by_the_signature_and_the_policy_that_it_has(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, name = world.cloud.api(), f"apollo-{world.number()}"
+    s3, iam = api.client("s3"), api.client("iam")
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_bucket_policy(Bucket=name, Policy=tls_only(f"arn:aws:s3:::{name}"))
+    for key in ("programs/slave/one", "programs/control/one"):
+        s3.put_object(Bucket=name, Key=key, Body=key.encode())
+    statements: list[dict[str, object]] = [
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{name}/programs/slave/*"},
+        {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": f"arn:aws:s3:::{name}/images/*"},
+    ]
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=TRUST)
+    iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=policy(*statements))
+    given = api.client("sts").assume_role(RoleArn=f"arn:aws:iam::{ACCOUNT}:role/{name}", RoleSessionName="i-1")["Credentials"]
+    keys = {**given, "Token": given["SessionToken"]}
+    monkeypatch.setattr(parameters, "credentials", lambda: keys)
+    monkeypatch.setattr(parameters, "secret", lambda _: name)
+    monkeypatch.setattr(parameters, "facts", lambda: {"AWS_ENDPOINT": world.cloud.endpoint, "REGION": REGION})
+
+    def read(key: str) -> bytes:
+        with parameters.stored(key) as answer:
+            return answer.read()
+
+    assert read("programs/slave/one") == b"programs/slave/one"
+    parameters.store("images/one", io.BytesIO(b"a piece"), hashlib.sha256(b"a piece").hexdigest())
+    assert read("images/one") == b"a piece"
+    for refused_ in (
+        lambda: read("programs/control/one"),
+        lambda: parameters.store("programs/slave/one", io.BytesIO(b"x"), hashlib.sha256(b"x").hexdigest()),
+        lambda: parameters.store("images/one", io.BytesIO(b"x"), hashlib.sha256(b"y").hexdigest()),
+    ):
+        with pytest.raises(parameters.Unavailable, match="refuses: 403"):
+            refused_()
+    with pytest.raises(parameters.Unavailable, match="refuses: 404"):
+        read("images/two")
+    keys["SecretAccessKey"] += "x"
+    with pytest.raises(parameters.Unavailable, match="SignatureDoesNotMatch"):
+        read("programs/slave/one")
 
 
 def test_a_host_cannot_have_another_call_read_into_its_own(world: World, host: Callable[[str], Any]) -> None:

@@ -236,23 +236,6 @@ def test_appending_a_zone_and_growing_control_change_no_host_subnet_or_address(s
     stack.up()
 
 
-def test_other_programs_lie_beside_those_that_hosts_were_made_for_until_the_stack_goes(stack: Stack) -> None:
-    def objects() -> set[str]:
-        s3 = stack.client("s3")
-        (bucket,) = s3.list_buckets()["Buckets"]
-        return {found["Key"] for found in s3.list_objects_v2(Bucket=bucket["Name"])["Contents"]}
-
-    before, was = objects(), stack.user_data()
-    other = stack.up("image.baked=false")
-    made = {f"BucketObjectv2 programs-{role}" for role in ("slave", "control", "edge")}
-    assert names(other, "replace") == made and changed(other) <= {"replace", "update", "same"}
-    assert objects() > before and len(objects()) == 2 * len(before)
-    assert stack.user_data() == was
-    # A run that was killed is mended by what it left; this is nobody's leftover.
-    stack.up()
-    assert objects() > before
-
-
 def test_no_instance_is_created_before_what_its_first_boot_needs(stack: Stack) -> None:
     done = {
         (call["type"].rpartition(":")[2], call["name"]): call

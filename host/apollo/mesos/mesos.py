@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from host.apollo import apollo
+from host.apollo import apollo, images
 from plan import ports
 
 OWN = Path("/opt/mesos")
@@ -39,6 +39,8 @@ MASTER_PORT, AGENT_PORT, MARATHON_PORT = ports.MESOS_MASTER, ports.MESOS_AGENT, 
 MARATHON_SCHEDULER_PORT = ports.MARATHON_SCHEDULER
 # Seconds that a server has to say how it does, and that it has for anything else.
 LOOK_SECONDS, ASK_SECONDS = 3.0, 10.0
+# Seconds that other hosts have at most to put an image into the stack's bucket.
+TURN = 300.0
 
 
 def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
@@ -71,7 +73,12 @@ def complaint(name: str) -> str:
 
 
 def image(name: str) -> str:
-    """The image that the program comes from, empty where it comes from elsewhere."""
+    """The image that the program runs from, as Docker has it here; empty where it comes from elsewhere."""
+    return images.local(source(name)) if source(name) else ""
+
+
+def source(name: str) -> str:
+    """The image that the program comes from, as it is published."""
     if not IMAGES.exists():
         return ""
     pairs = dict(line.split("=", 1) for line in IMAGES.read_text().splitlines())
@@ -88,15 +95,27 @@ def fetch(name: str) -> None:
     wanted = image(name)
     if wanted and subprocess.run(["docker", "image", "inspect", wanted], capture_output=True, check=False).returncode:
         # What a look at it finds while this lasts; after a failure its reason stays until the next one.
-        say(name, complaint(name) or f"pulling {wanted}")
-        done = subprocess.run(["docker", "pull", "-q", wanted], capture_output=True, text=True, check=False)
-        if done.returncode:
-            problem(name, f"cannot pull {wanted}: {done.stderr.strip()}")
+        say(name, complaint(name) or f"pulling {source(name)}")
+        failed = pull(source(name))
+        if failed:
+            problem(name, f"cannot pull {source(name)}: {failed}")
     if not wanted and PACKAGES.exists() and not (USR / PROGRAMS[name][0]).exists():
         say(name, complaint(name) or "installing its package")
         done = subprocess.run([INSTALL], capture_output=True, text=True, check=False)
         if done.returncode:
             problem(name, f"cannot install Mesos: {' '.join((done.stdout + done.stderr).split())[-400:]}")
+
+
+def pull(wanted: str) -> str:
+    """Gives Docker an image; why that failed, empty where it did not."""
+    if images.local(wanted) == wanted:
+        done = subprocess.run(["docker", "pull", "-q", wanted], capture_output=True, text=True, check=False)
+        return done.stderr.strip() or "docker pull failed" if done.returncode else ""
+    try:
+        images.load(wanted, TURN)
+    except (images.Refused, OSError, ValueError, KeyError) as error:
+        return str(error)
+    return ""
 
 
 def command(name: str, flags: Sequence[str], options: Sequence[str] = (), environment: Sequence[str] = ()) -> list[str]:
