@@ -110,7 +110,7 @@ def test_a_first_boot_with_a_wrong_object_says_so_and_the_next_boot_tries_again(
         "Key": stack.out(host, "cat", "/etc/apollo/programs"),
     }
     right = s3.get_object(**here)["Body"].read()
-    program, done = "/usr/local/lib/apollo/check.py", "/var/lib/cloud/instance/apollo-first-boot"
+    program, done = "/usr/local/lib/apollo/host/apollo/check.py", "/var/lib/cloud/instance/apollo-first-boot"
     # As a host is before it was through once.
     stack.out(host, "rm", program, done)
     s3.put_object(**here, Body=right[:-8] + b"one byte")

@@ -346,10 +346,10 @@ def test_no_key_or_token_stands_where_it_does_not_belong(stack: Stack) -> None:
     secrets = {
         line
         for host in HOSTS
-        for line in stack.out(host, "sh", "-c", "cd /etc/apollo/secrets && cat $(find . -type f)").splitlines()
+        for line in stack.out(host, "sh", "-c", "cd /etc/apollo/secrets && cat $(find . -type f ! -name bucket)").splitlines()
         if len(line) > 15 and not line.startswith("-----")
     }
-    # Certificates are no secrets, their keys are; here both are held to the same.
+    # The bucket's name is read with the secrets, and is none. Certificates are none, their keys are: both are held to the same.
     assert len(secrets) > 20
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
