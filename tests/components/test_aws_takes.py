@@ -266,7 +266,7 @@ def subnets_of(recording: Recording, resource: Registration) -> list[str]:
         ("aws:ssm/parameter:Parameter", {"name": "/a" * 16}, "malformed"),
         ("aws:lb/loadBalancer:LoadBalancer", {"name": "internal-web"}, "malformed"),
         ("aws:lb/targetGroup:TargetGroup", {"name": "a" * 33}, "has 33 characters"),
-        ("aws:s3/bucket:Bucket", {"bucket": "Mine"}, "InvalidBucketName: has 'M'"),
+        ("aws:s3/bucket:Bucket", {"bucket": "Mine"}, "InvalidBucketName: Bucket has 'M'"),
         ("aws:s3/bucket:Bucket", {"bucket": "10.0.0.1"}, "malformed"),
     ],
 )
