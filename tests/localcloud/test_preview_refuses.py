@@ -58,6 +58,12 @@ CASES: list[tuple[str, Props, list[str]]] = [
     ("FlowLog", {"vpcId": "vpc-1"}, ["trafficType", "logDestination", "iamRoleArn"]),
     ("LoadBalancer", {"subnets": ["subnet-1"]}, []),
     ("LoadBalancer", {"subnets": []}, ["subnets"]),
+    ("BucketPublicAccessBlock", {"bucket": "b"}, []),
+    ("BucketPublicAccessBlock", {"blockPublicAcls": True}, ["bucket"]),
+    ("BucketPolicy", {"bucket": "b", "policy": "{}"}, []),
+    ("BucketPolicy", {}, ["bucket", "policy"]),
+    ("BucketObjectv2", {"bucket": "b", "key": "k", "contentBase64": UNKNOWN}, []),
+    ("BucketObjectv2", {"contentBase64": "no base64"}, ["bucket", "key", "contentBase64"]),
 ]
 
 
