@@ -29,7 +29,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser(given).parse_args(given)
+    arguments = parser(given).parse_args(given or ["--help"])
     try:
         return arguments.run(arguments)
     except OpsError as error:

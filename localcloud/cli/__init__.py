@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["complete"]:  # a shell asks, with words that may be options of another verb
         return importlib.import_module("localcloud.cli.completion").complete(given[1:])
-    args = parser(given).parse_args(given)
+    args = parser(given).parse_args(given or ["--help"])
     try:
         return args.run(args)
     except LocalCloudError as error:

@@ -163,3 +163,11 @@ def test_what_only_shows_something_ends_0(as_json: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(running, "stack_outputs", lambda _: {"vpcId": "vpc-1"})
     for verb in ("status", "outputs"):
         assert main([verb, *(["--json"] if as_json else [])]) == 0
+
+
+def test_called_bare_it_lists_its_commands_and_ends_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(f"\n    {name}" in said for name in VERBS)

@@ -248,3 +248,11 @@ def test_each_command_has_wrong_usage_and_help(verb: str, capsys: pytest.Capture
 def test_a_command_that_is_interrupted_ends_130(module: Any, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load", raising(KeyboardInterrupt()))
     assert main([verb]) == 130
+
+
+def test_called_bare_it_lists_its_commands_and_ends_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(f"\n    {name}" in said for name in COMMANDS)
