@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from .diff import Found
-from .kind import Aws, Kind, absent, arguments, first, from_aws, tag_changes, tag_list, tag_map, wait
+from .kind import Aws, Kind, absent, arguments, change_tags, first, from_aws, tag_list, tag_map, wait
 from .values import Props
 
 
@@ -48,11 +48,13 @@ class _Balancing(Kind):
         return {**found, "arn": id, "tags": tag_map(tags[0]["Tags"]) if tags else {}}
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        removed, set_tags = tag_changes(old.get("tagsAll"), new.get("tagsAll"))
-        if removed:
-            aws.client("elbv2").remove_tags(ResourceArns=[id], TagKeys=removed)
-        if set_tags:
-            aws.client("elbv2").add_tags(ResourceArns=[id], Tags=tag_list(set_tags))
+        elb = aws.client("elbv2")
+        change_tags(
+            old,
+            new,
+            lambda tags: elb.add_tags(ResourceArns=[id], Tags=tag_list(tags)),
+            lambda keys: elb.remove_tags(ResourceArns=[id], TagKeys=keys),
+        )
         if changed & {*self.attributes, "targetHealthStates"}:
             self._set_attributes(aws, id, new)
 

@@ -8,7 +8,7 @@ import json
 from typing import Any, cast
 
 from .diff import Found
-from .kind import Aws, Kind, absent, arguments, tag_changes, tag_list, tag_map
+from .kind import Aws, Kind, absent, arguments, change_tags, tag_list, tag_map
 from .values import Props
 
 
@@ -60,11 +60,7 @@ class Role(Kind):
 
 def _tag(tag: Any, untag: Any, old: Props, new: Props, **named: str) -> None:
     """Brings tags to the new ones by a service's two calls, in IAM's form. named: what they are on."""
-    removed, changed = tag_changes(old.get("tagsAll"), new.get("tagsAll"))
-    if removed:
-        untag(**named, TagKeys=removed)
-    if changed:
-        tag(**named, Tags=tag_list(changed))
+    change_tags(old, new, lambda tags: tag(**named, Tags=tag_list(tags)), lambda keys: untag(**named, TagKeys=keys))
 
 
 class RolePolicy(Kind):
@@ -179,11 +175,12 @@ class Key(Kind):
             kms.update_key_description(KeyId=id, Description=new.get("description") or "")
         if "enableKeyRotation" in changed:
             self._rotate(aws, id, new)
-        removed, set_tags = tag_changes(old.get("tagsAll"), new.get("tagsAll"))
-        if removed:
-            kms.untag_resource(KeyId=id, TagKeys=removed)
-        if set_tags:
-            kms.tag_resource(KeyId=id, Tags=_key_tags(set_tags))
+        change_tags(
+            old,
+            new,
+            lambda tags: kms.tag_resource(KeyId=id, Tags=_key_tags(tags)),
+            lambda keys: kms.untag_resource(KeyId=id, TagKeys=keys),
+        )
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         if self.read(aws, id, known):

@@ -159,10 +159,13 @@ def tag_map(tags: Iterable[dict[str, str]] | None) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in tags or () if not tag["Key"].startswith("aws:")}
 
 
-def tag_changes(old: Props | None, new: Props | None) -> tuple[list[str], dict[str, str]]:
-    """Keys to remove and tags to set, to come from one map to the other."""
-    before, after = old or {}, new or {}
-    return [k for k in before if k not in after], {k: v for k, v in after.items() if before.get(k) != v}
+def change_tags(old: Props, new: Props, tag: Callable[[dict[str, str]], Any], untag: Callable[[list[str]], Any]) -> None:
+    """Comes from the old inputs' `tagsAll` to the new ones'. tag, untag: a service's calls, made where there is something."""
+    before, after = old.get("tagsAll") or {}, new.get("tagsAll") or {}
+    if removed := [key for key in before if key not in after]:
+        untag(removed)
+    if changed := {key: value for key, value in after.items() if before.get(key) != value}:
+        tag(changed)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -276,9 +279,10 @@ def tag_specifications(kind: str, inputs: Props) -> Props:
 
 def retag(aws: Aws, id: str, old: Props, new: Props) -> None:
     """Brings an EC2 resource's tags to the new inputs' `tagsAll`."""
-    removed, changed = tag_changes(old.get("tagsAll"), new.get("tagsAll"))
     ec2 = aws.client("ec2")
-    if removed:
-        ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in removed])
-    if changed:
-        ec2.create_tags(Resources=[id], Tags=tag_list(changed))
+    change_tags(
+        old,
+        new,
+        lambda tags: ec2.create_tags(Resources=[id], Tags=tag_list(tags)),
+        lambda keys: ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in keys]),
+    )

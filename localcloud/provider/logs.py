@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .kind import Aws, Ec2, Kind, absent, arguments, first, tag_changes, tag_specifications
+from .kind import Aws, Ec2, Kind, absent, arguments, change_tags, first, tag_specifications
 from .values import Props
 
 
@@ -36,11 +36,13 @@ class LogGroup(Kind):
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
         if "retentionInDays" in changed:
             self._retain(aws, id, new)
-        removed, set_tags = tag_changes(old.get("tagsAll"), new.get("tagsAll"))
-        if removed:
-            aws.client("logs").untag_resource(resourceArn=old["arn"], tagKeys=removed)
-        if set_tags:
-            aws.client("logs").tag_resource(resourceArn=old["arn"], tags=set_tags)
+        logs, arn = aws.client("logs"), old["arn"]
+        change_tags(
+            old,
+            new,
+            lambda tags: logs.tag_resource(resourceArn=arn, tags=tags),
+            lambda keys: logs.untag_resource(resourceArn=arn, tagKeys=keys),
+        )
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         if self._record(aws, id):
