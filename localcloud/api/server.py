@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 # Read by moto when it is imported.
 os.environ |= {
@@ -32,6 +32,8 @@ os.environ |= {
 
 from moto.core.parse import PROTOCOL_PARSERS
 from moto.core.utils import get_service_model
+from moto.ec2.models import ec2_backends
+from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -116,12 +118,12 @@ class Api:
             status, headers, body = self._answer(call, environ)
             if call.changes_machines and self.settle and status < 300 and given and given.key != self._machines:
                 self._settle(call, body)
-        except ApiError as error:
-            kind, body = error.answer(protocol)
-            status, headers = error.status, [("Content-Type", kind), ("Content-Length", str(len(body)))]
-        except Exception:
-            logging.exception("a call broke")
-            error = ApiError(400, "InternalError", "the embedded cloud broke at this call; its log has the details")
+        except Exception as broken:
+            if isinstance(broken, ApiError):
+                error = broken
+            else:
+                logging.exception("a call broke")
+                error = ApiError(400, "InternalError", "the embedded cloud broke at this call; its log has the details")
             kind, body = error.answer(protocol)
             status, headers = error.status, [("Content-Type", kind), ("Content-Length", str(len(body)))]
         start_response(f"{status} {_REASONS.get(status, 'Refused')}", headers)
@@ -205,8 +207,6 @@ class Api:
         if not reasons:
             return
         if made:
-            from moto.ec2.models import ec2_backends
-
             with self._turn:
                 ec2_backends[ACCOUNT][call.region].terminate_instances(list(dict.fromkeys(made)))
             self.settle()
@@ -274,7 +274,7 @@ def _parsed(given: Signed, environ: dict[str, Any], body: bytes) -> tuple[Call, 
         call.operation = values.get("Action", "")
         if not call.operation:
             raise ApiError(400, "MissingAction", f"the request to {service} has no Action; a call's body is Action=…&Version=…")
-        body, environ["QUERY_STRING"] = _form(values), ""
+        body, environ["QUERY_STRING"] = urlencode(values).encode(), ""
         environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded; charset=utf-8"
     elif "json" in call.protocol and target:
         call.operation = target.rpartition(".")[2]
@@ -309,16 +309,8 @@ def _parsed(given: Signed, environ: dict[str, Any], body: bytes) -> tuple[Call, 
     return call, body
 
 
-def _form(values: dict[str, str]) -> bytes:
-    from urllib.parse import urlencode
-
-    return urlencode(values).encode()
-
-
 def _policies(role: Any) -> list[str]:
     """The documents of an assumed role's policies."""
-    from moto.iam.models import iam_backends
-
     known = iam_backends[ACCOUNT]["aws"].get_role_by_arn(role.role_arn)
     managed = [version for policy in known.managed_policies.values() for version in policy.versions if version.is_default]
     return [*known.policies.values(), *(str(version.document) for version in managed)]
