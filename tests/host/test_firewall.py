@@ -239,22 +239,16 @@ def test_no_packet_of_a_container_reaches_a_mesh(slave: Place, container: str, a
         assert received.recv(100)[20:] == b"last"
 
 
-def test_what_leaves_has_the_address_of_the_slave(slave: Place) -> None:
+@pytest.mark.parametrize(
+    ("address", "port"), [(DATABASE, 5432), (RESOLVER, 53)], ids=["to a database", "to another server for names"]
+)
+def test_what_leaves_has_the_address_of_the_slave(slave: Place, address: str, port: int) -> None:
     for inside in (slave.web, slave.compose):
         seen = arrived(
-            slave.vpc, DATABASE, 5432,
-            lambda inside=inside: say(inside, b"hello", DATABASE, 5432), lambda: say(slave.vpc, b"last", DATABASE, 5432),
+            slave.vpc, address, port,
+            lambda inside=inside: say(inside, b"hello", address, port), lambda: say(slave.vpc, b"last", address, port),
         )  # fmt: skip
         assert seen == [(FACTS["PRIVATE_IP"], b"hello")]
-
-
-def test_a_container_may_ask_another_server_for_names(slave: Place) -> None:
-    for inside in (slave.web, slave.compose):
-        seen = arrived(
-            slave.vpc, RESOLVER, 53,
-            lambda inside=inside: say(inside, b"name", RESOLVER, 53), lambda: say(slave.vpc, b"last", RESOLVER, 53),
-        )  # fmt: skip
-        assert seen == [(FACTS["PRIVATE_IP"], b"name")]
 
 
 def test_a_network_of_compose_does_not_reach_the_overlay_nor_is_it_reached(slave: Place) -> None:
