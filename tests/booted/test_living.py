@@ -105,7 +105,7 @@ def test_the_readmes_lines_bring_a_newcomers_container_behind_the_edge(stack: St
     env = {**os.environ, "APOLLO_RUN_DIR": str(stack.run_dir)}
     done = subprocess.run(["bash", "-ec", script], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("hello on a slave, container address 10.2.3.") == 2
+    assert done.stdout.count("hello on a slave, container address 10.2.3.") == 3
 
 
 def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(stack: Stack) -> None:
