@@ -18,7 +18,7 @@ from typing import Any
 
 from host.render import node_facts
 from localcloud import cloud as clouds
-from localcloud import demo
+from localcloud.apollo import demo
 from localcloud.paths import REPOSITORY, run_dir
 from plan.cluster import plan_cluster
 from plan.parse import parse

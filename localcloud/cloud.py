@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .apollo.hosts import HostRow
 from .errors import LocalCloudError
-from .hosts import HostRow
 from .paths import REPOSITORY
 from .processes import alive, end, start_ticks
 

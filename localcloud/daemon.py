@@ -26,9 +26,9 @@ from pulumi.runtime.proto import provider_pb2_grpc
 
 from .api.client import Aws, Keys
 from .api.control import Control
+from .api.inventory import inventory
 from .api.server import Api
-from .hosts import live_hosts
-from .inventory import inventory
+from .apollo.hosts import live_hosts
 from .machines.errors import MachineError
 from .processes import die_with_parent, start_ticks
 from .provider import balancing, buckets, command, compute, identity, logs, network, security, storage
@@ -56,8 +56,8 @@ class Daemon:
         self.driver: MachineDriver | None = None
         self.edge_port = edge_port
         if edge_port is not None:
-            from .machinery import binaries
             from .machines.driver import MachineDriver
+            from .machines.orders import binaries
             from .paths import cache_dir
 
             self.driver = MachineDriver(Aws(self.api.endpoint, region, machines), folder, cache_dir(), binaries, edge_port)
@@ -160,7 +160,7 @@ class Daemon:
         if name == "machine":
             if self.driver is None:
                 return {"failed": "this cloud has no machines; end it with `down` and start it without --no-machines"}
-            from .machinery import answer
+            from .machines.orders import answer
 
             return answer(self.driver, body)
         return {"error": f"no such order: {name}"}

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import boot, tools
 from . import cloud as clouds
+from . import tools
+from .apollo import boot
+from .apollo.hosts import HostRow, planned_hosts
 from .cloud import EDGE_PORT, Cloud
 from .engine import Engine, Operation, Run
 from .errors import LocalCloudError
-from .hosts import HostRow, planned_hosts
 from .paths import cloud_dir, run_dir
 from .project import program_dir, read_config, read_project
 from .running import cloud_of

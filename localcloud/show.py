@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .hosts import HEADINGS, HostRow, cells
+from .apollo.hosts import HEADINGS, HostRow, cells
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import asdict
 
 from localcloud import show
+from localcloud.apollo.fleet import fleet
 from localcloud.cli.arguments import within
-from localcloud.fleet import fleet
 from localcloud.running import booted_cloud, host_names, stack_outputs
 from localcloud.show import say
 
@@ -23,7 +23,7 @@ def _count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from localcloud import check, demo
+    from localcloud.apollo import check, demo
 
     cloud = booted_cloud(args.stack)
     rows = cloud.hosts()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 
+from localcloud.apollo.fleet import fleet
 from localcloud.cli.arguments import host
-from localcloud.fleet import fleet
 from localcloud.running import booted_cloud
 
 

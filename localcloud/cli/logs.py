@@ -6,9 +6,9 @@ import argparse
 import sys
 import time
 
+from localcloud.apollo.fleet import console
 from localcloud.cli.arguments import host
 from localcloud.errors import LocalCloudError
-from localcloud.fleet import console
 from localcloud.running import booted_cloud
 
 

@@ -7,9 +7,9 @@ import contextlib
 import socket
 import threading
 
+from localcloud.apollo.fleet import fleet, network_of
 from localcloud.cli.arguments import port
 from localcloud.errors import LocalCloudError
-from localcloud.fleet import fleet, network_of
 from localcloud.running import booted_cloud
 from localcloud.show import say
 from plan.ports import CONSUL_HTTP, EDGE_STATS, HTTPS

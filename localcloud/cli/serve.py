@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from localcloud import boot
+    from localcloud.apollo import boot
     from localcloud.operations import alone
 
     edge_port = None if args.no_machines else args.edge_port

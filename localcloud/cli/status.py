@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show.document([row.public() for row in rows])
         return 0
-    from localcloud import mesos
+    from localcloud.apollo import mesos
 
     show.hosts(rows)
     if words := mesos.line(rows):

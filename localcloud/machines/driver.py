@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from localcloud import host_files
 from localcloud.api.client import Aws
+from localcloud.apollo import host_files
 from localcloud.machines import cgroups, namespaces, volumes, wanted
 from localcloud.machines.balancer import Balancers
 from localcloud.machines.errors import MachineError

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from localcloud import cloud as clouds
+from localcloud.apollo.fleet import Fleet, fleet
 from localcloud.errors import LocalCloudError
-from localcloud.fleet import Fleet, fleet
 from localcloud.machines import namespaces
 from localcloud.machines.cgroups import hierarchies
 from localcloud.machines.driver import prefix

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from localcloud.demo import CLIENT_PATH, IMAGE
+from localcloud.apollo.demo import CLIENT_PATH, IMAGE
 from tests.booted.clients import Running, curl, on_the_internet
 from tests.booted.conftest import Stack, until
 

@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import pytest
 
-from localcloud.demo import IMAGE
+from localcloud.apollo.demo import IMAGE
 from localcloud.paths import REPOSITORY
 from tests.booted.conftest import Stack, until
 from tests.host.test_firewall import PORTS, SCAN

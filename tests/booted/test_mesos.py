@@ -11,8 +11,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from localcloud import cloud as clouds
-from localcloud.demo import IMAGE, load_image
-from localcloud.fleet import fleet
+from localcloud.apollo.demo import IMAGE, load_image
+from localcloud.apollo.fleet import fleet
 from tests.booted.conftest import Stack, until
 
 CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from localcloud import cloud as clouds
-from localcloud.demo import IMAGE
+from localcloud.apollo.demo import IMAGE
 from localcloud.paths import REPOSITORY
 from tests.booted import names_watch
 from tests.booted.conftest import PATIENCE, Stack, until

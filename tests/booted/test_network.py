@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from localcloud.check import PROBE
-from localcloud.demo import IMAGE
+from localcloud.apollo.check import PROBE
+from localcloud.apollo.demo import IMAGE
 from localcloud.machines.prepare import GIB
 from tests.booted.conftest import PATIENCE, FirstUp, Stack, until
 

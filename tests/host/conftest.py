@@ -15,7 +15,7 @@ from host.apollo import apollo
 from host.apollo.consul import consul_acl, consul_config
 from host.render import node_facts
 from localcloud.errors import LocalCloudError
-from localcloud.programs import host_program
+from localcloud.machines.programs import host_program
 from ops.secrets import generate
 from plan.cluster import PlannedHost
 from plan.secrets import SECRETS

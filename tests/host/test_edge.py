@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from host.apollo.edge import edge_apply
-from localcloud.boot import edge_certificate
+from localcloud.apollo.boot import edge_certificate
 from localcloud.errors import LocalCloudError
-from localcloud.programs import host_program
+from localcloud.machines.programs import host_program
 from tests.host.edge import CONTAINER, CONTROL, SLAVE, Edge, Instance, Tunnel, until
 from tests.host.support import left_out, needs
 

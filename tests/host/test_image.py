@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from localcloud.machinery import binaries
 from localcloud.machines.image import BAKE, PACKAGES, PROVISION, ensure_image
+from localcloud.machines.orders import binaries
 from localcloud.machines.processes import Children
 from localcloud.paths import REPOSITORY, cache_dir
 from tests.labs import needs_machines

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from localcloud import boot, check, cli, demo
+from localcloud import cli
+from localcloud.apollo import boot, check, demo
+from localcloud.apollo.fleet import Fleet, FleetError
+from localcloud.apollo.hosts import HostRow
 from localcloud.cloud import Cloud
 from localcloud.errors import LocalCloudError
-from localcloud.fleet import Fleet, FleetError
-from localcloud.hosts import HostRow
 from localcloud.machines import prepare
 from localcloud.machines.errors import MachineError
 from localcloud.operations import Request, up

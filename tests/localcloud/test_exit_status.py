@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from localcloud import check, demo, operations, running
+from localcloud import operations, running
+from localcloud.apollo import check, demo
 from localcloud.cli import INTERRUPTED, ORDERS, VERBS, logs, main, orders
 from localcloud.cli import check as check_verb
 from localcloud.cli import exec as exec_verb

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from localcloud import host_files
+from localcloud.apollo import host_files
 from localcloud.errors import LocalCloudError
 from localcloud.paths import REPOSITORY
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from localcloud import mesos
-from localcloud.hosts import HostRow
+from localcloud.apollo import mesos
+from localcloud.apollo.hosts import HostRow
 
 ROW = HostRow("slave-1", "slave", 1, "eu-west-1a", "10.0.0.33", "10.2.0.1/16", "10.2.1.0/24", "running")
 

@@ -16,9 +16,9 @@ import pytest
 from localcloud import paths
 from localcloud.api.client import ACCOUNT, Aws, Keys
 from localcloud.api.server import Api
-from localcloud.machinery import binaries
 from localcloud.machines.driver import MachineDriver
 from localcloud.machines.image import PLAIN_AMI
+from localcloud.machines.orders import binaries
 from tests.labs import needs_machines
 
 REGION = "eu-west-1"

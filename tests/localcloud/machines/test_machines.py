@@ -366,7 +366,8 @@ def test_a_second_driver_is_refused_and_so_is_a_port_that_is_taken(lab: Lab, tmp
 def test_machines_die_with_a_killed_driver_and_the_next_one_clears_up(lab: Lab) -> None:
     run_dir = paths.cache_dir() / "tests" / "killed"
     script = (
-        "import os, sys; from pathlib import Path; from localcloud import paths; from localcloud.machinery import binaries\n"
+        "import os, sys; from pathlib import Path; from localcloud import paths\n"
+        "from localcloud.machines.orders import binaries\n"
         "from localcloud.api.client import Aws, Keys; from localcloud.machines.driver import MachineDriver\n"
         "aws = Aws(sys.argv[1], 'eu-west-1', Keys(os.environ['KEY'], os.environ['SECRET']))\n"
         "MachineDriver(aws, Path(sys.argv[2]), paths.cache_dir(), binaries, edge_port=int(sys.argv[3])).reconcile()\n"

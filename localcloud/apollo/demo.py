@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..paths import cache_dir
 from .fleet import Fleet, FleetError
-from .paths import cache_dir
 
 IMAGE = "apollo/demo"
 PORT = 80

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .machines.driver import MachineDriver
-from .machines.errors import MachineError
+from .driver import MachineDriver
+from .errors import MachineError
 from .programs import host_program
 
 

@@ -15,22 +15,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ..cloud import Cloud
+from ..errors import LocalCloudError
+from ..machines import prepare
+from ..machines.driver import MachineDriver
+from ..machines.errors import MachineError
+from ..machines.image import ensure_image, image_key
+from ..machines.network import ADMIN_ADDRESS
+from ..machines.orders import binaries
+from ..machines.processes import Children, wait_until
+from ..machines.relay import listen_on_loopback
+from ..machines.security_groups import API, API_PORT
+from ..paths import cache_dir
+from ..show import say
 from . import check, demo, host_files
-from .cloud import Cloud
-from .errors import LocalCloudError
 from .fleet import fleet, last_words
 from .hosts import HostRow
-from .machinery import binaries
-from .machines import prepare
-from .machines.driver import MachineDriver
-from .machines.errors import MachineError
-from .machines.image import ensure_image, image_key
-from .machines.network import ADMIN_ADDRESS
-from .machines.processes import Children, wait_until
-from .machines.relay import listen_on_loopback
-from .machines.security_groups import API, API_PORT
-from .paths import cache_dir
-from .show import say
 
 # Where machines reach the cloud's API.
 ENDPOINT = f"http://{API}:{API_PORT}"

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from .api.client import Aws
-    from .events import Step
+    from ..api.client import Aws
+    from ..events import Step
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def live_hosts(aws: Aws) -> list[HostRow]:
 
     In the cloud's own process, which has AWS's client loaded; others ask it (`Cloud.hosts`).
     """
-    from .provider.kind import tag_map
+    from ..provider.kind import tag_map
 
     ec2 = aws.client("ec2")
     rows: list[HostRow | None] = []

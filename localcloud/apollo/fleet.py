@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import LocalCloudError
+from ..errors import LocalCloudError
 from .hosts import HostRow
 
 
@@ -57,7 +57,7 @@ def overlay_ip(row: HostRow) -> str:
 def fleet(folder: Path, rows: Sequence[HostRow]) -> Fleet:
     """The booted hosts of the cloud in `folder`, to run commands on."""
 
-    from .machines.machine import entry
+    from ..machines.machine import entry
 
     def command(host: str, argv: Sequence[str]) -> list[str]:
         return entry(_leader(folder, rows, host), list(argv))
@@ -77,7 +77,7 @@ def network_of(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
 
 def last_words(folder: Path, rows: Sequence[HostRow], host: str, lines: int = 20) -> str:
     """The last lines on the host's console."""
-    from .machines.machine import tail
+    from ..machines.machine import tail
 
     return tail(console(folder, rows, host), lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .api.client import Aws
+from .client import Aws
 
 # Call, list in the answer, field that names the thing.
 _EC2 = (

@@ -15,10 +15,10 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from .errors import LocalCloudError
-from .paths import cache_dir
-from .show import say
-from .tools import GO_TOOLS, go_binary, go_build
+from ..errors import LocalCloudError
+from ..paths import cache_dir
+from ..show import say
+from ..tools import GO_TOOLS, go_binary, go_build
 
 # The same as in hashicorp.txt of host/files/packages, which the hosts on AWS install.
 VERSIONS = {"consul": "1.19.2", "consul-template": "0.41.1"}

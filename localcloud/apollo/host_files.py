@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import LocalCloudError
+from ..errors import LocalCloudError
 
 LAYERS = "host-files"
 # Where a host has something else on top, so that a file would not be seen.
