@@ -17,6 +17,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not args.argv or {"-h", "--help"} & set(args.argv):
+        from ops.__main__ import main
+
+        return main(args.argv)
     from localcloud.cli.terminal import call
     from localcloud.engine import environment
     from localcloud.operations import Request, alone, workspace_of

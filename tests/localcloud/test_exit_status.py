@@ -97,6 +97,17 @@ def test_each_verb_has_wrong_usage_and_help(verb: str, capsys: pytest.CaptureFix
     assert f"./apollo {verb}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("argv", [[], ["roll", "--help"]])
+def test_the_help_of_day_two_needs_no_cloud(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("APOLLO_RUN_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["ops", *argv])
+    assert ended.value.code == 0
+    assert f"python -m ops {' '.join(argv[:1])}" in capsys.readouterr().out
+
+
 class Booted:
     """A cloud of one host. says: what it answers to an order."""
 
