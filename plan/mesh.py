@@ -1,6 +1,6 @@
 """Mesh drivers as the rest of the plan sees them: what they cost a packet, what they need open, how far they reach.
 
-A driver's host files are in the layers of host/files/mesh/ that it names. Figures: docs/decisions/0006-mesh-drivers.md.
+A driver's host files are in the layers of host/files/mesh/ that it names. Figures: docs/meshes.md.
 """
 
 from __future__ import annotations

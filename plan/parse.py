@@ -128,7 +128,7 @@ def _what(detail: ErrorDetails, example: str) -> str:
         return f"is too {f'short; give {least} characters or more' if least else f'long; give {most} characters at most'}"
     if kind == "string_pattern_mismatch":
         return f"is malformed; give {f'one such as {example}' if example else 'text matching ' + context['pattern']}"
-    return f"does not fit ({detail['msg']}); the table of settings in README.md says what does"
+    return f"does not fit ({detail['msg']}); docs/settings.md says what does"
 
 
 def _unknown(location: Sequence[int | str]) -> str:

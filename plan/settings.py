@@ -1,7 +1,7 @@
 """The stack's settings, as models: each key with its type, its default and what a value of it alone may be.
 
 Keys are those of Pulumi.<stack>.yaml under `apollo:`, in camelCase. Each field's description says what a value does and what
-is valid; the README's table is made from them. plan/checks.py has what keys must be together, plan/parse.py reads both.
+is valid; docs/settings.md has them as a table. plan/checks.py has what keys must be together, plan/parse.py reads both.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class ExistingZone(Section):
 
 
 class Existing(Section):
-    """A VPC that somebody else made, and which of its subnets hosts go into."""
+    """A VPC that another program made, and which of its subnets the hosts go into."""
 
     id: Annotated[str, Field(pattern=r"^vpc-[0-9a-f]{8,17}$", examples=["vpc-0123456789abcdef0"])] = Field(
         description="With `network.existing` the stack makes no VPC: the id of the one that it goes into."
@@ -217,7 +217,7 @@ class EdgeTls(Section):
     hsts: Annotated[StrictInt, Field(ge=0, le=63_072_000)] = Field(
         default=0,
         description="Seconds for which browsers keep to HTTPS after an answer (`Strict-Transport-Security`), such as 63072000; "
-        "0 says nothing of it.",
+        "0: the header is not sent.",
     )
 
 
@@ -245,7 +245,7 @@ class Edge(Section):
     )
     default_service: ServiceName | None = Field(
         default=None,
-        description="The service that answers for every host name nobody has; by default those get a 404.",
+        description="The service that answers for every host name without a service of its own; by default those get a 404.",
         examples=["web"],
     )
     tls: EdgeTls = Field(default_factory=EdgeTls)

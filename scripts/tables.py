@@ -1,5 +1,5 @@
-"""Tables in the documents that are made from the code: README.md's settings (plan/settings.py) and docs/architecture.md's rules
-of the security groups (plan/rules.py).
+"""Tables in the documents that are made from the code: the settings in docs/settings.md (plan/settings.py) and the rules of
+the security groups in docs/architecture.md (plan/rules.py).
 
 python -m scripts.tables            prints them
 python -m scripts.tables --write    puts each into its document
@@ -87,7 +87,7 @@ def _ports(rule: Rule) -> str:
 
 
 TABLES = (
-    Table("settings", _ROOT / "README.md", settings),
+    Table("settings", _ROOT / "docs" / "settings.md", settings),
     Table("rules", _ROOT / "docs" / "architecture.md", rules),
 )
 

@@ -11,7 +11,7 @@ from .hosts import HostRow
 
 UNITS = {"control": ("mesos-master", "marathon"), "slave": ("mesos-agent",)}
 OFF = "off"
-_HINT = "Mesos is off: the hosts have no programs of it; `up --host-files DIR` takes DIR/opt/mesos (README, Mesos)"
+_HINT = "Mesos is off: the hosts have no programs of it; `up --host-files DIR` takes DIR/opt/mesos (docs/mesos.md)"
 
 
 def looked_at(fleet: Fleet) -> list[HostRow]:
