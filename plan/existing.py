@@ -136,7 +136,22 @@ def _used(cluster: Cluster, account: Account) -> Iterator[Problem]:
     for place in places(cluster):
         subnet, (first, last) = account.subnets[place.subnet.id], place.range
         given = f"{place.subnet.first_host} gives hosts the offsets {first} to {last} of {place.subnet.id}"
-        taken = [address for address in account.used if any(IPAddress(address) in block for block in place.blocks)]
+        claims = {stack: _claim(tags, place) for stack, tags in account.stacks.items()}
+        for stack, theirs in claims.items():
+            if theirs and theirs[0] <= last and first <= theirs[-1]:
+                above = (theirs[-1] // 8 + 1) * 8
+                yield Problem(
+                    f"{place.key}.firstHost",
+                    f"{given}, and stack {stack} has {theirs[0]} to {theirs[-1]}; give {above} or more, or other subnets",
+                )
+        # The hosts of those stacks are within what is said of them.
+        offsets = {address: int(IPAddress(address)) - place.subnet.cidr.first for address in account.used}
+        taken = [
+            address
+            for address, offset in offsets.items()
+            if any(IPAddress(address) in block for block in place.blocks)
+            and not any(offset in theirs for theirs in claims.values())
+        ]
         if taken:
             shown = ", ".join(f"{address} ({account.used[address]})" for address in sorted(taken, key=IPAddress)[:5])
             more = f" and {len(taken) - 5} more" if len(taken) > 5 else ""
@@ -144,17 +159,15 @@ def _used(cluster: Cluster, account: Account) -> Iterator[Problem]:
                 f"{place.key}.firstHost",
                 f"{given}, and others have of them {shown}{more}; give one above those, or free them",
             )
-        for stack, tags in account.stacks.items():
-            theirs = tags.get(f"{_TAG}{place.subnet.id}", "").split("-")
-            if len(theirs) == 2 and int(theirs[0]) <= last and first <= int(theirs[1]):
-                above = (int(theirs[1]) // 8 + 1) * 8
-                yield Problem(
-                    f"{place.key}.firstHost",
-                    f"{given}, and stack {stack} has {theirs[0]} to {theirs[1]}; give {above} or more, or other subnets",
-                )
         coming = [host for host in cluster.hosts if host.private_ip in place.subnet.cidr]
         # A subnet's count may leave out what is reserved, so it tells nothing once there are reservations.
         if not account.present and isinstance(subnet, Mapping) and subnet["availableIpAddressCount"] < len(coming):
             free = subnet["availableIpAddressCount"]
             what = f"{place.subnet.id} has {free} free addresses, and {len(coming)} hosts are planned there"
             yield Problem(f"{place.key}.id", f"{what}; free some, or give another subnet")
+
+
+def _claim(tags: Mapping[str, str], place: Place) -> range:
+    """The offsets of the place's subnet that another stack has by its tags."""
+    first, _, last = tags.get(f"{_TAG}{place.subnet.id}", "").partition("-")
+    return range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else range(0)

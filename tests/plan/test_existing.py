@@ -205,6 +205,12 @@ def test_what_aws_says_against_it_is_refused(change: Any, expected: str) -> None
     assert any(line.startswith(expected) for line in found), found
 
 
+def test_of_another_stack_its_range_is_said_and_not_each_of_its_hosts() -> None:
+    stacks = {"other": {f"apollo:{A_PRIVATE}": "264-535"}, "odd": {f"apollo:{A_PRIVATE}": "many"}}
+    found = list(problems(planned(), replace(answers(), stacks=stacks, used={"10.8.1.8": "eni-7"})))
+    assert len(found) == 1 and "stack other has 264 to 535" in str(found[0])
+
+
 def test_a_vpc_as_it_must_be_passes_also_beside_another_stack_with_ranges_apart() -> None:
     plan = planned()
     assert not list(problems(plan, answers()))
