@@ -29,7 +29,7 @@ _SHARED = {
 # What takes longest, the longest first, so that no worker is left alone with it at the end; then all the others.
 _LONGEST = (
     *(_OTHER, _ONE, "tests/ops/test_day_two.py", "tests/localcloud/test_program.py"),
-    *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot")),
+    *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot", "existing_vpc")),
     *("tests/localcloud/test_shortcuts.py", "tests/localcloud/test_engine.py"),
     *("tests/localcloud/machines/test_machines.py", "tests/localcloud/machines/test_serve.py"),
 )
