@@ -100,12 +100,29 @@ class Cloud:
             end(self.pid, self.ticks, 10.0 if self.edge_port is None else 60.0)
 
 
+class OtherVersion(LocalCloudError):
+    """A cloud runs that another version of this program started: how to speak to it is not known, how to end it is."""
+
+    def __init__(self, folder: Path, pid: int, ticks: int) -> None:
+        super().__init__(
+            f"the cloud in {folder} (process {pid}) was started by another version of this program; "
+            "run `down` with that version, or give the cloud up with `./apollo down --force`"
+        )
+        self.pid, self.ticks = pid, ticks
+
+
 def find(folder: Path) -> Cloud | None:
-    """The cloud whose process started in the folder, alive or not; None where there never was one (or it was stopped)."""
+    """The cloud whose process started in the folder, alive or not; None where there never was one (or it was stopped).
+
+    OtherVersion: it runs, and cloud.json is not as this version writes it.
+    """
+    about: dict[str, Any] = {}
     try:
         about = json.loads((folder / "cloud.json").read_text())
         return Cloud(folder=folder, **about)
     except (FileNotFoundError, ValueError, TypeError):
+        if {"pid", "ticks"} <= set(about) and alive(about["pid"], about["ticks"]):
+            raise OtherVersion(folder, about["pid"], about["ticks"]) from None
         return None
 
 

@@ -23,6 +23,7 @@ from .cloud import EDGE_PORT, Cloud
 from .engine import Engine, Operation, Run
 from .errors import LocalCloudError
 from .paths import cloud_dir, run_dir
+from .processes import end
 from .project import program_dir, read_config, read_project
 from .running import cloud_of
 from .show import Progress, say
@@ -148,7 +149,14 @@ def down(request: Request, *, force: bool = False) -> Outcome:
         return Outcome("down", request.stack, "succeeded")
     with alone(request.stack, "down"):
         outcome = Outcome("down", request.stack, "succeeded")
-        cloud = clouds.find(folder)
+        try:
+            cloud = clouds.find(folder)
+        except clouds.OtherVersion as other:
+            if not force:
+                raise
+            # Its machines shut down first.
+            end(other.pid, other.ticks, 60.0)
+            cloud = None
         if cloud and cloud.alive() and not force:
             workspace = workspace_of(folder, request, cloud.edge_port is not None)
             # Programs that build on this stack go before it.

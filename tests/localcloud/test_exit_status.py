@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +20,7 @@ from localcloud.cli import exec as exec_verb
 from localcloud.cli import open as open_verb
 from localcloud.errors import LocalCloudError
 from localcloud.operations import Outcome
+from localcloud.processes import start_ticks
 
 ENGINE = ("up", "preview", "refresh", "down")
 
@@ -183,3 +187,26 @@ def test_called_bare_it_lists_its_commands_and_ends_0(capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert ended.value.code == 0
     assert all(f"\n    {name}" in said for name in VERBS)
+
+
+def test_a_cloud_of_another_version_is_named_and_can_be_given_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("APOLLO_RUN_DIR", str(tmp_path))
+    folder = tmp_path / "local"
+    folder.mkdir()
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        (folder / "cloud.json").write_text(json.dumps({"pid": process.pid, "ticks": start_ticks(process.pid), "endpoint": "x"}))
+        for argv in (["up"], ["down"], ["status"], ["exec", "slave-1", "--", "true"]):
+            assert main(argv) == 1, argv
+            err = capsys.readouterr().err
+            assert f"process {process.pid}) was started by another version" in err and "down --force" in err
+        assert process.poll() is None
+        # Its own child, so it is there until this process has asked how it ended.
+        threading.Thread(target=process.wait).start()
+        assert main(["down", "--force"]) == 0
+        assert process.wait() == -signal.SIGTERM
+        assert not folder.exists()
+    finally:
+        process.kill()
