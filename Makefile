@@ -1,13 +1,21 @@
 # Apollo networking. `make up` and `make test` do all the set-up they need, once, into a cache (see scripts/python).
 #
-#   make up                       the local stack on this machine's embedded cloud; SET="slaves.count=5" changes a setting
-#   make down                     removes every trace of it
-#   make preview STACK=dev        what a stack would create, without an account
-#   make status | outputs         the hosts, the exports
-#   make map                      draws the local stack: apollo-local.svg and apollo-local.html
-#   make test-fast                the tests that need neither machines nor the engine, for the minute after an edit
-#   make test | lint | bench      all checks, the linters, the measurements
-#   make mutants                  whether the tests notice a changed program; ARGS="--since main" what a branch changes
+#   make up           boots the local stack on this machine's embedded cloud; SET="slaves.count=5" changes a setting
+#   make down         removes every trace of it
+#   make preview      shows what a stack would create, without an account: make preview STACK=dev
+#   make status       lists the hosts
+#   make outputs      shows the stack's exports
+#   make refresh      brings the state to what the cloud holds
+#   make map          draws the local stack: apollo-local.svg and apollo-local.html
+#   make test-fast    runs the tests that need neither machines nor the engine
+#   make test         runs all tests; ARGS="tests/plan -q" runs a part
+#   make lint         runs the linters
+#   make format       formats the code
+#   make bench        measures; ARGS="--only preview" measures one thing
+#   make mutants      finds changes that no test notices; ARGS="--since main" in what a branch changed
+#   make help         shows this list
+#
+# STACK=name chooses Pulumi.<name>.yaml, ARGS="…" passes options: make up ARGS=--help shows those of `up`.
 
 SHELL := /bin/bash
 STACK ?= local
@@ -16,7 +24,10 @@ ARGS ?=
 PY := scripts/python
 SETS := $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: map up down preview refresh status outputs test test-fast mutants lint format bench
+.PHONY: help map up down preview refresh status outputs test test-fast mutants lint format bench
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 up:
 	@./apollo up --stack $(STACK) $(SETS) $(ARGS)

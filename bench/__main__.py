@@ -26,7 +26,11 @@ BEGIN = "<!-- What follows is written by `python -m bench --write`. -->\n\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios, measured side by side in one run.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Ratios, measured side by side in one run.",
+        epilog="Example: python -m bench --only preview --slaves 10",
+    )
     parser.add_argument("--runs", type=int, default=mesh.RUNS, help="of each way through the mesh, on the booted local stack")
     parser.add_argument("--slaves", type=int, nargs="+", default=[10, 50, 250], help="sizes of stack for preview and up")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")

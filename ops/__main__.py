@@ -17,13 +17,24 @@ from ops.errors import OpsError
 COMMANDS = {
     "secrets": "make the stack's missing secrets, encrypted in its configuration",
     "roll": "replace hosts one at a time, each by its generation",
-    "drain": "let a host go in order: nobody is sent there, what runs there ends, the others forget it",
-    "doctor": "list what disagrees between plan, state, AWS, Consul and the mesh, with what mends it",
+    "drain": "take a host out of use: no new request reaches it, its containers end, the others forget it",
+    "doctor": "list what disagrees between plan, state, AWS, Consul and the mesh, with the command that fixes it",
     "reach": "say whether the hosts can be reached from this machine, and why not",
     "map": "draw the stack as a picture and as a page",
     "gate": "refuse a preview that would take a host, a subnet or the VPC away by accident",
     "pin-images": "put the digest behind every image that the configuration names by its tag",
     "comment": "render a preview as one Markdown comment",
+}
+EXAMPLES = {
+    "secrets": "--stack dev --rotate templateToken",
+    "roll": "--stack dev --role slave --slots 2,3",
+    "drain": "--stack dev --host slave-2",
+    "doctor": "--stack dev",
+    "reach": "--stack dev",
+    "map": "--stack dev --out .",
+    "gate": "preview.json --allow edge-2",
+    "pin-images": "--stack dev",
+    "comment": "preview.json --stack dev",
 }
 
 
@@ -49,7 +60,8 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        example = f"Example: python -m ops {name} {EXAMPLES[name]}"
+        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=example)
         if given[:1] == [name]:
             module = importlib.import_module(f"ops.{name.replace('-', '_')}")
             module.arguments(command)

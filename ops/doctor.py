@@ -175,7 +175,7 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", required=True)
+    parser.add_argument("--stack", required=True, help="which Pulumi.<stack>.yaml, such as dev")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 

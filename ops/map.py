@@ -255,7 +255,7 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", required=True)
+    parser.add_argument("--stack", required=True, help="which Pulumi.<stack>.yaml, such as dev")
     parser.add_argument("--out", default=".", metavar="DIR", help="where the two files go (default: here)")
 
 

@@ -44,7 +44,7 @@ def _digest(source: str, scheme: str) -> str:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", required=True)
+    parser.add_argument("--stack", required=True, help="which Pulumi.<stack>.yaml, such as dev")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -331,7 +331,7 @@ def selected(hosts: Sequence[PlannedHost], roles: Sequence[str], slots: str | No
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", required=True)
+    parser.add_argument("--stack", required=True, help="which Pulumi.<stack>.yaml, such as dev")
     parser.add_argument("--role", action="append", choices=list(SECTIONS), help="default: slave; may be given several times")
     parser.add_argument("--slots", metavar="N,N", help="only these slots, or numbers of control nodes or edges")
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for services to be well again (default: 300)")

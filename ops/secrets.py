@@ -109,7 +109,7 @@ def _tool(package: str, *argv: str, folder: Path | None = None) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", required=True)
+    parser.add_argument("--stack", required=True, help="which Pulumi.<stack>.yaml, such as dev")
     parser.add_argument("--rotate", action="append", default=[], choices=[s.key for s in SECRETS], help="make this one anew")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -127,6 +127,9 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    if list(arguments) in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     if list(arguments) == ["--write"]:
         try:
             for table in TABLES:

@@ -78,6 +78,14 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert named <= targets
 
 
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert sorted(re.findall(r"^make ([a-z-]+) ", shown, re.MULTILINE)) == sorted(" ".join(phony).split())
+    assert subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == shown
+
+
 def python_commands() -> dict[tuple[str, str], set[str]]:
     """(module, subcommand) → long options, of every `python -m` and `./apollo` that the documents name."""
     found: dict[tuple[str, str], set[str]] = {}

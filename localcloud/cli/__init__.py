@@ -25,13 +25,13 @@ VERBS = {
     "status": "list the hosts",
     "outputs": "show the stack's exports",
     "check": "try every way through the booted network",
-    "pulumi": "run the Pulumi CLI on the stack: pulumi preview --json",
-    "ops": "run `python -m ops` on the stack: ops doctor",
-    "exec": "run a command as root on a host: exec HOST -- COMMAND …",
+    "pulumi": "run the Pulumi CLI on the stack",
+    "ops": "run a day-two command (`python -m ops`) on the stack",
+    "exec": "run a command as root on a host",
     "shell": "open a root shell on a host",
     "logs": "show a host's console",
-    "open": "bring a page that only the inside reaches to 127.0.0.1, until Ctrl-C",
-    "completion": "print what makes a shell complete these commands",
+    "open": "bring a page that only the VPC reaches to 127.0.0.1, until Ctrl-C",
+    "completion": "print a shell script that completes these commands",
 }
 # Verbs of one module, `orders`: what each does to a host.
 ORDERS = {
@@ -41,6 +41,24 @@ ORDERS = {
     "kill": "end a host at once, as a power cut does; `start` boots it again",
     "cut": "drop every packet from and to a host",
     "heal": "let a cut host's packets through again",
+}
+EXAMPLES = {
+    "up": "--set slaves.count=5",
+    "preview": "--stack prod",
+    "refresh": "--json",
+    "down": "--stack dev",
+    "serve": "--no-machines",
+    "status": "--json",
+    "outputs": "--json",
+    "check": "--flows 50",
+    "pulumi": "preview --json",
+    "ops": "roll --slots 2,3",
+    "exec": "slave-1 -- docker ps",
+    "shell": "slave-1",
+    "logs": "slave-1 --follow",
+    "open": "consul --port 8500",
+    "completion": "bash",
+    **dict.fromkeys(ORDERS, "slave-2"),
 }
 
 
@@ -71,7 +89,8 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     )
     verbs = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in {**VERBS, **ORDERS}.items():
-        verb = verbs.add_parser(name, help=about, description=about)
+        sentence = f"{about[0].upper()}{about[1:]}."
+        verb = verbs.add_parser(name, help=about, description=sentence, epilog=f"Example: ./apollo {name} {EXAMPLES[name]}")
         if given[:1] == [name]:
             fill(name, verb)
     return found

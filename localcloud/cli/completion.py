@@ -48,7 +48,7 @@ compdef _apollo apollo
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "print what makes a shell complete these commands: source <(./apollo completion bash)"
+    parser.epilog = "Example: source <(./apollo completion bash)"
     parser.add_argument("shell", choices=sorted(SCRIPTS))
 
 

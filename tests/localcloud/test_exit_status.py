@@ -14,7 +14,7 @@ import pytest
 
 from localcloud import operations, running
 from localcloud.apollo import check, demo
-from localcloud.cli import INTERRUPTED, ORDERS, VERBS, logs, main, orders
+from localcloud.cli import EXAMPLES, INTERRUPTED, ORDERS, VERBS, logs, main, orders, parser
 from localcloud.cli import check as check_verb
 from localcloud.cli import exec as exec_verb
 from localcloud.cli import open as open_verb
@@ -98,7 +98,11 @@ def test_each_verb_has_wrong_usage_and_help(verb: str, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit) as ended:
             main(argv)
         assert ended.value.code == status
-    assert f"./apollo {verb}" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"usage: ./apollo {verb}" in shown
+    assert f"Example: ./apollo {verb} {EXAMPLES[verb]}" in shown
+    words = [verb, *EXAMPLES[verb].split()]
+    parser(words).parse_args(words)
 
 
 @pytest.mark.parametrize("argv", [[], ["roll", "--help"]])

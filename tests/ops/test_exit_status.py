@@ -13,7 +13,7 @@ import pytest
 
 from ops import comment, doctor, drain, gate, pin_images, reach, roll, secrets, stack, survey
 from ops import map as drawing
-from ops.__main__ import COMMANDS, main
+from ops.__main__ import COMMANDS, EXAMPLES, main, parser
 from ops.doctor import Finding
 from ops.errors import OpsError
 from ops.reach import Access, Ssh, Unreachable
@@ -241,7 +241,11 @@ def test_each_command_has_wrong_usage_and_help(verb: str, capsys: pytest.Capture
         with pytest.raises(SystemExit) as ended:
             main(argv)
         assert ended.value.code == status
-    assert COMMANDS[verb].split(",")[0].split(":")[0][1:30] in capsys.readouterr().out.replace("\n", " ")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert COMMANDS[verb].split(",")[0].split(":")[0][1:30] in shown
+    assert f"Example: python -m ops {verb} {EXAMPLES[verb]}" in shown
+    words = [verb, *EXAMPLES[verb].split()]
+    parser(words).parse_args(words)
 
 
 @pytest.mark.parametrize(("module", "verb"), [(gate, "gate"), (comment, "comment")])
