@@ -40,7 +40,7 @@ def load() -> tuple[Settings, dict[str, pulumi.Output[str]]]:
         raw["region"] = region
     settings, found = examine(raw)
     values, missing = _secrets(given, settings.edge.tls.enabled, stack)
-    # With a finding in their sections, what the settings have of images may be the defaults.
+    # After a problem in their sections, the images in the settings may be the defaults.
     malformed = any(problem.key.startswith(("overlay", "mesos", "awsEndpoint")) for problem in found)
     tags = [] if malformed else check_pinned(settings, stack)
     try:

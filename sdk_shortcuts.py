@@ -5,7 +5,7 @@ replaced by nothing. `pulumi.runtime.stack.wait_for_rpcs` looks at all pending o
 is quadratic. It is replaced by one that looks at each output once; RPCs stay the SDK's own. The stack trace of each
 registration reads every frame's source line, which it does not send: the same one is made of the frames alone.
 
-Seen in SDK 3.250.0 and 3.272.0. What is not exactly that code is left alone, and slower. APOLLO_SDK_SHORTCUTS=off leaves all
+Seen in SDK 3.250.0 and 3.272.0. Any other code is left alone, and is slower. APOLLO_SDK_SHORTCUTS=off leaves all
 of it alone, and brings the SDK's lines back into `pulumi up --debug`.
 """
 

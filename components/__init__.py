@@ -1,1 +1,1 @@
-"""Pulumi component resources. Each spends what the plan has fixed; none decides an address, a count or a name."""
+"""Pulumi component resources. Each creates what the plan has fixed; none decides an address, a count or a name."""

@@ -1,4 +1,4 @@
-"""Drains a host before its instance is deleted: the engine runs `python -m ops drain`, a command line as any other."""
+"""Drains a host before its instance is deleted: the engine runs `python -m ops drain` on this machine."""
 
 from __future__ import annotations
 

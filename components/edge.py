@@ -13,9 +13,9 @@ from plan.ports import EDGE_BEHIND_BALANCER, EDGE_BEHIND_BALANCER_TLS, HTTP, HTT
 
 # Seconds of silence after which the balancer drops a connection: more than `timeout tunnel` of HAProxy, which ends it openly.
 IDLE = 3660
-# Seconds that an edge which does not serve any more may finish what it has: more than any drain takes.
+# Seconds for an edge that is drained to finish its requests: more than any drain takes.
 DRAINING = 600
-# Where an edge says that it serves; see haproxy.cfg.
+# The path of the edge's health check; see haproxy.cfg.
 HEALTH_PATH = "/.apollo/health"
 
 
@@ -77,7 +77,7 @@ class Edge(ComponentResource):
             internal=False,
             subnets=list(site.vpc.public_subnet_ids.values()),
             security_groups=[site.security.groups["balancer"].id],
-            # Edges are few and every zone has a node of the balancer, which else had no edge to send to.
+            # Every zone has a node of the balancer, and not every zone has an edge that it could send to.
             enable_cross_zone_load_balancing=True,
             enable_deletion_protection=site.cluster.settings.edge.deletion_protection,
             tags=site.tags.named("balancer"),

@@ -52,7 +52,7 @@ class Vpc(ComponentResource):
             opts=child,
         )
         self.vpc_id: Input[str] = self.vpc.id
-        # Whatever is launched without a group of its own is in this one, which AWS makes with all open among its members.
+        # An instance that is launched without a group is in this one. AWS makes it with everything open among its members.
         ec2.DefaultSecurityGroup(
             f"{name}-default", vpc_id=self.vpc_id, ingress=[], egress=[], tags=args.tags.named("default"), opts=child
         )
@@ -109,7 +109,7 @@ class Vpc(ComponentResource):
             tags=args.tags.named("s3"),
             opts=child,
         )
-        # What is under way to S3 is cut off when an endpoint appears.
+        # Open connections to S3 are cut off when an endpoint appears.
         self.s3_ready: list[Resource] = [endpoint]
         self.register_outputs(
             {

@@ -1,4 +1,4 @@
-"""The last word of an `up`: each host says over SSH that its part of the network works."""
+"""Checks each host over SSH at the end of an `up`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Readiness(ComponentResource):
     def __init__(self, name: str, args: ReadinessArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("apollo:compute:Readiness", name, None, opts)
         pinned = Output.from_input(args.host_key).apply(public_half)
-        # Every `up` that waits for a host below needs the look, and none else: so machines are inputs, and nothing is replaced.
+        # Only an `up` that waits for a host below needs this look. So machines are inputs, and nothing is replaced.
         machines = Output.all(*(host.instance_id for host in args.hosts.values())).apply(",".join)
         look = local.Command(
             f"{name}-way",
@@ -84,7 +84,7 @@ class Readiness(ComponentResource):
                 create=READY,
                 triggers=[args.hosts[host.name].instance_id, _digest(args.cluster)],
                 add_previous_output_in_env=False,
-                # A check needs what other hosts do (Consul's majority, the mesh's other ends), so none waits for another.
+                # A check depends on other hosts (Consul's majority, the mesh's other ends), so no check waits for another.
                 opts=ResourceOptions(
                     parent=self,
                     depends_on=[args.hosts[host.name], look],
@@ -95,7 +95,7 @@ class Readiness(ComponentResource):
 
 
 def not_checked(cluster: Cluster) -> None:
-    """Says that this `up` ends without knowing whether the network works, and what would change that."""
+    """Warns that this `up` does not check whether the network works, and says how to have it checked."""
     pulumi.log.info(
         f"readiness not checked: {len(cluster.hosts)} hosts will boot unobserved. Set admin.allowedCidrs, admin.publicKey and "
         "the secret apollo:adminPrivateKey (or admin.agent: true) to have every host checked over SSH."

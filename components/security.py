@@ -162,13 +162,13 @@ class Identity(ComponentResource):
                         "Action": "s3:GetObject",
                         "Resource": f"{known['bucket']}/programs/{args.role}/*",
                     },
-                    # Whoever reads one of these compares it with its digest, so whoever has them first puts them there.
+                    # Every reader compares an image with its digest, so the first host that has it may put it there.
                     {
                         "Effect": "Allow",
                         "Action": ["s3:GetObject", "s3:PutObject"],
                         "Resource": f"{known['bucket']}/images/*",
                     },
-                    # Without it S3 says of an object that is not there that it is refused.
+                    # Without it S3 answers 403 instead of 404 for an object that does not exist.
                     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": known["bucket"]},
                 )
             ),

@@ -19,7 +19,7 @@ class Tags:
         return {**self.extra, "apollo:stack": self.stack, "Name": f"apollo-{self.stack}-{what}"}
 
     def of_host(self, host: PlannedHost) -> dict[str, str]:
-        """What an operator needs to know a machine by in the console, and `status` reads."""
+        """The tags by which an operator knows a machine in the console, and which `status` reads."""
         facts = {
             "apollo:host": host.name,
             "apollo:role": host.role,

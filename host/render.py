@@ -33,7 +33,7 @@ from plan.settings import Mesos
 
 # EC2's limit on user-data, in bytes before base64.
 MAX_BYTES = 16384
-# Where the data volume is attached, as EC2 is told. On Nitro machines the kernel names it otherwise; see data-volume.
+# Where the data volume is attached, in EC2's terms. On Nitro machines the kernel gives it another name; see data-volume.
 DATA_DEVICE = "/dev/sdf"
 NODE_ENV = "/etc/apollo/node.env"
 PARAMETERS = "/etc/apollo/parameters"
@@ -46,7 +46,7 @@ _PACKAGE = "apollo"
 _TEMPLATE = ".tmpl"
 _BOOT = "boot"
 _FIELD = re.compile(r"\{\{ ([a-z_]+) \}\}")
-# What needs no quoting beyond double quotes, for a shell, for systemd and for Python alike.
+# Characters that double quotes suffice for, in a shell, in systemd and in Python.
 _SAFE = re.compile(r"[A-Za-z0-9 ./:_@+-]*")
 
 
@@ -121,7 +121,7 @@ def node_facts(cluster: Cluster, host: PlannedHost, stack: str) -> dict[str, str
 
 
 def _existing_facts(cluster: Cluster) -> dict[str, str]:
-    """Where hosts are in a VPC that exists. In one of the stack's own all of it follows from the range."""
+    """The subnets of a VPC that exists. In a VPC of the stack's own they follow from the range."""
     # Each with the offset of its first host, and whatever the order of zones.
     zones = sorted(cluster.vpc.existing, key=lambda both: both[0].network)
     subnets = {"PRIVATE_SUBNETS": [private for private, _ in zones], "PUBLIC_SUBNETS": [public for _, public in zones]}
@@ -129,7 +129,7 @@ def _existing_facts(cluster: Cluster) -> dict[str, str]:
 
 
 def _edge_facts(cluster: Cluster, host: PlannedHost) -> dict[str, str]:
-    """What edges alone are told, so that a change of it concerns no other host."""
+    """What only edges know, so that a change of it concerns no other host."""
     if host.role != "edge":
         return {}
     edge, overlay = cluster.settings.edge, cluster.overlay
@@ -322,7 +322,7 @@ def _programs(folder: Path, role: Role, layers: tuple[str, ...]) -> Programs:
                 entry, content = tarfile.TarInfo(file.path[1:]), file.content.encode()
                 entry.size, entry.mode = len(content), file.mode
                 archive.addfile(entry, io.BytesIO(content))
-    # Of the archive and not of what gzip makes of it, which another version of zlib may do otherwise.
+    # The digest is the archive's and not the gzip's, as another version of zlib may compress it differently.
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     return Programs(f"programs/{role}/{digest}", gzip.compress(buffer.getvalue(), compresslevel=9, mtime=0))
 

@@ -1,6 +1,6 @@
 """A preview as one Markdown comment: what becomes of the hosts and of the address plan, and what the gate says.
 
-Where the preview failed, that is the comment: the one before it, which says that all is well, must not stay.
+A failed preview is a comment too: the earlier one, which says that all is well, must not stay.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def render_failure(stack: str, reason: str) -> str:
     """The comment where there is no preview to render. reason: why, in the engine's words."""
     shown = lines(reason if len(reason) <= _MOST else f"{reason[:_MOST]}\n…")
     # The words may be a pull request's own: between these tags nothing of them is Markdown, HTML or somebody's name.
-    told = f"<pre>\n{html.escape(shown, quote=False)}\n</pre>"
-    return f"{_mark(stack)}\n### Preview of `{stack}`: failed\n\n{told}\n"
+    words = f"<pre>\n{html.escape(shown, quote=False)}\n</pre>"
+    return f"{_mark(stack)}\n### Preview of `{stack}`: failed\n\n{words}\n"
 
 
 def _mark(stack: str) -> str:
@@ -53,7 +53,7 @@ def _body(preview: Preview, stack: str, allowed: Collection[str]) -> Iterator[st
     yield f"### Preview of `{stack}`: {_verdict(changes, bool(found))}"
     if found:
         yield ""
-        yield from (f"- {_cell(refusal.name)}: {_cell(refusal.reason)}. To pass: {_cell(refusal.mend)}" for refusal in found)
+        yield from (f"- {_cell(refusal.name)}: {_cell(refusal.reason)}. To pass: {_cell(refusal.fix)}" for refusal in found)
     hosts = [host for host in preview.hosts.values() if _fate(host)]
     if hosts:
         yield ""
@@ -160,7 +160,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         preview = load(given.preview)
     except OpsError as error:
-        # Only the preview itself knows whose it is.
+        # Without --stack only the preview itself has the stack's name.
         if given.stack is None:
             raise
         print(render_failure(given.stack, str(error)), end="")

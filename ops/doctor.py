@@ -1,4 +1,4 @@
-"""Lists what disagrees between plan, state, AWS, Consul's catalog and the mesh, each with the command that mends it."""
+"""Lists what disagrees between plan, state, AWS, Consul's catalog and the mesh, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _COMPARED = ("mesh", "consul")
 
 @dataclass(frozen=True)
 class Finding:
-    """between: the two that disagree. host: a host's or a resource's name. mend: the command."""
+    """between: the two that disagree. host: the name of a host or a resource. fix: the command to run."""
 
     between: str
     host: str
     found: str
-    mend: str
+    fix: str
 
 
 def examine(stack: Stack, plan: Cluster) -> tuple[list[Finding], list[str]]:
@@ -105,16 +105,16 @@ def _state_and_aws(stack: Stack) -> Iterator[Finding]:
         if step.type == ATTACHMENT and host.removesuffix("-data") in gone:
             continue
         if step.op == "delete":
-            mend = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
-            yield Finding("state and AWS", host, f"is gone from AWS ({step.type.rpartition(':')[2]})", mend)
+            fix = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
+            yield Finding("state and AWS", host, f"is gone from AWS ({step.type.rpartition(':')[2]})", fix)
         elif step.op == "update":
             what = ", ".join(sorted(step.changed)) or "something"
-            mend = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
-            yield Finding("state and AWS", host, f"was changed by hand: {what} ({step.type.rpartition(':')[2]})", mend)
+            fix = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
+            yield Finding("state and AWS", host, f"was changed by hand: {what} ({step.type.rpartition(':')[2]})", fix)
 
 
 def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) -> Iterator[Finding]:
-    """What the hosts say, but for hosts that are known to be lost: the rest follows from that. jump: where one gets in."""
+    """What the hosts say, without hosts that are known to be lost, as the rest follows from that. jump: the edge's address."""
     planned = {host.name: host for host in plan.hosts}
     away = lost | seen.silent.keys()
     drain = f"python -m ops drain --stack {stack} --host"
@@ -125,7 +125,7 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
         return f"ssh {at} sudo {command}"
 
     def again(name: str, units: str) -> str:
-        """Who answers needs no new machine."""
+        """The host answers, so it needs no new machine."""
         return on(name, f"systemctl restart {units}") if name in seen.consul else _roll(stack, planned[name])
 
     for name, reason in seen.silent.items():
@@ -164,7 +164,7 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
         yield Finding("plan and mesh", name, found, on(name, f"systemctl restart {mesh_units}"))
     for name, peers in seen.mesh.items():
         missing = sorted(planned.keys() - {name, *peers} - away)
-        # The vxlan mesh drops by itself who left the catalog, after two minutes.
+        # A routed mesh drops a host two minutes after it left the catalog.
         extra = sorted(set(peers) - planned.keys()) if plan.mesh.name == "weave" else []
         if missing:
             lacks = f"has no entry of {', '.join(missing)}"
@@ -186,11 +186,11 @@ def run(given: argparse.Namespace) -> int:
     plan = stack.plan
     found, unseen = examine(stack, plan)
     if given.json:
-        told = {"stack": stack.name, "findings": [asdict(finding) for finding in found], "notLookedAt": unseen}
-        print(json.dumps(told, indent=2))
+        report = {"stack": stack.name, "findings": [asdict(finding) for finding in found], "notLookedAt": unseen}
+        print(json.dumps(report, indent=2))
         return 1 if found else 0
     for finding in found:
-        print(f"{finding.host}: {finding.found} ({finding.between})\n    {finding.mend}")
+        print(f"{finding.host}: {finding.found} ({finding.between})\n    {finding.fix}")
     for line in unseen:
         print(f"not looked at: {line}", file=sys.stderr)
     agree = f"{len(plan.hosts)} hosts, {'no disagreement in what was looked at' if unseen else 'all agree'}"

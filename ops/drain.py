@@ -1,7 +1,7 @@
-"""Lets a host go in order: nobody is sent there, what runs there ends, the others forget it.
+"""Takes a host out of use: no new request reaches it, its containers end, the others forget it.
 
-`pulumi` runs it before it deletes a machine (components/drain.py). Whatever comes of it, the machine may go: a host that does
-not answer is taken out of Consul from a control node, and that is all. It needs nothing but Python and ssh.
+`pulumi` runs it before it deletes a machine (components/drain.py). The machine may go whatever happens: a host that does not
+answer is taken out of Consul by a control node, and nothing else. It needs nothing but Python and ssh.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ops.errors import OpsError
 from ops.reach import DIAL, Deadline, Ssh, Unreachable, access_arguments, addresses, given_access, opened
 from ops.text import safe
 
-# `off` lets machines go as they are, such as before a `pulumi destroy`.
+# `off` skips every drain, such as before a `pulumi destroy`.
 SWITCH = "APOLLO_DRAIN"
 SECONDS = 60.0
-# Of these, for the edges to take the host out.
+# Seconds of these for the edges to take the host out.
 _QUIET = 15.0
 # For Mesos to say how long its tasks may take to start elsewhere, and the longest that counts.
 _MESOS, _MESOS_LONGEST = 10.0, 600.0
@@ -29,7 +29,7 @@ _MESOS, _MESOS_LONGEST = 10.0, 600.0
 BALANCER = 25.0
 # An instance of a service, as a host names its own.
 _INSTANCE = re.compile(r"[0-9.]{7,15}:[0-9]{1,5}")
-# Seconds beyond those, in which the others are told that the host is gone.
+# Seconds beyond those, in which the others learn that the host is gone.
 _CLOSING = 20.0
 
 
@@ -70,7 +70,7 @@ def drain(
         _move_tasks(ssh, host, address, control)
         # What its tasks need comes on top.
         deadline = Deadline(left)
-        # It ends by itself before that: connections and containers have their own, shorter limits.
+        # The verb ends by itself before that: connections and containers have shorter limits of their own.
         for line in ssh.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
             say(line)
     except (Unreachable, TypeError, KeyError) as error:
@@ -82,7 +82,7 @@ def drain(
 
 
 def _ports(ssh: Ssh, *nodes: str) -> dict[str, str]:
-    """Who is silent, so that no time is spent on them; where that cannot be found out, all may answer."""
+    """The silent hosts, so that no time is spent on them. Where that is unknown, none counts as silent."""
     try:
         return ssh.probe(nodes)
     except Unreachable:
@@ -102,7 +102,7 @@ def _quiet(ssh: Ssh, edges: Sequence[str], services: Sequence[str], deadline: De
 
 
 def _close(ssh: Ssh, host: str, address: str, control: Sequence[str]) -> None:
-    """Its agent has stopped, or the machine went down in the middle: its successor has the same address and must be let in."""
+    """After the agent stopped, or the machine went down: its successor has the same address and must be let in."""
     deadline = Deadline(_CLOSING)
     tell_mesos(ssh, host, address, control, "up", seconds=deadline.left / 2)
     forget(ssh, host, address, control, seconds=deadline.left)
@@ -142,7 +142,7 @@ def forget(ssh: Ssh, host: str, address: str, control: Sequence[str], seconds: f
 
 
 def _first_answer(ssh: Ssh, host: str, control: Sequence[str], seconds: float, program: str, *arguments: str) -> str | None:
-    """What a program says on the first control node that answers; None, and why is told, where none does in that time."""
+    """What a program says on the first control node that answers; None, after saying why, where none does in time."""
     deadline = Deadline(seconds)
     for node in control:
         if not deadline.left:
@@ -201,7 +201,7 @@ def run(given: argparse.Namespace) -> int:
                 ssh.knock()
             if given.forget:
                 if not forget(ssh, host, address, control):
-                    raise Unreachable("no control node answers, so Consul was not told to forget it")
+                    raise Unreachable("no control node answers, so Consul still knows it")
             elif given.undo:
                 print(f"{host}: {ssh.run(address, 'leave', 'undo', '0', seconds=given.seconds).strip()}")
             else:

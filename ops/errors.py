@@ -2,7 +2,7 @@
 
 
 class OpsError(RuntimeError):
-    """The command failed. The message says what, and where there is one, what mends it. status: the exit status."""
+    """The command failed. The message says what failed and, where known, how to fix it. status: the exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)

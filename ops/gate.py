@@ -1,8 +1,8 @@
-"""Refuses a preview that would replace, delete or stop what nobody asked to lose.
+"""Refuses a preview that would replace, delete or stop something that the change does not name.
 
-A machine may go only by its own word in the same change: a raised generation, or its slot in `slaves.retired`. Subnets and the
-VPC never go, no volume shrinks, no host moves. Of the control nodes one may be touched at a time. What the stack keeps of its
-settings refuses most of this at preview (components/record.py); a stack that has no record yet has the gate alone.
+A machine may go only if the same change raises its generation or puts its slot into `slaves.retired`. Subnets and the VPC never
+go, no volume shrinks, no host moves. Only one control node may be touched at a time. The stack's record of its settings refuses
+most of this at preview (components/record.py); a stack that has no record yet has the gate alone.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _IN_PLACE = frozenset(("tags", "tagsAll", "vpcSecurityGroupIds", "iamInstancePro
 class Refusal:
     """kind: host, network or control, or waiting where nothing is lost but a host keeps what the change means to replace.
 
-    name: of what it is about. mend: what to change so that it passes.
+    name: of what it is about. fix: what to change so that it passes.
     """
 
     kind: str
     name: str
     reason: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}; {self.mend}"
+        return f"{self.name}: {self.reason}; {self.fix}"
 
 
 def refusals(preview: Preview, allowed: Collection[str] = ()) -> list[Refusal]:
@@ -48,8 +48,8 @@ def refusals(preview: Preview, allowed: Collection[str] = ()) -> list[Refusal]:
             found += _host(preview, host, loss)
     if len(touched) > 1:
         away = ", ".join(touched)
-        mend = "raise one generation, `up`, wait until it is back, then the next: python -m ops roll --role control does that"
-        found.append(Refusal("control", away, f"{len(touched)} control nodes would be touched at once", mend))
+        fix = "raise one generation, `up`, wait until it is back, then the next: python -m ops roll --role control does that"
+        found.append(Refusal("control", away, f"{len(touched)} control nodes would be touched at once", fix))
     return found
 
 
@@ -60,8 +60,8 @@ def _network(preview: Preview) -> Iterator[Refusal]:
             key = "network.cidr" if step.type == VPC or step.op == "replace" else "zones"
             ranges = " → ".join(str(side["cidrBlock"]) for side in (step.old, step.new) if side.get("cidrBlock"))
             reason = f"{what} would be {_past(step.op)} ({ranges})"
-            mend = f"take {key} and the order of zones back; a zone is only ever appended, and another range is a new stack"
-            yield Refusal("network", step.name, reason, mend)
+            fix = f"take {key} and the order of zones back; a zone is only ever appended, and another range is a new stack"
+            yield Refusal("network", step.name, reason, fix)
 
 
 def _loss(host: HostChange) -> str:
@@ -82,8 +82,8 @@ def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
     if host.op == "delete":
         retired = preview.section("slaves").get("retired") or []
         if host.role == "slave" and host.index not in retired:
-            mend = f"add {host.index} to slaves.retired in the same change, or take slaves.count back"
-            yield Refusal("host", host.name, "would be deleted", mend)
+            fix = f"add {host.index} to slaves.retired in the same change, or take slaves.count back"
+            yield Refusal("host", host.name, "would be deleted", fix)
         elif host.role != "slave":
             yield Refusal(
                 "host", host.name, "would be deleted", f"take {section}.count back, or name it with --allow {host.name}"
@@ -92,21 +92,21 @@ def _host(preview: Preview, host: HostChange, loss: str) -> Iterator[Refusal]:
     if loss and not host.raised:
         yield Refusal("host", host.name, f"would be {loss}", raise_it)
     if moved := host.differing(PLACE):
-        mend = "take the ranges, the prefix and the zones back: a host keeps its place, and another plan is a new stack"
-        yield Refusal("host", host.name, f"its {_listed(moved)} would change", mend)
+        fix = "take the ranges, the prefix and the zones back: a host keeps its place, and another plan is a new stack"
+        yield Refusal("host", host.name, f"its {_listed(moved)} would change", fix)
     for step in host.steps:
         if step.type == VOLUME and step.op in ("replace", "delete"):
             yield Refusal("host", host.name, "its data volume would be lost", "take its zone and its address back")
         elif step.type == VOLUME and step.op == "update":
-            # Unknown until `up`, or left to AWS, it is no number.
+            # It is no number where it is unknown until `up`, or left to AWS.
             before, after = (side.get("size") for side in (step.old, step.new))
             if isinstance(before, int | float) and isinstance(after, int | float) and after < before:
                 reason = f"its data volume would shrink from {before:g} to {after:g} GiB, which EBS does not do"
                 yield Refusal("host", host.name, reason, f"take {section}.dataGib back")
     waiting = host.differing({name: title for name, title in WAITING.items() if name != "hostFiles"})
     if waiting and not host.raised:
-        mend = f"{raise_it}, or roll it first: python -m ops roll --stack {preview.stack} --role {host.role}"
-        yield Refusal("waiting", host.name, f"its {_listed(waiting)} would not reach the running machine", mend)
+        fix = f"{raise_it}, or roll it first: python -m ops roll --stack {preview.stack} --role {host.role}"
+        yield Refusal("waiting", host.name, f"its {_listed(waiting)} would not reach the running machine", fix)
 
 
 def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Draws a stack: zones, hosts, addresses, subnets, mesh links, services and the edge's routes, as an SVG and as a page.
 
-The plan gives the places, the state says what is deployed, and where hosts answer, Consul's catalog and the meshes' tables say
-what lives.
+The plan gives the places, and the state says what is deployed. Where hosts answer, Consul's catalog and the meshes' tables say
+what is alive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ops.survey import Service, Survey
     from plan.cluster import Cluster, PlannedHost
 
-# Beyond so many hosts single links say nothing any more.
+# With more hosts than this, single links are left out: the picture would be a grey mass.
 _LINKS = 16
 _CARD, _LINE, _GAP, _PAD = 236, 15, 16, 16
 _COLOURS = {"slave": "#2563eb", "control": "#7c3aed", "edge": "#c2410c"}
@@ -61,7 +61,7 @@ class Picture:
 
 
 def picture(stack: str, plan: Cluster, deployed: dict[str, str], seen: Survey | None) -> Picture:
-    """Arranges what is known. deployed: host → instance id. seen: None where nobody could be asked."""
+    """Arranges what is known. deployed: host → instance id. seen: None where no host could be asked."""
     services = seen.services if seen else []
     cards: dict[str, Card] = {}
     for host in plan.hosts:
@@ -73,16 +73,16 @@ def picture(stack: str, plan: Cluster, deployed: dict[str, str], seen: Survey | 
         card.services = [entry for entry in services if entry["node"] == host.name and entry["name"] != "consul"]
     links: dict[tuple[str, str], bool | None] = {}
     for one, other in combinations(cards, 2):
-        told = [peer in seen.mesh[host] for host, peer in ((one, other), (other, one)) if seen and host in seen.mesh]
-        links[one, other] = all(told) if told else None
+        known = [peer in seen.mesh[host] for host, peer in ((one, other), (other, one)) if seen and host in seen.mesh]
+        links[one, other] = all(known) if known else None
     behind: dict[str, list[str]] = {}
     for entry in services:
         behind.setdefault(entry["name"], []).extend([f"{entry['address']}:{entry['port']}"] if entry["healthy"] else [])
-    told = seen.routes if seen else {}
-    routes = {key.removesuffix("/"): behind.get(service, []) for key, service in told.items()}
+    published = seen.routes if seen else {}
+    routes = {key.removesuffix("/"): behind.get(service, []) for key, service in published.items()}
     outside = [entry for entry in services if entry["node"] not in cards]
     live = seen is not None and seen.nodes is not None
-    return Picture(stack, plan, cards, links, routes, frozenset(told.values()), outside, live)
+    return Picture(stack, plan, cards, links, routes, frozenset(published.values()), outside, live)
 
 
 def _state(host: PlannedHost, deployed: dict[str, str], seen: Survey | None) -> str:
@@ -132,7 +132,7 @@ def svg(drawn: Picture) -> str:
     ]
     lines = [f"{name} → {', '.join(behind) or 'no healthy instance'}" for name, behind in drawn.routes.items()]
     lines += [f"outside the overlay: {entry['name']} at {entry['address']}:{entry['port']}" for entry in drawn.outside]
-    for number, line in enumerate(lines or ["none published, or nobody could be asked"]):
+    for number, line in enumerate(lines or ["none published, or no host could be asked"]):
         head.append(_text(_PAD, 74 + _LINE * (number + 1), line, "small"))
     frame = [f'<rect x="{_PAD}" y="{top}" width="{width - 2 * _PAD}" height="{y - top + 2}" rx="10" class="vpc"/>']
     frame.append(_text(_PAD * 2, top + 22, f"VPC {plan.vpc.network}, {plan.settings.region}", "strong"))

@@ -21,7 +21,7 @@ VOLUME = "aws:ebs/volume:Volume"
 ATTACHMENT = "aws:ec2/volumeAttachment:VolumeAttachment"
 VPC = "aws:ec2/vpc:Vpc"
 SUBNET = "aws:ec2/subnet:Subnet"
-# What a host is told of itself only when it is made: a change waits for its generation.
+# What a host learns only when it is created: a change waits for its generation.
 WAITING = {"instanceType": "instance type", "rootGib": "root disk (GiB)", "hostFiles": "host files"}
 _READS = ("same", "read", "refresh")
 _REPLACES = ("replace", "create-replacement", "delete-replaced")
@@ -139,8 +139,8 @@ def parse(text: str, where: str = "the preview") -> Preview:
     if not isinstance(document, dict) or not {"steps", "changeSummary", "diagnostics"} & document.keys():
         raise OpsError(f"{where} is no preview: it has neither steps nor a summary; {made_by}", 2)
     content = cast(dict[str, Any], document)
-    told: list[dict[str, Any]] = content.get("diagnostics") or []
-    errors = [lines(str(entry.get("message", "")).strip()) for entry in told if entry.get("severity") == "error"]
+    entries: list[dict[str, Any]] = content.get("diagnostics") or []
+    errors = [lines(str(entry.get("message", "")).strip()) for entry in entries if entry.get("severity") == "error"]
     if errors:
         raise OpsError(
             f"{where} is of a preview that failed, so it says nothing about the change:\n  " + "\n  ".join(errors), 2

@@ -1,6 +1,6 @@
 """Reaching a host as an administrator does: SSH through the first edge, host keys pinned. Needs nothing but Python and ssh.
 
-As a command: whether the first edge can be reached from this machine, so that who waits for its hosts need not wait in vain.
+As a command it says whether this machine reaches the first edge, so that no one waits for hosts in vain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ops.text import cleaned, lines, safe
 from plan.admin import ADMIN_KEY, ADMIN_USER
 from plan.ports import HTTP, SSH
 
-# Seconds that two logins, one through the other, may take on machines whose cores are all busy.
+# Seconds for two logins, one through the other, on machines whose cores are all busy.
 DIAL = 20
 # Seconds until an address that does not even answer a TCP handshake counts as silent. Its requests go out at 0, 1 and 3 s.
 KNOCK = 5
@@ -51,7 +51,7 @@ Kind = Literal["edge", "down", "slow", "denied", "failed"]
 
 
 class Unreachable(Exception):
-    """What was asked of a host did not end well. The text, safe to print, says what was seen.
+    """A command on a host failed. The text, safe to print, says what was seen.
 
     kind: edge (the first edge does not answer from here), down (the host answers no connection, or refuses it), slow (no end in
     time: it may be busy), denied (it answers and does not let us in, or is not the one it should be), failed (it let us in).
@@ -175,7 +175,7 @@ class Ssh:
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
     def explained(self, problem: Unreachable) -> Unreachable:
-        """With its most frequent cause, where the edge gives no answer at all."""
+        """The error with its most frequent cause, where the edge gives no answer at all."""
         if problem.kind != "edge" or "refused" in str(problem):
             return problem
         lacks = "admin.allowedCidrs does not have the address that this machine's connections come from"
@@ -197,20 +197,20 @@ def _archive() -> bytes:
 
 def _problem(status: int, words: str, seconds: float) -> Unreachable:
     """What ssh, or what ran at its end, meant by a status and its last words."""
-    told = [line.strip() for line in words.splitlines() if line.strip()]
+    answer = [line.strip() for line in words.splitlines() if line.strip()]
     if status == _SSH_FAILED:
-        for line in told:
+        for line in answer:
             if found := _NO_WAY.search(line):
                 return Unreachable(f"the first edge does not answer: {line.removeprefix('ssh: ')}", "edge")
             if found := _NO_HOST.search(line):
                 return Unreachable(found[1], "down")
             if found := _DENIED.fullmatch(line):
                 return Unreachable(found[0], "denied")
-        if any("timed out" in line for line in told):
+        if any("timed out" in line for line in answer):
             return Unreachable(f"no login within {DIAL} s", "slow")
     if status == _TIMED_OUT:
         return Unreachable(f"no end after {seconds:.0f} s", "slow")
-    return Unreachable(told[-1] if told else f"ended with {status}")
+    return Unreachable(answer[-1] if answer else f"ended with {status}")
 
 
 @contextmanager
@@ -221,7 +221,7 @@ def opened(access: Access) -> Generator[Ssh]:
 
 
 class Deadline:
-    """So many seconds from now on."""
+    """A number of seconds from now on."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds

@@ -1,7 +1,7 @@
 """Replaces hosts one at a time, each by its generation, and goes on only when the host and the published services are well.
 
 What is to be done is kept in a file beside the stack file, with the generation that each host is to reach. So a roll that was
-stopped at any point goes on where it was: a host at its generation is not replaced a second time.
+stopped at any point continues: a host at its generation is not replaced a second time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PATIENCE = 300.0
 # What an `up` may do to other hosts meanwhile: nothing, or what the gate lets happen to a running machine, such as its tags.
 _HARMLESS = ("same", "update")
-# Of each look at them, so that Ctrl-C is heard in between.
+# Seconds of each look at them, so that Ctrl-C works in between.
 _LOOK = 20.0
 
 
@@ -89,7 +89,7 @@ class Roll:
 
 
 def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patience: float, say: Say) -> Roll:
-    """Carries out the roll that the file tells, or begins one of the wanted hosts. Raises OpsError, and Stopped."""
+    """Continues the roll in the file, or begins one of the wanted hosts. Raises OpsError, and Stopped."""
     path = stack.folder / f".apollo-roll-{stack.name}.json"
     access = stack.access()
     if access is None and not unchecked:
@@ -132,7 +132,7 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
 
 
 def _let_in(access: Access) -> None:
-    """OpsError where no host can be reached from this machine: each would go undrained, and its check be waited for in vain."""
+    """OpsError where no host can be reached from this machine: each would go undrained, and its check would never pass."""
     try:
         with opened(access) as ssh:
             ssh.knock()
@@ -174,7 +174,7 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, ssh: Ssh | None, patience: float
 
 
 def _same_as_state(stack: Stack, hosts: Sequence[PlannedHost]) -> None:
-    """OpsError where somebody else has rolled a host that our stack file does not know of: an `up` would replace it again."""
+    """OpsError where another person has rolled a host and our stack file does not know it: an `up` would replace it again."""
     deployed = stack.hosts
     ahead = [
         f"{host.name} is at generation {deployed[host.name].generation} and {stack.file} says {host.generation}"
@@ -188,7 +188,7 @@ def _same_as_state(stack: Stack, hosts: Sequence[PlannedHost]) -> None:
 def _only(stack: Stack, turn: Turn) -> None:
     """OpsError where an `up` would do more to hosts or networks than replace this one.
 
-    That this one goes is what a roll is for; after a failed `up` nothing in the preview says so any more.
+    The roll names this host itself, as after a failed `up` nothing in the preview shows its generation any more.
     """
     change = stack.preview()
     meanwhile = "or somebody else is updating the stack just now: then wait for that"
@@ -198,8 +198,8 @@ def _only(stack: Stack, turn: Turn) -> None:
     if own and any(step.type == VOLUME and step.op in ("replace", "delete") for step in own.steps):
         raise OpsError(f"{turn.host}: its data volume would be lost; take its zone and its address back")
     if found:
-        told = "\n".join(f"  {refusal}" for refusal in found)
-        raise OpsError(f"the change is more than {turn.host}, {meanwhile}:\n{told}")
+        refused = "\n".join(f"  {refusal}" for refusal in found)
+        raise OpsError(f"the change is more than {turn.host}, {meanwhile}:\n{refused}")
     others = [f"{name} ({host.op})" for name, host in change.hosts.items() if host.op not in _HARMLESS and name != turn.host]
     if others:
         bring_up = f"bring the stack up first: pulumi up -s {stack.name}"
@@ -208,9 +208,9 @@ def _only(stack: Stack, turn: Turn) -> None:
 
 def _published(ssh: Ssh, wanted: dict[str, int], seconds: float) -> dict[str, tuple[int, int, list[str]]]:
     """Of each published service: instances that are healthy, all, the nodes of the healthy. Raises Unreachable."""
-    told = ssh.ask("", "edge", "published", f"{seconds:.0f}", json.dumps(wanted), seconds=seconds + 10)
+    answer = ssh.ask("", "edge", "published", f"{seconds:.0f}", json.dumps(wanted), seconds=seconds + 10)
     try:
-        return {name: (int(entry[0]), int(entry[1]), [str(node) for node in entry[2]]) for name, entry in told.items()}
+        return {name: (int(entry[0]), int(entry[1]), [str(node) for node in entry[2]]) for name, entry in answer.items()}
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise Unreachable(f"it tells nonsense ({type(error).__name__})") from None
 
@@ -232,8 +232,8 @@ def _healthy(ssh: Ssh, wanted: dict[str, int], patience: float, say: Say, presse
             trouble = f"the edge does not tell: {error}"
         seconds = time.monotonic() - begun
         if not trouble:
-            told = ", ".join(f"{service} {count}" for service, count in wanted.items()) or "none published"
-            say.line(f"  services healthy: {told}, {seconds:.0f} s")
+            healthy = ", ".join(f"{service} {count}" for service, count in wanted.items()) or "none published"
+            say.line(f"  services healthy: {healthy}, {seconds:.0f} s")
             return
         if pressed() > 1:
             raise Stopped

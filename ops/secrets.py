@@ -49,7 +49,7 @@ def generate(datacenter: str = "dc1", domain: str = "consul") -> dict[str, str]:
 
 def missing(stack: str) -> list[str]:
     """Keys of the secrets that the stack's configuration lacks. Raises OpsError where `pulumi` cannot read it."""
-    # Without --show-secrets not even the keys are told of an object that holds one. The values go no further than here.
+    # Without --show-secrets `pulumi` hides the keys too of an object that holds a secret. The values go no further than here.
     present: object = _config(stack, "apollo:secrets", "--show-secrets").get("objectValue")
     known: set[str] = set(present) if isinstance(present, dict) else set()
     return together(secret.key for secret in SECRETS if secret.key not in known)

@@ -28,12 +28,12 @@ from plan.secrets import public_half
 from plan.settings import SECRET_KEYS
 
 # How the engine says that it read the state in a file backend just while another engine wrote it. It has done nothing then, and
-# the next look finds the file whole; what is damaged for good is told after as many looks, seconds between them.
+# the next look finds the file whole; what stays damaged is reported after _LOOKS looks, _BETWEEN seconds apart.
 _TORN, _LOOKS, _BETWEEN = "failed to load checkpoint", 10, 0.3
 
 
 class Engine(auto.PulumiCommand):
-    """The Pulumi CLI in a process group of its own: Ctrl-C on the terminal reaches us alone, and we say what becomes of it."""
+    """The Pulumi CLI in a process group of its own: Ctrl-C on the terminal reaches only us, and we decide what the CLI does."""
 
     def __init__(self) -> None:
         try:
@@ -223,13 +223,13 @@ class Stack:
     def preview(self, *options: str) -> preview.Preview:
         """What an `up` would do now. OpsError where the program refuses its settings."""
         try:
-            told = self.engine.run(["preview", "--json", *options, "--stack", self.name], str(self.folder), {}).stdout
+            printed = self.engine.run(["preview", "--json", *options, "--stack", self.name], str(self.folder), {}).stdout
         except auto.CommandError as error:
             # A preview that fails says why in its JSON.
-            told = str(error).partition("stdout: ")[2].rpartition("\n stderr:")[0]
-            if not told.strip():
+            printed = str(error).partition("stdout: ")[2].rpartition("\n stderr:")[0]
+            if not printed.strip():
                 raise OpsError(_last_words(error)) from None
-        return preview.parse(told, "the preview")
+        return preview.parse(printed, "the preview")
 
     def access(self) -> Access | None:
         """How to reach the hosts over SSH; None where the configuration has no key and no agent for it."""
@@ -243,11 +243,11 @@ class Stack:
 
 
 def _last_words(error: Exception) -> str:
-    """The engine's own words, without what Pulumi puts around them. Hosts' words are among them, so they are made safe."""
+    """The engine's own error, without what Pulumi puts around it. Hosts' words may be in it, so it is made safe to print."""
     text = safe_lines(str(error))
     lines = [line.strip().removeprefix("stderr: ") for line in text.splitlines()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
     if isinstance(error, auto.errors.ConcurrentUpdateError):
         owner = next((line for line in lines if "created by" in line), "")
         return f"somebody else is updating the stack{f' ({owner})' if owner else ''}"
-    return "\n  ".join(dict.fromkeys(told or [line for line in lines if line][-5:]))
+    return "\n  ".join(dict.fromkeys(errors or [line for line in lines if line][-5:]))

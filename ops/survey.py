@@ -43,8 +43,8 @@ class Check(TypedDict):
     detail: str
 
 
-class _Told(TypedDict):
-    """What `apollo survey` prints. A host may be anyone's by now, so its answer is held to this."""
+class _Answer(TypedDict):
+    """What `apollo survey` prints. A host may have been taken over, so its answer is checked against this."""
 
     consul: str
     checks: NotRequired[list[Check]]
@@ -56,7 +56,7 @@ class _Told(TypedDict):
     services: NotRequired[list[Service]]
 
 
-_TOLD = TypeAdapter(_Told)
+_ANSWER = TypeAdapter(_Answer)
 
 
 @dataclass
@@ -101,14 +101,14 @@ def survey(
         found.unreachable = str(error)
         return found
 
-    def ask(host: PlannedHost) -> tuple[PlannedHost, _Told | Unreachable]:
+    def ask(host: PlannedHost) -> tuple[PlannedHost, _Answer | Unreachable]:
         if why := ports.get(at(host)):
             return host, Unreachable(why, "down")
         if not deadline.left:
             return host, Unreachable(f"not asked within {ALL:.0f} s", "slow")
         try:
             wanted = ["catalog"] if host.name in tellers else []
-            return host, _TOLD.validate_python(ssh.ask(at(host), "survey", *wanted, seconds=min(EACH, deadline.left)))
+            return host, _ANSWER.validate_python(ssh.ask(at(host), "survey", *wanted, seconds=min(EACH, deadline.left)))
         except Unreachable as error:
             return host, error
         except ValidationError as error:
@@ -117,31 +117,31 @@ def survey(
             return host, Unreachable(f"tells nonsense: {place}: {first['msg']}", "failed")
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for number, (host, told) in enumerate(pool.map(ask, asked), 1):
+        for number, (host, answer) in enumerate(pool.map(ask, asked), 1):
             if progress:
                 progress(number, len(asked))
-            if isinstance(told, Unreachable):
-                {"down": found.silent, "slow": found.slow}.get(told.kind, found.odd)[host.name] = str(told)
+            if isinstance(answer, Unreachable):
+                {"down": found.silent, "slow": found.slow}.get(answer.kind, found.odd)[host.name] = str(answer)
             else:
-                _keep(found, host, told, host.name in tellers)
+                _keep(found, host, answer, host.name in tellers)
     return found
 
 
-def _keep(found: Survey, host: PlannedHost, told: _Told, teller: bool) -> None:
-    """Of itself a host may say what it likes; of the others only control nodes and edges are believed."""
+def _keep(found: Survey, host: PlannedHost, answer: _Answer, teller: bool) -> None:
+    """Keeps what a host says of itself. Only what control nodes and edges say of other hosts is believed."""
     name = host.name
-    if "mesh" in told:
-        found.mesh[name] = told["mesh"]
+    if "mesh" in answer:
+        found.mesh[name] = answer["mesh"]
     else:
-        found.lost[name] = told.get("meshProblem", "it does not say why")
-    found.consul[name] = told["consul"]
-    found.checks[name] = told.get("checks", [])
-    if "slow" in told:
-        found.slow[name] = told["slow"]
+        found.lost[name] = answer.get("meshProblem", "it does not say why")
+    found.consul[name] = answer["consul"]
+    found.checks[name] = answer.get("checks", [])
+    if "slow" in answer:
+        found.slow[name] = answer["slow"]
     if host.role == "edge":
-        found.routes = found.routes or told.get("routes", {})
-    if teller and "nodes" in told and found.nodes is None:
-        found.nodes, found.services = told["nodes"], told.get("services", [])
+        found.routes = found.routes or answer.get("routes", {})
+    if teller and "nodes" in answer and found.nodes is None:
+        found.nodes, found.services = answer["nodes"], answer.get("services", [])
 
 
 def on_terminal() -> Callable[[int, int], None]:

@@ -10,8 +10,8 @@ MOST = 400
 
 
 def safe(text: str, most: int | None = MOST) -> str:
-    """One line without anything that a terminal obeys or that changes how it reads: controls, line ends, and characters of
-    direction or no width become Python's escapes. Cut after `most` characters."""
+    """One line without anything that controls a terminal or changes how it reads: control characters, line ends, and characters
+    of direction or no width become Python's escapes. Cut after `most` characters."""
     cut = f"{text[:most]}…" if most is not None and len(text) > most else text
     if cut.isprintable():
         return cut

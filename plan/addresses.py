@@ -15,13 +15,13 @@ MAX_CONTROL = 5
 MAX_EDGES = 10
 MAX_ZONES = 7
 
-# The last sixteen node addresses: ten for edges, five for control nodes, and the very last, a broadcast address, for nobody.
+# The last sixteen node addresses: ten for edges, five for control nodes, and the last one, a broadcast address, unused.
 RESERVED_NODE_ADDRESSES = 16
 _FIRST_EDGE = 16
 _FIRST_CONTROL = 6
 
 # Offsets in a VPC subnet. AWS keeps the first four addresses and the last of each subnet for itself
-# (VPC user guide, "Subnet CIDR blocks"), which 10 and 32 stay clear of.
+# (VPC user guide, "Subnet CIDR blocks"), so hosts begin at 10 and 32.
 INFRASTRUCTURE_OFFSET = 10
 SLOT_OFFSET = 32
 AWS_RESERVED_AT_START = 4

@@ -1,4 +1,4 @@
-"""What AWS itself would refuse, as far as the settings tell. The plan's own arithmetic goes further than one VPC does."""
+"""What AWS would refuse, as far as the settings show it. The plan's own arithmetic goes further than one VPC does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _region(s: Settings) -> Iterator[Problem]:
 def _instance_types(s: Settings) -> Iterator[Problem]:
     types = {name: getattr(s, name).instance_type for name in ("slaves", "control", "edge")}
     of_image = _of_image(s.image)
-    # All hosts have one image. Where its name tells nothing, the slaves' type counts.
+    # All hosts have one image. Where its name has no architecture, the slaves' type counts.
     of_stack = of_image or architecture(types["slaves"])
     why = f"image.name {s.image.name}" if of_image else "slaves.instanceType"
     for section, given in types.items():
@@ -74,10 +74,10 @@ def _instance_types(s: Settings) -> Iterator[Problem]:
 
 
 def _of_image(image: Image) -> str | None:
-    """The architecture that the image's name tells; None where it tells none, or the image is given by its id."""
+    """The architecture in the image's name; None where there is none, or the image is given by its id."""
     names = {"arm64": ("arm64", "aarch64"), "x86_64": ("amd64", "x86_64")}
-    told = [name for name, words in names.items() if any(word in image.name for word in words)]
-    return told[0] if len(told) == 1 and image.id is None else None
+    found = [name for name, words in names.items() if any(word in image.name for word in words)]
+    return found[0] if len(found) == 1 and image.id is None else None
 
 
 def _tags(s: Settings) -> Iterator[Problem]:

@@ -73,7 +73,7 @@ class Cluster:
 
     @property
     def flows(self) -> tuple[Flow, ...]:
-        """What the mesh needs open between nodes, and while the stack changes its mesh what the old one needs."""
+        """The ports that the mesh needs between nodes, and while the stack changes its mesh those of the old one."""
         return tuple(flow for name in self.settings.meshes for flow in DRIVERS[name].flows)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The images and archives that hosts fetch and run as root, and whether what they get is settled."""
+"""The images and archives that hosts fetch and run as root, and whether each is pinned to a digest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def images(s: Settings) -> dict[str, str]:
 
 
 def unpinned(s: Settings) -> dict[str, str]:
-    """Those of the images that are named by a tag, which names another image whenever its owner says so."""
+    """The images that are named by a tag, which its owner can point at another image at any time."""
     return {key: image for key, image in images(s).items() if "@sha256:" not in image}
 
 

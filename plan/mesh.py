@@ -1,4 +1,4 @@
-"""Mesh drivers as the rest of the plan sees them: what they cost a packet, what they need open, how far they reach.
+"""Mesh drivers as the rest of the plan sees them: bytes added to a packet, ports that are needed, how many nodes fit.
 
 A driver's host files are in the layers of host/files/mesh/ that it names. Figures: docs/meshes.md.
 """

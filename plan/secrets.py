@@ -69,7 +69,7 @@ SECRETS: tuple[Secret, ...] = (
     Secret("agentPassword", "mesos/agent-password", frozenset(("slave", "control")), "Password of the Mesos agents"),
     Secret("sshHostKey", "ssh/host-key", _ALL, "The hosts' SSH host key (ed25519, OpenSSH's private key format)"),
 )
-# Given by the operator, as `apollo:edgeCertificate`: nobody else can make it.
+# The operator gives it, as `apollo:edgeCertificate`: no one else can make it.
 CERTIFICATE = Secret(
     "edgeCertificate",
     "edge/certificate",
@@ -86,7 +86,7 @@ def secrets_of(settings: Settings) -> tuple[Secret, ...]:
     return (*SECRETS, CERTIFICATE) if settings.edge.tls.enabled else SECRETS
 
 
-# Signed together by an authority whose key nobody keeps, so made anew together.
+# Signed together by an authority whose key is not kept, so made anew together.
 CERTIFICATES = ("consulCa", "consulServerCertificate", "consulAgentCertificate")
 
 

@@ -78,7 +78,7 @@ def data(facts: Facts) -> str:
 
 def disks(_: Facts) -> str:
     """Counts what is free for others than root, as df does: at zero Consul, ZooKeeper and containers cannot write."""
-    told: list[str] = []
+    parts: list[str] = []
     found: dict[tuple[float, int], list[str]] = {LOW: [], OUT: []}
     for path in FILE_SYSTEMS:
         if path != "/" and not os.path.ismount(path):
@@ -97,7 +97,7 @@ def disks(_: Facts) -> str:
                 continue
             amount = f"{free:.1f} of {whole:.1f} GiB" if unit == "GiB" else f"{free:,} of {whole:,} inodes"
             words = f"{path} has {amount} free, {100 * free / whole:.0f} %"
-            told.append(words)
+            parts.append(words)
             for limit in (OUT, LOW):
                 if free < limit[0] * whole and (unit != "GiB" or free < limit[1]):
                     found[limit].append(words)
@@ -107,7 +107,7 @@ def disks(_: Facts) -> str:
     warnings = [f"nearly full: {words}" for words in found[LOW]]
     if not subprocess.run(["systemctl", "-q", "is-failed", "apollo-data-grow"], check=False, timeout=20).returncode:
         warnings.append("/data did not grow with its disk, which a reboot may do; see journalctl -u apollo-data-grow")
-    return judged("; ".join(told), warnings)
+    return judged("; ".join(parts), warnings)
 
 
 def bridge(facts: Facts) -> str:
@@ -213,8 +213,8 @@ def asked(name: str, facts: Facts) -> tuple[bool, str]:
 
 
 def scheduler(facts: Facts) -> str:
-    """Warns at most: nothing of the network needs Mesos, so no `up` and no roll is to wait for it."""
-    told: list[str] = []
+    """Warns at most: the network does not need Mesos, so no `up` and no roll may wait for it."""
+    parts: list[str] = []
     wrong: list[str] = []
     for name in {"control": ("master", "marathon"), "slave": ("agent",)}[facts["ROLE"]]:
         shown = run("systemctl", "show", "-p", "ActiveState,ConditionResult,ConditionTimestamp", mesos.UNITS[name])
@@ -222,16 +222,16 @@ def scheduler(facts: Facts) -> str:
         off = state["ActiveState"] == "inactive" and state["ConditionResult"] == "no" and state["ConditionTimestamp"]
         complaint = mesos.complaint(name)
         if off:
-            told.append(f"{name} off: there is no such program here")
+            parts.append(f"{name} off: there is no such program here")
         elif state["ActiveState"] != "active" or complaint:
             why = complaint or f"it is {state['ActiveState']}; see journalctl -u {mesos.UNITS[name]}"
             wrong.append(f"{name} does not run: {why}")
         else:
             well, detail = asked(name, facts)
-            (told if well else wrong).append(f"{name} runs: {detail}")
+            (parts if well else wrong).append(f"{name} runs: {detail}")
     if wrong:
-        raise Warned(f"{'; '.join(wrong + told)}. The overlay does not need it")
-    return ", ".join(told)
+        raise Warned(f"{'; '.join(wrong + parts)}. The overlay does not need it")
+    return ", ".join(parts)
 
 
 def names(facts: Facts) -> str:

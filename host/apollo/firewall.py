@@ -2,7 +2,7 @@
 
 By default nothing from the overlay or from a container is let in. What is: docs/architecture.md, "What a container reaches".
 
-apollo firewall         loads them, says so to systemd, and keeps them: what others change or flush comes back at once
+apollo firewall         loads them, says so to systemd, and keeps them: it restores at once what others change or flush
 apollo firewall check   ends with 1, and says why, where they are not as they should be
 """
 
@@ -226,7 +226,7 @@ def frames(facts: Mapping[str, str], places: Iterable[tuple[str, str, str]], bri
         'iifname != "veth*" accept',
         'iifname "vethwe*" accept',
         "iifname @ports drop",
-        # A container that has just started, before Docker has told its place: an address of this slave that no other has.
+        # A container that has just started, before Docker has reported its place: an address of this slave that no other has.
         "ether saddr @macs drop",
         *(f"{source} @taken drop" for source in sources),
         *(f"{source} {overlay} {source} != {own or bridge} drop" for source in sources),
@@ -260,7 +260,7 @@ def listed(family: str) -> str:
 def complaint() -> str:
     """What is wrong with the rules of this host, "" where nothing is; for apollo-check and before Docker starts.
 
-    A load and its record are two steps, and at a first boot, when peers come one by one, somebody looks between them.
+    A load and its record are two steps, and at a first boot, when peers come one by one, a check may come between them.
     """
     end = time.monotonic() + PATIENCE
     while True:
@@ -316,7 +316,7 @@ def off_limits() -> list[str]:
 
 
 def keep_limits() -> None:
-    """At boot some of them were not there yet: their module comes with the rules."""
+    """Sets them again: at boot some did not exist yet, as their module comes with the rules."""
     for path, value in limits().items():
         if int(path.read_text()) < int(value):
             path.write_text(value)

@@ -73,14 +73,14 @@ class Registry:
         self._patience = patience
 
     def digest(self) -> str:
-        """The digest that the image's reference stands for now, as the registry says."""
+        """The digest of the image's reference at this moment, from the registry."""
         with self._open(f"manifests/{self._image.digest or self._image.tag}", ", ".join(MANIFESTS)) as answer:
             return f"sha256:{hashlib.sha256(answer.read(1 << 22)).hexdigest()}"
 
     def pieces(self) -> Iterator[tuple[str, IO[bytes]]]:
         """(digest, content) of the image's configuration and then of its layers for this machine, lowest first."""
         if not self._image.digest:
-            # What a tag stands for is the registry's to say each time, and nothing for all to share.
+            # A tag may mean another image at each request, so what it gives is not shared.
             with self._manifest(self._image.tag) as manifest:
                 yield from self._below(manifest, published)
             return

@@ -1,8 +1,8 @@
 """Runs on a host that goes: `apollo leave begin|end|undo SECONDS [INSTANCE]`.
 
-begin: Consul's maintenance mode on, so that nobody is sent here any more; prints where its services are, as JSON. On another
-machine than INSTANCE it changes nothing and prints which one it is, as {"other": ID}.
-An edge also stops to follow the catalog, and tells a load balancer that it does not serve; it does serve on until the end.
+begin: switches Consul's maintenance mode on, so that no new request comes here; prints where its services are, as JSON. On
+another machine than INSTANCE it changes nothing and prints which one it is, as {"other": ID}.
+An edge also stops following the catalog, and its health endpoint fails for the load balancer; it serves on until the end.
 end: waits for connections to finish, stops the containers, takes the services and the node out of Consul.
 undo: the host stays after all: starts everything again, and ends the maintenance.
 Containers are stopped with Docker stopped, as a shutdown does: so their restart policies bring them back on the successor,

@@ -29,14 +29,14 @@ def answers(peers: Mapping[str, str], own: str, device: str) -> tuple[str, list[
     """
     asked = some_of(peers, own)
     silent = unanswered(peers[name] for name in asked)
-    told = ", ".join(f"{name} ({peers[name]})" for name in asked if peers[name] in silent)
+    silent_names = ", ".join(f"{name} ({peers[name]})" for name in asked if peers[name] in silent)
     if len(silent) == len(asked) > 1:
-        raise ValueError(f"no packet crosses {device}: no answer from {told}")
-    return f"{len(asked) - len(silent)} of {len(asked)} asked answer", [f"no answer from {told}"] if silent else []
+        raise ValueError(f"no packet crosses {device}: no answer from {silent_names}")
+    return f"{len(asked) - len(silent)} of {len(asked)} asked answer", [f"no answer from {silent_names}"] if silent else []
 
 
 def some_of(peers: Iterable[str], own: str) -> list[str]:
-    """At most ASKED names: all over the table, and others for each host, so that no host's absence is everybody's worry."""
+    """At most ASKED names, spread over the table, and others for each host, so that one absent host does not worry all."""
     names = sorted(peers)
     start = bisect.bisect(names, own)
     return [*names[start:], *names[:start]][:: -(-len(names) // ASKED) or 1]

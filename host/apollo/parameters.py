@@ -40,7 +40,7 @@ SSH_KEY = ETC / "ssh/apollo_host_ed25519_key"
 NO_SSH = ETC / "ssh/sshd_not_to_be_run"
 # Seconds between two tries.
 PAUSE = 2.0
-# Seconds. A fresh host's role takes a while to be known everywhere; with a copy of everything a host must not wait so long.
+# Seconds. A fresh host's role takes a while to be known everywhere; a host that has copies of everything does not wait so long.
 PATIENCE, PATIENCE_WITH_COPIES = 300.0, 20.0
 # The most that SSM gives at once.
 BATCH = 10

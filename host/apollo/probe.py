@@ -1,6 +1,7 @@
 """Runs on the first edge: `apollo probe SECONDS ADDRESS …`. Prints, as JSON, address → why its SSH port does not answer, or "".
 
-The kernel answers a TCP handshake however busy its machine is: who does not is down or cut off, and who does is slow at most.
+The kernel answers a TCP handshake however busy its machine is: a host that does not answer is down or cut off, and one that
+does is at most slow.
 """
 
 from __future__ import annotations

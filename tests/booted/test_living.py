@@ -115,7 +115,7 @@ def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(st
     assert "left Consul" in done.stdout
     try:
         assert {stack.curl("web.apollo.test").split(",")[0] for _ in range(6)} == {"web on slave-1"}
-        assert doctor(stack)["slave-2"]["mend"] == "python -m ops drain --stack local --host slave-2 --undo"
+        assert doctor(stack)["slave-2"]["fix"] == "python -m ops drain --stack local --host slave-2 --undo"
     finally:
         undone = stack.cli(*drain, "--undo")
     assert undone.returncode == 0, undone.stderr
@@ -129,7 +129,7 @@ def test_a_machine_that_aws_lost_comes_back_and_the_old_ones_drain_leaves_it_alo
     ec2 = cloud.api().client("ec2")
     (lost,) = [row.instanceId for row in stack.fleet.rows if row.name == "slave-3"]
     ec2.terminate_instances(InstanceIds=[lost])
-    assert doctor(stack)["slave-3"]["mend"] == "pulumi refresh -s local && pulumi up -s local"
+    assert doctor(stack)["slave-3"]["fix"] == "pulumi refresh -s local && pulumi up -s local"
     refreshed = stack.cli("refresh", timeout=300)
     assert refreshed.returncode == 0, refreshed.stderr
     stack.up()
@@ -161,7 +161,7 @@ def test_the_doctor_names_a_slave_that_died_and_its_command_brings_it_back(stack
     stack.order("kill", "slave-3")
     found = doctor(stack)
     assert set(found) == {"slave-3"}
-    assert found["slave-3"]["mend"] == "python -m ops roll --stack local --role slave --slots 3"
+    assert found["slave-3"]["fix"] == "python -m ops roll --stack local --role slave --slots 3"
     out, err = roll(stack, "3").communicate(timeout=DEADLINE)
     assert json.loads(out)["result"] == "done", err
     assert doctor(stack) == {}

@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_is_named_with_the_number_while_there_is_room(small
             assert ([f["host"] for f in findings], unseen) == (["slave-1"], []), findings
             (finding,) = findings
             assert f"/data has {share * size / GIB:.1f} of" in finding["found"]
-            assert finding["mend"].endswith("sudo du -xhd2 / /data")
+            assert finding["fix"].endswith("sudo du -xhd2 / /data")
     finally:
         small.out("slave-1", "rm", "-f", "/data/filler")
     assert doctor(small) == ([], [])

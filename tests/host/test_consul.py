@@ -359,7 +359,7 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
         primary = consul_config.digest(consul_config.ring()[0])
         with monkeypatch.context() as own:
             own.setattr(consul_config, "DATA", Path(who.log.name).parent / "data")
-            consul_config.mend_ring(NEW_KEY, primary)
+            consul_config.update_ring(NEW_KEY, primary)
         who.process = subprocess.Popen(who.process.args, stdout=who.log, stderr=who.log)
 
     try:
@@ -390,7 +390,7 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
 
 
 @pytest.mark.parametrize(
-    ("kept", "primary", "mended"),
+    ("kept", "primary", "updated"),
     [
         ([], "new", []),
         # Not begun, and nobody to ask: it must be able to hear and must not run ahead.
@@ -404,14 +404,14 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
     ],
 )
 def test_a_host_sends_with_the_gossip_key_that_servers_send_with(
-    host: Path, monkeypatch: pytest.MonkeyPatch, kept: list[str], primary: str, mended: list[str]
+    host: Path, monkeypatch: pytest.MonkeyPatch, kept: list[str], primary: str, updated: list[str]
 ) -> None:
     monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)
     ring = host / "data/serf/local.keyring"
     if kept:
         apollo.write(ring, json.dumps(kept), 0o600)
-    consul_config.mend_ring("new", consul_config.digest(primary) if primary else "")
-    assert consul_config.ring() == mended
+    consul_config.update_ring("new", consul_config.digest(primary) if primary else "")
+    assert consul_config.ring() == updated
     assert not kept or ring.stat().st_mode & 0o777 == 0o600
 
 

@@ -254,13 +254,13 @@ def test_a_container_that_is_told_to_end_leaves_before_it_has_ended() -> None:
     known = register.Register(docker, SUBNET)
     assert len(known.wanted()) == 2
     # A signal that is no end: a reload, say, or a thread dump.
-    assert not known.told(event("kill", key, "1")) and not known.told(event("kill", key, "3"))
-    assert not known.told(event("kill", other, "15"))
-    assert known.told(event("kill", key, "15")) and known.told(event("kill", other, "3"))
+    assert not known.matters(event("kill", key, "1")) and not known.matters(event("kill", key, "3"))
+    assert not known.matters(event("kill", other, "15"))
+    assert known.matters(event("kill", key, "15")) and known.matters(event("kill", other, "3"))
     assert known.wanted() == {}
     # Docker's list may still have it when Docker says that it died.
-    assert known.told(event("die", key)) and known.wanted() == {}
-    assert known.told(event("start", key)) and len(known.wanted()) == 1
+    assert known.matters(event("die", key)) and known.wanted() == {}
+    assert known.matters(event("start", key)) and len(known.wanted()) == 1
 
 
 def test_a_paused_container_is_not_registered() -> None:
@@ -268,7 +268,7 @@ def test_a_paused_container_is_not_registered() -> None:
     key = docker.run(1, "SERVICE_NAME=hello")
     known = register.Register(docker, SUBNET)
     docker.running[key]["State"] = "paused"
-    assert known.told(event("pause", key)) and known.wanted() == {}
+    assert known.matters(event("pause", key)) and known.wanted() == {}
 
 
 def test_one_container_that_cannot_be_understood_hides_no_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,7 +261,7 @@ def test_the_doctor_finds_nothing_where_all_agree(stack: Stack) -> None:
 
 def test_the_doctor_names_what_the_plan_and_the_state_do_not_share(stack: Stack) -> None:
     found = {
-        (f["host"], f["found"], f["mend"])
+        (f["host"], f["found"], f["fix"])
         for f in findings(stack, "--set", "slaves.count=4", "--set", "slaves.instanceType=t3.large")
     }
     assert ("slave-4", "is planned and not deployed", "pulumi up -s local") in found
@@ -276,7 +276,7 @@ def test_the_doctor_names_a_machine_that_aws_lost_and_its_commands_bring_it_back
     ec2.terminate_instances(InstanceIds=lost)
     (finding,) = findings(stack)
     assert (finding["host"], finding["between"]) == ("slave-2", "state and AWS")
-    assert finding["mend"] == "pulumi refresh -s local && pulumi up -s local"
+    assert finding["fix"] == "pulumi refresh -s local && pulumi up -s local"
     status, _, err = stack.run("refresh")
     assert status == 0, err
     stack.up()

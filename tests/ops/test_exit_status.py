@@ -180,7 +180,7 @@ def test_the_doctor_ends_1_where_anything_disagrees(
     if options:
         assert [len(json.loads(out)[key]) for key in ("findings", "notLookedAt")] == [len(found), len(unseen)]
     else:
-        assert (FINDING.mend in out) is bool(found)
+        assert (FINDING.fix in out) is bool(found)
 
 
 @pytest.mark.usefixtures("deployed")

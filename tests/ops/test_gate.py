@@ -48,7 +48,7 @@ def test_an_instance_type_without_a_generation_is_refused_for_each_slave_and_say
     found = judged(previewed("slaves.instanceType=t3.large"))
     assert about(found) == {("waiting", f"slave-{slot}") for slot in (1, 2, 3)}
     assert "t3.medium → t3.large" in found[0].reason
-    assert "raise slaves.generations.1" in found[0].mend
+    assert "raise slaves.generations.1" in found[0].fix
 
 
 def test_an_instance_type_with_the_generations_of_all_its_hosts_passes(previewed: Any) -> None:
@@ -109,7 +109,7 @@ def test_a_new_slave_a_generation_a_tag_and_a_retired_slot_pass(previewed: Any, 
 def test_fewer_slaves_are_refused_unless_the_slot_is_retired_or_allowed(previewed: Any) -> None:
     text = previewed("slaves.count=2")
     (refusal,) = judged(text)
-    assert (refusal.name, refusal.mend) == (
+    assert (refusal.name, refusal.fix) == (
         "slave-3",
         "add 3 to slaves.retired in the same change, or take slaves.count back",
     )

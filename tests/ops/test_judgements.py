@@ -207,7 +207,7 @@ def test_what_is_allowed_by_name_may_go_and_no_one_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "mend"),
+    ("step", "fix"),
     [
         (part("slave-1", INSTANCE, "delete"), "add 1 to slaves.retired in the same change, or take slaves.count back"),
         (part("control-1", INSTANCE, "delete"), "take control.count back, or name it with --allow control-1"),
@@ -230,17 +230,17 @@ def test_what_is_allowed_by_name_may_go_and_no_one_else() -> None:
          "is a new stack"),
     ],
 )  # fmt: skip
-def test_a_refusal_says_what_would_pass(step: Step, mend: str) -> None:
+def test_a_refusal_says_what_would_pass(step: Step, fix: str) -> None:
     (refusal,) = refusals(preview(step))
-    assert refusal.mend == mend
-    assert str(refusal) == f"{refusal.name}: {refusal.reason}; {mend}"
+    assert refusal.fix == fix
+    assert str(refusal) == f"{refusal.name}: {refusal.reason}; {fix}"
 
 
 def test_of_control_nodes_one_is_touched_at_a_time_whether_replaced_or_deleted() -> None:
     both = (part("control-1", INSTANCE, "delete"), part("control-2", INSTANCE, "delete"))
     found = refusals(preview(*both))
     assert [(refusal.kind, refusal.reason) for refusal in found][-1] == ("control", "2 control nodes would be touched at once")
-    assert found[-1].mend == (
+    assert found[-1].fix == (
         "raise one generation, `up`, wait until it is back, then the next: python -m ops roll --role control does that"
     )
 

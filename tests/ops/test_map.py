@@ -108,7 +108,7 @@ def test_names_from_the_catalog_cannot_become_markup_nor_break_the_picture() -> 
 def test_a_stack_that_is_only_planned_is_drawn_too() -> None:
     said = " ".join(texts(svg(picture("test", cluster(), {}, None))))
     assert "7 hosts, 7 planned" in said
-    assert "none published, or nobody could be asked" in said
+    assert "none published, or no host could be asked" in said
 
 
 @pytest.fixture(scope="session")

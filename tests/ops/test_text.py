@@ -94,11 +94,11 @@ def test_a_hosts_names_and_words_reach_the_doctor_printable_and_its_commands_quo
         services=[],
     )
     found = findings(plan, survey(Answering(tmp_path, lambda _: json.dumps(answer)), plan))
-    forget = next(f for f in found if "--forget" in f.mend)
-    assert shlex.split(forget.mend)[-4:] == [safe(HOSTILE), "--forget", "--address", safe(HOSTILE)]
+    forget = next(f for f in found if "--forget" in f.fix)
+    assert shlex.split(forget.fix)[-4:] == [safe(HOSTILE), "--forget", "--address", safe(HOSTILE)]
     for finding in found:
-        assert "".join((finding.host, finding.found, finding.mend, finding.between)).isprintable()
-        for command in finding.mend.split(" && "):
+        assert "".join((finding.host, finding.found, finding.fix, finding.between)).isprintable()
+        for command in finding.fix.split(" && "):
             done = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
             assert done.stdout.splitlines() == shlex.split(command)
 
@@ -114,7 +114,7 @@ def test_a_host_that_tells_nonsense_is_named_and_hides_no_other(plan: Cluster, t
     assert len(seen.consul) == len(plan.hosts) - 1
     (finding,) = [f for f in findings(plan, seen) if f.host == "slave-2"]
     assert "answers, and does not tell how it is" in finding.found
-    assert finding.mend == f"ssh -J admin@203.0.113.2 admin@{liar} sudo apollo-check"
+    assert finding.fix == f"ssh -J admin@203.0.113.2 admin@{liar} sudo apollo-check"
 
 
 def test_a_slave_cannot_speak_for_the_edge_or_for_consul(plan: Cluster, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_slow_host_is_not_called_dead_and_no_roll_is_advised(plan: Cluster, tm
 
     seen = survey(Answering(tmp_path, answer), plan)
     assert (seen.slow, seen.silent) == ({"slave-1": "no end after 60 s"}, {})
-    assert not [f for f in findings(plan, seen) if "roll" in f.mend]
+    assert not [f for f in findings(plan, seen) if "roll" in f.fix]
 
 
 def test_a_check_that_does_not_end_is_a_slow_one(plan: Cluster, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_host_that_answers_is_not_to_be_rolled_for_what_its_agent_does(plan: C
     answer = told(nodes={"slave-1": node}, mesh=[host.name for host in plan.hosts])
     found = findings(plan, survey(Answering(tmp_path, lambda _: json.dumps(answer)), plan))
     assert {f.found for f in found} == {"its agent does not answer the others", "is not in the catalog"}
-    assert all(f.mend.endswith("sudo systemctl restart consul") for f in found)
+    assert all(f.fix.endswith("sudo systemctl restart consul") for f in found)
 
 
 def test_what_apollo_check_fails_is_named_but_not_what_follows_from_another_host(plan: Cluster, tmp_path: Path) -> None:
@@ -216,4 +216,4 @@ def test_what_apollo_check_fails_is_named_but_not_what_follows_from_another_host
     found = findings(plan, survey(Answering(tmp_path, lambda _: json.dumps(answer)), plan))
     assert {f.found for f in found} == {f"apollo-check, disks: {full}"}
     assert len(found) == len(plan.hosts)
-    assert all(f.mend.endswith("sudo du -xhd2 / /data") for f in found)
+    assert all(f.fix.endswith("sudo du -xhd2 / /data") for f in found)

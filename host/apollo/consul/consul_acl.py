@@ -8,9 +8,9 @@ The roles' tokens have ids chosen beforehand (they are in SSM), so hosts hold th
 follows from the management token and its name. Its host asks a server for it, and is known by two things together: the
 role's token, which only root can read there, and the address it comes from, which the address plan gives to one host alone.
 
-A secret is new in SSM first, and hosts read it when they boot or are told to. So whoever leads asks SSM itself each time: it
-makes new tokens before a host shows one, and brings a new gossip key to all agents. What follows from its own copies, which may
-be older than another server's, takes nothing away.
+A new secret is in SSM first, and hosts read it at boot or when an operator asks. So the leading server asks SSM itself each
+time: it makes new tokens before a host shows one, and brings a new gossip key to all agents. Its own copies may be older than
+another server's, so it removes nothing because of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LAST = "control-5"
 INITIAL = "Initial Management Token"
 MANAGEMENT, GOSSIP = "consul/management-token", "consul/gossip-key"
 READ = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read" }\n'
-# Services of the control nodes themselves, which nobody else may claim to be.
+# Services of the control nodes themselves, which no other host may claim to be.
 OWN = "".join(f'service "{name}" {{ policy = "write" }}\n' for name in ("zookeeper", "mesos-master", "marathon"))
 # Name: (secret that is the token, its rules). A role's token reads the catalog: names for DNS, peers for the mesh.
 TOKENS: Mapping[str, tuple[str, str]] = {
@@ -62,7 +62,7 @@ SECRETS = (MANAGEMENT, GOSSIP, *(secret for secret, _ in TOKENS.values()))
 
 
 def node_token(management: str, name: str) -> str:
-    """The token of one node, which whoever holds the management token can tell, and nobody else."""
+    """The token of one node. Only who holds the management token can compute it."""
     return str(uuid.UUID(bytes=hmac.digest(management.encode(), name.encode(), "sha256")[:16], version=4))
 
 
@@ -107,7 +107,7 @@ def unread(ssm: Mapping[str, str]) -> list[str]:
 
 
 def stand(facts: Mapping[str, str], management: str, grace: float = GRACE, ssm: Mapping[str, str] | None = None) -> None:
-    """Creates what is missing, mends what differs and takes rotations further. Raises ConsulError.
+    """Creates what is missing, corrects what differs and takes rotations one step further. Raises ConsulError.
 
     ssm: what from_ssm() gives; None for this host's copies.
     """
@@ -197,13 +197,13 @@ def forget_containers(management: str, name: str) -> int:
     return len(known)
 
 
-class Desk(BaseHTTPRequestHandler):
+class TokenHandler(BaseHTTPRequestHandler):
     """GET / with the role's token, from a host's own address → what consul_config.Answer has, as JSON.
 
-    With the header X-Apollo-Booted what the catalog has of that host's containers goes first.
+    With the header X-Apollo-Booted that host's containers are removed from the catalog first.
 
-    403 for anybody else. 503 while Consul is away, or does not know the token that is shown: it may be newer than Consul, and
-    whoever put it into use would be nobody to its own agent.
+    403 for every other caller. 503 while Consul is away or does not know the token that is shown: it may be newer than
+    Consul, and a host that used it would be unknown to its own agent.
     """
 
     facts: Mapping[str, str]
@@ -252,7 +252,7 @@ class TokenServer(ThreadingHTTPServer):
     def __init__(self, place: tuple[str, int]) -> None:
         self._served: dict[str, int] = {}
         self._lock = threading.Lock()
-        super().__init__(place, Desk)
+        super().__init__(place, TokenHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -275,7 +275,7 @@ class TokenServer(ThreadingHTTPServer):
 
 
 def serve(facts: Mapping[str, str]) -> None:
-    Desk.facts = facts
+    TokenHandler.facts = facts
     server = TokenServer((facts["PRIVATE_IP"], apollo.TOKEN_PORT))
     if facts["CONSUL_TLS"] == "1":
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -302,7 +302,7 @@ def main(revoke: bool = False) -> int:
             ask("acl/token/self", node_token(management, LAST))
         node = ask(f"catalog/node/{facts['NODE_NAME']}", management)
         if not (node and node["Node"]["Meta"].get("bridge")):
-            # It was refused before its token was there, and tries again after half a minute; told its token anew, at once.
+            # It was refused before its token was there, and tries again after half a minute; given its token anew, at once.
             ask("agent/token/agent", management, "PUT", {"Token": own})
             return TRY_AGAIN
     except (apollo.ConsulError, OSError) as error:

@@ -5,12 +5,12 @@ How servers find together. No host may know how many servers there are, or growi
   seen Consul data, and no other control address answers.
 - Every other server with blank data waits until one answers, and joins. So a server that answers has a cluster, and
   server 1, come back with its data or without them (on a raised generation), never starts a second one.
-- Should every server lose its data, somebody must say so: touch /etc/apollo/new-cluster on one of them.
+- If every server loses its data, an operator must decide: touch /etc/apollo/new-cluster on one of them.
 
 A node's token is its own. A server can tell its own; any other host asks a server for it, and keeps a copy for boots without.
-The server's answer also says that Consul knows the role's token, so a reload with one that it does not know changes nothing,
-and which gossip key the ring sends with. A secret says which key the ring is to have, not which it has: the leading server
-sees to that when it finds the time, and a host that ran ahead of it, or was away meanwhile, would be alone.
+The server's answer also says that Consul knows the role's token, so a reload with an unknown one changes nothing, and which
+gossip key the ring sends with. The secret is the key that the ring shall have, not the one that it has: the leading server
+changes the ring, once a minute. A host that used the new key earlier, or was away meanwhile, would be alone.
 
 A boot ends all containers, and Docker gives their addresses to others. So at its first start after one the agent forgets what
 was registered for containers before, and so do the servers, before they hear of the agent. Docker starts after that.
@@ -69,7 +69,7 @@ class Answer(NamedTuple):
 def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstrap: bool) -> dict[str, Any]:
     """Consul's configuration of this host. token: the node's own. servers: whom to join."""
     role = facts["ROLE"]
-    # Names are asked with the role's token: before it is known that is an error, which nobody keeps. Without one the answer
+    # Names are asked with the role's token: before it is known that is an error, which no cache keeps. Without one the answer
     # would be empty, and the cache would hold on to it.
     tokens = {"agent": token, "dns": apollo.secret(f"consul/{role}-token")}
     values: dict[str, Any] = {
@@ -94,7 +94,7 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
         values["node_meta"]["key"] = MESH_KEY.read_text().strip()
     if facts["CONSUL_TLS"] == "1":
         own = str(CERTIFICATES / "own.pem")
-        # Whoever has no certificate of ours is not even heard, and a server is known by its name in its certificate.
+        # A peer without a certificate of ours is not heard, and a server is known by the name in its certificate.
         values["tls"] = {
             "internal_rpc": {
                 "ca_file": str(CERTIFICATES / "ca.pem"),
@@ -163,7 +163,7 @@ def ask_servers(facts: Mapping[str, str], servers: Sequence[str], booted: bool =
             connection.request("GET", "/", headers=headers | ({"X-Apollo-Booted": "1"} if booted else {}))
             answer = json.load(connection.getresponse())
             if "token" in answer:
-                # A server of an earlier release forgets nothing.
+                # A server of an earlier release has no such answer.
                 return Answer(str(answer["token"]), str(answer["primary"]), int(answer.get("forgotten", 0)))
             refusal = str(answer["error"])
         except (OSError, ValueError, http.client.HTTPException) as error:
@@ -179,7 +179,7 @@ def obtain(
     """(what the first of the servers says, servers that take connections).
 
     Where none says anything, a control node goes on at once and without knowing the ring, as its peers may be waiting for it in
-    the same way; another host after WAIT seconds with its copy of the token, or never without. sure: nobody goes on without a
+    the same way; another host after WAIT seconds with its copy of the token, or never without. sure: no host goes on without a
     server's word, and after RELOAD_WAIT seconds that is an OSError.
     """
     kept, own, said = apollo.SECRETS / OWN_TOKEN, "", ""
@@ -229,7 +229,7 @@ def put_certificates(role: str) -> None:
 
 
 def digest(key: str) -> str:
-    """What may be told of a gossip key: it is 32 random bytes, which nobody finds by trying."""
+    """What may be shown of a gossip key: it is 32 random bytes, so the digest cannot be reversed by trying."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -239,11 +239,11 @@ def ring() -> list[str]:
     return json.loads(file.read_text()) if file.exists() else []
 
 
-def mend_ring(key: str, primary: str) -> None:
+def update_ring(key: str, primary: str) -> None:
     """Makes the agent hear those who send with the key of the secrets, and itself send with the one that servers send with.
 
-    primary: that one's digest, "" where nobody told it: then the agent sends with what it sent with last. On a host without a
-    ring the key of the secrets is the first and only one, and the agent asks until the servers hear it.
+    primary: that one's digest, "" where no server gave it: then the agent sends with the key that it sent with last. On a host
+    without a ring the key of the secrets is the first and only one, and the agent asks until the servers hear it.
     """
     if keys := ring():
         wanted = sorted(dict.fromkeys((*keys, key)), key=lambda known: digest(known) != primary)
@@ -291,7 +291,7 @@ def main() -> str:
         return f"the agent goes on with its old token: {error}"
     # A running agent writes its ring itself.
     if not reloading:
-        mend_ring(apollo.secret("consul/gossip-key"), answer.primary)
+        update_ring(apollo.secret("consul/gossip-key"), answer.primary)
     join = [address for address in found if address in others] or others
     apollo.write(TARGET, json.dumps(config(facts, answer.token, join, bootstrap), indent=1) + "\n", 0o600)
     shutil.chown(TARGET, "consul", "consul")

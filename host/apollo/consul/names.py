@@ -1,4 +1,4 @@
-"""Stands between dnsmasq and the Consul agent: hands on questions for names that the catalog has, and answers others itself.
+"""Answers DNS between dnsmasq and the Consul agent: passes on questions for names that the catalog has, and refuses all others.
 
 The agent keeps what it was asked for, whether it exists or not, for at least 20 minutes, and has a server tell it of changes:
 3,000 made-up names cost 55 MiB here and 44 MiB on every server. What the catalog has is known from two questions that wait for
@@ -26,7 +26,7 @@ PORT = ports.CONSUL_NAMES
 LIMITS, TABLE = Path("/etc/apollo/names.nft"), ("ip", "apollo_names")
 # Seconds between looks at the rules.
 LOOK = 10
-# Seconds between two answers of the catalog's, so that no turmoil there is carried to every host at its own pace; for which a
+# Seconds between two answers of the catalog's, so that a restless catalog does not load every host; for which a
 # question about it waits; after which one that the agent did not answer is forgotten; for which a connection may be idle.
 PAUSE, WAIT, PATIENCE, IDLE = 0.5, 20, 10, 30
 # Questions that the agent may have unanswered.
@@ -155,7 +155,7 @@ class Agent(asyncio.DatagramProtocol):
             waiting[1](waiting[0] + data[2:])
 
     def error_received(self, exc: Exception) -> None:
-        """The agent is away: whoever asked asks again."""
+        """The agent is away: the caller asks again."""
 
 
 class Callers(asyncio.DatagramProtocol):

@@ -26,8 +26,8 @@ STATE, LIVE, CONFIG = Path("/var/lib/apollo"), Path("/etc/haproxy/live"), "/etc/
 ADMIN, MASTER = "/run/haproxy/admin.sock", "/run/haproxy-master.sock"
 NEW = STATE / "services.cfg"
 LATER = ("/usr/local/bin/apollo", "edge", "apply", "later")
-# With this many workers from before a reload the next reload is APART seconds after the last one. So whoever makes new names
-# all the time does not end everybody's long connections at once.
+# With this many workers from before a reload the next reload is APART seconds after the last one. So new names in
+# quick succession do not end all long connections at once.
 WORKERS, APART = 2, 30
 # Servers out of use at which a reload clears them away. They are never deleted one by one: HAProxy 2.6.12 may crash when a
 # deleted one still has streams (github.com/haproxy/haproxy/issues/2323).
@@ -180,10 +180,10 @@ def apply() -> bool:
     wanted = accept()
     try:
         now = running()
-        told = list(changes(wanted, now))
-        for command in told:
+        commands = list(changes(wanted, now))
+        for command in commands:
             ask(command)
-        now = running() if told else now
+        now = running() if commands else now
     except OSError:
         print("HAProxy does not run; it will start with what was written", flush=True)
         return True

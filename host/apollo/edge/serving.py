@@ -25,7 +25,7 @@ def sending() -> set[str]:
     rows = [line.split() for line in answer.splitlines()]
     names = next((row[1:] for row in rows if row[:2] == ["#", "be_id"]), [])
     servers = [dict(zip(names, row, strict=False)) for row in rows if len(row) > 5 and row[0].isdigit()]
-    # Running (2), and put out of use by nobody.
+    # Running (2), and not put out of use.
     up = [server for server in servers if server["srv_op_state"] == "2" and server["srv_admin_state"] == "0"]
     return {f"{server['srv_addr']}:{server['srv_port']}" for server in up}
 

@@ -114,8 +114,9 @@ def ignored(entry: Any, why: str) -> str:
 
 
 def doubtful(peers: Iterable[Peer], known: Mapping[str, Peer]) -> list[Peer]:
-    """Those with a key that is, or may be, another's. It is whose it was in the table so far; where it was nobody's, no
-    claimant has it: the catalog's order must not decide, or a host that publishes its neighbour's key cuts that off."""
+    """Those with a key that is, or may be, another's. A key belongs to the host that had it in the table so far; where no
+    host had it, no claimant gets it: the catalog's order must not decide, or a host that publishes its neighbour's key cuts
+    that neighbour off."""
     peers = list(peers)
     owners = {peer.key: peer.name for peer in known.values()}
     if PUBLIC_KEY.exists():

@@ -11,7 +11,7 @@ from plan import ports
 
 
 def mac(bridge: str) -> str:
-    """The MAC of a host's VXLAN device follows from its bridge address, so that nobody has to ask for it."""
+    """The MAC of a host's VXLAN device follows from its bridge address, so that no host has to ask for it."""
     return "02:78:" + IPv4Address(bridge).packed.hex(":")
 
 

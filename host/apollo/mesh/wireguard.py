@@ -18,7 +18,7 @@ PATIENCE = 10
 
 
 def checked(text: str) -> str:
-    """text, if it is a key. Anything else, once kept, would stand for this host's key at each boot. Raises ValueError."""
+    """text, if it is a key. Anything else would be kept and used as this host's key at each boot. Raises ValueError."""
     if not mesh.KEY.fullmatch(text.strip()):
         raise ValueError("wg made no key")
     return text
@@ -58,7 +58,7 @@ class WireGuard(mesh.Link):
             if done.returncode:
                 print(f"not in the kernel, so wireguard-go does it: {done.stderr.strip()}", flush=True)
                 in_userspace()
-        # The key from its file: an argument could be read by anybody on the host.
+        # The key from its file: every user of the host can read an argument.
         if mesh.run("wg", "show", self.device, "public-key") != mesh.PUBLIC_KEY.read_text():
             mesh.run("wg", "set", self.device, "private-key", str(PRIVATE_KEY), "listen-port", str(ports.WIREGUARD))
         mesh.run("ip", "link", "set", self.device, "mtu", facts["BRIDGE_MTU"], "up")

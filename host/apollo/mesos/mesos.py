@@ -1,7 +1,7 @@
-"""Where Mesos's programs come from, and how one is run. Nothing but this file knows; another scheduler needs another one.
+"""Where Mesos's programs come from, and how one is run. Only this file knows it; another scheduler needs its own file.
 
-In this order: /opt/mesos (somebody's own build), a container image on the host's network (mesos-images.env), /usr (the image
-of the host has them, or the packages of mesos-packages.env). None of these needs the overlay.
+In this order: /opt/mesos (a build of the operator's), a container image on the host's network (mesos-images.env), /usr (the
+image of the host has them, or the packages of mesos-packages.env). None of these needs the overlay.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
 
 
 def say(name: str, text: str) -> None:
-    """Leaves word of what a program waits for, where apollo-check finds it."""
+    """Writes down what a program waits for, where apollo-check reads it."""
     apollo.write(RUN / f"{name}.problem", text + "\n")
     print(text, flush=True)
 
@@ -86,7 +86,7 @@ def source(name: str) -> str:
 
 
 def own(name: str) -> bool:
-    """Whether the program is from somebody's own build."""
+    """Whether the program is from a build of the operator's."""
     return (OWN / PROGRAMS[name][0]).exists()
 
 
@@ -155,7 +155,7 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str] | None 
 def get(
     url: str, login: str = "", body: bytes | None = None, method: str | None = None, seconds: float = ASK_SECONDS
 ) -> tuple[int, bytes]:
-    """(status, answer) of an HTTP server. login: user:password. Raises OSError where nobody answers."""
+    """(status, answer) of an HTTP server. login: user:password. Raises OSError where no server answers."""
     request = urllib.request.Request(url, body, method=method)
     if body is not None:
         request.add_header("Content-Type", "application/json")

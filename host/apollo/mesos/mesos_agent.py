@@ -1,4 +1,4 @@
-"""Runs the Mesos agent on a slave (unproved: no Mesos has run here yet).
+"""Runs the Mesos agent on a slave. What of it ran with the real agent: docs/mesos.md.
 
 apollo mesos agent          becomes the agent
 apollo mesos agent-stopped  after it ended

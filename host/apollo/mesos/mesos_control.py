@@ -1,4 +1,4 @@
-"""Runs Mesos's master or Marathon on a control node, and drains agents (unproved: no Mesos has run here yet).
+"""Runs Mesos's master or Marathon on a control node, and drains agents. What of it ran with the real ones: docs/mesos.md.
 
 apollo mesos master | marathon    becomes that program
 apollo mesos needs ADDRESS        the seconds that moving Marathon's tasks off the agent there may take, and which they are
@@ -26,7 +26,7 @@ from host.apollo.zookeeper import zookeeper
 
 # Principals: of Marathon, of the agents, and of whoever asks the master or drains.
 MARATHON, AGENT, OPERATOR = "marathon", "agent", "operator"
-# What each may do at the master, and the name that Mesos's acls.proto has for what it is done to. What is not here nobody may:
+# What each may do at the master, and the name that Mesos's acls.proto has for what it is done to. Everything else is refused:
 # the agents' password is on every slave, and Marathon's with all who use it. From 1.7 on; other versions skip names they lack.
 MAY: Mapping[str, Mapping[str, str]] = {
     MARATHON: {
@@ -70,7 +70,7 @@ MAY: Mapping[str, Mapping[str, str]] = {
 }
 LOG = Path(mesos.WORK) / "replicated_log"
 QUORUM = mesos.RUN / "quorum"
-# What Marathon is told by its environment: passwords, and what has no flag.
+# What Marathon gets by its environment: passwords, and what has no flag.
 MARATHON_VARIABLES = ("MESOSPHERE_HTTP_CREDENTIALS", "MARATHON_ZK", "JAVA_OPTS", "LIBPROCESS_IP", "LIBPROCESS_PORT")
 # Its image's own user cannot read the file with the password.
 MARATHON_OPTIONS = ("--user=0:0",)
@@ -270,7 +270,7 @@ def down(api: Api, address: str, now: float, wait: Callable[[Callable[[], bool]]
         moved = f"moved {move(api, address, wait)} tasks" if api.has("marathon") else "no Marathon answers, so moved no task"
         api.ask("master", "/machine/down", [machine(address)])
     except BaseException:
-        # Whatever ended it, be it a key at a terminal: else nothing would be started here for as long as the window is.
+        # Also after Ctrl-C: else nothing would be started here for as long as the window lasts.
         with suppress(MesosError):
             unplan(api, address)
         raise
@@ -304,8 +304,8 @@ def needs(api: Api, address: str) -> str:
     apps = [app_of(api, task) for task in tasks_at(api, address)]
     each = {app["id"]: (seconds_of(app), sum(other["id"] == app["id"] for other in apps)) for app in apps}
     whole = sum(seconds * count for seconds, count in each.values())
-    told = ", ".join(f"{count} of {name} with {seconds} s each" for name, (seconds, count) in sorted(each.items()))
-    return f"{min(whole, LONGEST)} s for {len(apps)} tasks{f': {told}' if told else ''}"
+    parts = ", ".join(f"{count} of {name} with {seconds} s each" for name, (seconds, count) in sorted(each.items()))
+    return f"{min(whole, LONGEST)} s for {len(apps)} tasks{f': {parts}' if parts else ''}"
 
 
 def move(api: Api, address: str, wait: Callable[[Callable[[], bool]], bool]) -> int:

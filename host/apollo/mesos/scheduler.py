@@ -63,7 +63,7 @@ def look_at_zookeeper(facts: Mapping[str, str]) -> State:
 
 def look_at_master(facts: Mapping[str, str]) -> State:
     quorum = mesos_control.QUORUM.read_text().strip()
-    # Told whatever it says: masters with a larger quorum wait for it.
+    # Registered in every state: masters with a larger quorum wait for it.
     meta = {"quorum": quorum}
     url = f"http://{facts['PRIVATE_IP']}:{mesos.MASTER_PORT}/metrics/snapshot"
     try:
@@ -122,7 +122,7 @@ def differs(known: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
 
 
 def step(facts: Mapping[str, str], service: Service) -> str:
-    """One look at a server, told to Consul. Returns what there is to say of it, nothing where it does not run. Raises
+    """Looks at a server once and reports it to Consul. Returns a line about it, empty where it does not run. Raises
     ConsulError."""
     token = apollo.secret(TOKEN)
     up = running(service.unit)
@@ -154,7 +154,7 @@ def watch(facts: Mapping[str, str], service: Service) -> NoReturn:
         except apollo.ConsulError as problem:
             said = f"Consul: {problem}"
         except Exception as problem:
-            # A thread that ended would be missed by nobody; the next look may fare better, and Consul knows when none did.
+            # No one would notice a thread that ended. The next look may succeed, and Consul knows when none did.
             said = f"cannot look: {problem!r}"
         if said and said != last:
             print(f"{service.name}: {said}", flush=True)

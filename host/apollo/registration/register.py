@@ -26,13 +26,13 @@ from docker.errors import DockerException, NotFound
 from host.apollo import apollo
 from host.apollo.consul.consul_config import CONTAINERS
 
-# Seconds between full comparisons, which make good whatever an event did not tell; and for which a container that was told
-# to end is taken at its word (`docker stop` gives it 10 by default, an operator's -t some minutes).
+# Seconds between full comparisons, which find what no event reported; and for which a container that was asked to stop counts
+# as stopping (`docker stop` gives it 10 by default, an operator's -t some minutes).
 RECONCILE, LEAVING = 10, 600
-# Seconds after an event to a second look: Docker's list may be behind what it tells.
+# Seconds after an event to a second look: Docker's list may lag behind its events.
 SETTLED = 1
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-# No blank, quote, backslash, #, $, braces, | or < >: a tag may end up in somebody's configuration file.
+# No blank, quote, backslash, #, $, braces, | or < >: a tag may end up in a configuration file.
 TAG = re.compile(r"[A-Za-z0-9._~/:=@%+*^!?;&()\[\]-]{1,255}")
 PATH = re.compile(r"[!-~]{1,500}")
 # What the edge makes a route of, and what such a tag must look like (services.ctmpl).
@@ -42,7 +42,7 @@ ROUTES = re.compile(r"host=[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|path=(/[A-Za-z0-
 MOST_PORTS, MOST_TAGS = 32, 32
 DURATION = re.compile(r"[1-9][0-9]{0,4}(ms|s|m)")
 WISHES = ("NAME", "TAGS", "IGNORE", "CHECK_HTTP", "CHECK_TCP", "CHECK_INTERVAL", "CHECK_TIMEOUT")
-# What Registrator knows and we do not: without it a service would pass at once, and nobody would notice.
+# What Registrator knows and we do not: without it a service would pass at once, and no one would notice.
 UNKNOWN = re.compile(r"SERVICE_([0-9]+_)?CHECK_(HTTPS|SCRIPT|CMD|TTL|DOCKER|GRPC)")
 # Names that belong to the control nodes; Consul's policies refuse them too.
 TAKEN = ("consul", "zookeeper", "mesos-master", "marathon")
@@ -83,7 +83,7 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
         ports = set(named[:MOST_PORTS])
     for spec in sorted(ports):
         port, _, protocol = spec.partition("/")
-        # A wish for this port alone wins.
+        # A word for this port alone wins.
         wish = {key: wishes.get(f"SERVICE_{port}_{key}") or wishes.get(f"SERVICE_{key}", "") for key in WISHES}
         several = len(ports) > 1 and not wishes.get(f"SERVICE_{port}_NAME")
         name = (f"{wish['NAME']}-{port}" if several else wish["NAME"]).lower()
@@ -170,8 +170,8 @@ class Register:
         self._leaving: dict[str, float] = {}
         self._reported: set[str] = set()
 
-    def told(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event of Docker's is a reason to look. A container that is told to end leaves before it has ended."""
+    def matters(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event of Docker's is a reason to look. A container that is asked to stop leaves before it has ended."""
         action, key = event["Action"], event["Actor"]["ID"]
         if action == "kill":
             ends = {seen[2] for (container, _), seen in list(self._seen.items()) if container == key} or {signal.SIGTERM}
@@ -270,7 +270,7 @@ def main() -> int:
     def follow() -> None:
         try:
             for event in events:
-                if register.told(event):
+                if register.matters(event):
                     changed.set()
         finally:
             # Docker restarts: so does this program, by its unit.
@@ -278,7 +278,7 @@ def main() -> int:
             changed.set()
 
     threading.Thread(target=follow, daemon=True).start()
-    trouble, told = None, True
+    trouble, event_came = None, True
     while not ended.is_set():
         changed.clear()
         try:
@@ -289,7 +289,7 @@ def main() -> int:
         if problem != trouble:
             trouble = problem
             print(problem or "in step with Docker", flush=True)
-        told = changed.wait(SETTLED if told or trouble else RECONCILE)
+        event_came = changed.wait(SETTLED if event_came or trouble else RECONCILE)
     if not stopped.is_set():
         return 1
     # The host goes down, and its containers after this unit: their names go first. A mere restart leaves them.

@@ -6,8 +6,8 @@ apollo zookeeper add            takes this node into the ensemble as a voter
 apollo zookeeper remove NUMBER  drops a control node that is gone for good from the ensemble
 apollo zookeeper own            gives what masters and Marathon keep here to their present password, after it was changed
 
-Whoever makes a node first says whose it is. So until `claim` has looked after each start, other hosts are refused, and this
-node's own master and Marathon wait: then /mesos and /marathon are their user's, and nobody makes anything beside them.
+The client that makes a node first decides who owns it. So until `claim` has looked after each start, other hosts are refused,
+and this node's own master and Marathon wait: then /mesos and /marathon are their user's, and no one makes anything beside them.
 
 Who the members are stands in ZooKeeper and on each member's disk, and changes by ZooKeeper's own reconfiguration only. Two
 lists in use at a time, as in a restart of one after the other, could elect two leaders. So:
@@ -74,7 +74,7 @@ Members = Mapping[int, tuple[str, str]]  # number: (address, role)
 
 
 class ZooKeeperError(Exception):
-    """ZooKeeper refused, or did not do as told. The text has its own words and never a password."""
+    """ZooKeeper refused, or did not do what it was asked. The text has its own words and never a password."""
 
 
 def line(number: int, address: str, role: str) -> str:
@@ -83,7 +83,7 @@ def line(number: int, address: str, role: str) -> str:
 
 
 def ask(address: str, word: str) -> str:
-    """The answer to a four-letter word, empty where nobody answers."""
+    """The answer to a four-letter word, empty where no server answers."""
     try:
         with socket.create_connection((address, CLIENT_PORT), TIMEOUT) as peer:
             peer.sendall(word.encode())
@@ -154,8 +154,8 @@ def configuration(facts: Mapping[str, str]) -> str:
 
 
 def prepare(facts: Mapping[str, str]) -> None:
-    """All that the server reads. The super-user, who alone may change the members, has a password of this one run, which
-    root on this host can read and nobody else."""
+    """Writes everything that the server reads. The super-user, who alone may change the members, has a password of this one
+    run, which only root on this host can read."""
     DATA.mkdir(mode=0o750, parents=True, exist_ok=True)
     apollo.write(CONFIG, configuration(facts))
     apollo.write(DATA / "myid", f"{facts['INDEX']}\n")

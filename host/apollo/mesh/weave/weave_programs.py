@@ -72,7 +72,7 @@ def install(source: str) -> str:
         new.chmod(0o755)
         new.replace(target)
     RECORD.write_text(f"{source}\n")
-    pinned = "" if "@sha256:" in source else " (a tag: what it stands for is whatever the registry said; pin it)"
+    pinned = "" if "@sha256:" in source else " (a tag, which may mean another image tomorrow; pin it)"
     return f"installed {', '.join(sorted(programs))} from {source}{pinned}"
 
 

@@ -71,8 +71,8 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
         others, strangers = dict[str, Host](), list[str]()  # the check of Consul says so
     linked = {address(line) for line in made} | {facts["PRIVATE_IP"]}
     # A seed that the catalog does not have is a control node that does not exist: the router asks all five for ever.
-    nobody = set(facts["CONTROL_ADDRESSES"].split()) - others.keys()
-    tried = {address(line): line for line in lines if address(line) not in linked | nobody}
+    absent = set(facts["CONTROL_ADDRESSES"].split()) - others.keys()
+    tried = {address(line): line for line in lines if address(line) not in linked | absent}
     missing = [f"{others[host].name} ({host})" for host in sorted(others) if host not in linked]
     why = " ".join(next(iter(tried.values()), "the router tries none").split())
     if missing and not made:

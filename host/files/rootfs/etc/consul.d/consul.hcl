@@ -36,6 +36,6 @@ connect {
 ports {
   grpc = -1
   grpc_tls = -1
-  # One datacenter: servers have nobody to talk to over a wide area, and its port is not open.
+  # One datacenter: servers have no peers over a wide area, and its port is not open.
   serf_wan = -1
 }
