@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -75,15 +76,17 @@ class Agent:
         self.process = subprocess.Popen([consul, "agent", f"-config-dir={folder}/consul.d"], stdout=self.log, stderr=self.log)
 
     def until_it_leads(self) -> None:
-        deadline = time.monotonic() + 60
+        """And has compared the catalog with the members, as it is in there itself: it takes out whoever else stands there as
+        one, then and each minute."""
+        token, deadline = apollo.secret("consul/management-token"), time.monotonic() + 60
+        own = f"health/node/{self.facts['NODE_NAME']}"
         while True:
-            try:
-                if apollo.consul("status/leader")[0] and apollo.consul(
-                    "acl/token/self", apollo.secret("consul/management-token")
-                ):
-                    return
-            except apollo.ConsulError:
-                assert time.monotonic() < deadline and self.process.poll() is None, Path(self.log.name).read_text()[-2000:]
+            with contextlib.suppress(apollo.ConsulError):
+                if apollo.consul("status/leader")[0] and apollo.consul("acl/token/self", token):
+                    checks = apollo.consul(own, token)[0] or []
+                    if any(check["CheckID"] == "serfHealth" for check in checks):
+                        return
+            assert time.monotonic() < deadline and self.process.poll() is None, Path(self.log.name).read_text()[-2000:]
             time.sleep(0.1)
 
     def restart(self) -> None:
