@@ -17,6 +17,8 @@ def install() -> None:
     """Changes moto in this process. Again changes nothing more."""
     backend: Any = IAMBackend
     backend._init_aws_policies = lambda _: []
+    # It would ask for them at once.
+    backend._init_managed_policies = lambda _: {}
     backend.aws_managed_policies = _later("aws_managed_policies", _read)
     backend.managed_policies = _later(
         "managed_policies", lambda self: {policy.arn: policy for policy in self.aws_managed_policies}

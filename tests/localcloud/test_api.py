@@ -24,10 +24,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from moto.iam.models import IAMBackend
 
 from components.programs import tls_only
 from components.security import policy
 from host.apollo import parameters
+from localcloud.api import moto_policies
 from localcloud.api.client import ACCOUNT, Aws, Keys
 from localcloud.api.peers import owner
 from localcloud.api.server import Api
@@ -491,6 +493,13 @@ def test_instances_that_do_not_start_are_not_left_behind(apart: Cloud, monkeypat
     assert refused(apart.run) == ("InternalError", "did not start")
     states = {i["State"]["Name"] for r in apart.ec2.describe_instances()["Reservations"] for i in r["Instances"]}
     assert states <= {"terminated"}
+
+
+def test_awss_own_policies_are_read_when_one_is_asked_for_and_not_before() -> None:
+    moto_policies.install()
+    backend = IAMBackend("aws", ACCOUNT)
+    assert "aws_managed_policies" not in vars(backend)
+    assert "arn:aws:iam::aws:policy/AdministratorAccess" in backend.managed_policies
 
 
 def test_the_package_of_the_api_knows_nothing_of_the_program_that_the_cloud_is_for() -> None:

@@ -14,6 +14,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from localcloud.api import moto_policies
 from localcloud.machines import image, network, prepare, wanted
 from localcloud.machines.balancer import Health, proxy_header
 from localcloud.machines.dhcp import ACK, DISCOVER, INFORM, MAGIC, NAK, OFFER, REQUEST, Lease, answer
@@ -267,6 +268,8 @@ def test_rules_that_nft_refused_are_applied_by_the_next_look(
 
 @pytest.fixture
 def ec2() -> Iterator[Any]:
+    # As in the cloud itself: reading AWS's thousand policies took most of these tests' time.
+    moto_policies.install()
     with mock_aws():
         yield boto3.client("ec2", region_name="eu-west-1", aws_access_key_id="t", aws_secret_access_key="t")
 
