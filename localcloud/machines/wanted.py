@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Literal
 
+from botocore.exceptions import ClientError
+
 from localcloud.machines.errors import MachineError
 
 # Addresses that moto picks by itself when an elastic address is allocated without one; they cannot be routed.
 LOOPBACK = IPv4Network("127.0.0.0/8")
 EVERYWHERE = IPv4Network("0.0.0.0/0")
 BALANCERS = IPv4Network("192.0.2.0/24")
+# Times that a look begins anew before what disturbs it is an error.
+_DISTURBED = 9
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,21 @@ class Wanted:
 
 
 def read(ec2: Any, elb: Any, region: str) -> Wanted:
-    """Asks the API for all of it. Raises MachineError for what the private network cannot carry, naming the resource."""
+    """Asks the API for all of it, and begins anew where something went or came between two of the calls that this takes.
+
+    Raises MachineError for what the private network cannot carry, naming the resource.
+    """
+    for _ in range(_DISTURBED):
+        try:
+            return _read(ec2, elb, region)
+        except (KeyError, ClientError) as error:
+            # KeyError: a thing came after its kind was listed, and another names it.
+            if isinstance(error, ClientError) and "NotFound" not in str(error):
+                raise
+    return _read(ec2, elb, region)
+
+
+def _read(ec2: Any, elb: Any, region: str) -> Wanted:
     vpcs = {v["VpcId"]: Vpc(v["VpcId"], IPv4Network(v["CidrBlock"])) for v in _all(ec2, "describe_vpcs", "Vpcs")}
     tables = _all(ec2, "describe_route_tables", "RouteTables")
     subnets = {s["SubnetId"]: _subnet(s, tables) for s in _all(ec2, "describe_subnets", "Subnets")}

@@ -318,6 +318,26 @@ def test_reading_the_api_finds_a_network_load_balancer_with_an_interface_in_each
     assert wanted.read(ec2, api, "eu-west-1").balancers == found.balancers
 
 
+@pytest.mark.parametrize("service", ["elbv2", "ec2"])
+def test_a_look_at_the_api_begins_anew_where_things_go_and_come_between_its_calls(ec2: Any, service: str) -> None:
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    api, other = elb(), boto3.client("ec2", region_name="eu-west-1", aws_access_key_id="t", aws_secret_access_key="t")
+    arn = api.create_load_balancer(Name="b", Type="network", Subnets=[subnet])["LoadBalancers"][0]["LoadBalancerArn"]
+    ami, done = ec2.describe_images()["Images"][0]["ImageId"], list[str]()
+
+    def meanwhile(**_: Any) -> None:
+        if not done:
+            done.append(elb().delete_load_balancer(LoadBalancerArn=arn))
+            new = other.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+            other.run_instances(MinCount=1, MaxCount=1, ImageId=ami, SubnetId=new)
+
+    listing = {"elbv2": "elastic-load-balancing-v2.DescribeListeners", "ec2": "ec2.DescribeInstances"}[service]
+    {"elbv2": api, "ec2": ec2}[service].meta.events.register(f"before-call.{listing}", meanwhile)
+    found = wanted.read(ec2, api, "eu-west-1")
+    assert (len(done), found.balancers, len(found.instances)) == (1, {}, 1)
+
+
 def test_the_proxy_protocol_names_client_and_server() -> None:
     header = proxy_header(("203.0.113.9", 4660), ("192.0.2.1", 80))
     assert header == b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([203, 0, 113, 9, 192, 0, 2, 1, 0x12, 0x34, 0, 80])
