@@ -124,6 +124,9 @@ class VpcNetwork:
         )
         self.namespace.ip(f"address add {a}/32 dev lo" for a in (METADATA, RESOLVER, API, vpc.resolver))
         self._cable, self._outside = internet.plug(self.namespace)
+        # An address without a machine is silent: by this route its neighbours get the router's MAC for it as for any other, and
+        # the filter drops what goes there. Without it a sender would hear at once that there is no way.
+        self.namespace.ip([f"route add {vpc.cidr} dev {UPLINK}"])
         self._start_resolver()
         self._dhcp = DhcpServer(self.namespace, self._leases.get)
 

@@ -70,7 +70,7 @@ def ruleset(wanted: Wanted, vpc_id: str, cut: Iterable[str], gone: Iterable[Nic]
     receivers = ", ".join([*(f'"{nic.link}" : goto ingress-{nic.link}' for nic in nics), f'"{UPLINK}" : goto internet'])
     lines += [
         "chain spoof { iifname @checked iifname . ip saddr != @owned counter name spoofed drop; }",
-        "chain internet { ip saddr @internet accept; drop; }",
+        f"chain internet {{ ip daddr {wanted.vpcs[vpc_id].cidr} drop; ip saddr @internet accept; drop; }}",
         "chain forward {",
         "type filter hook forward priority filter; policy drop;",
         "iifname @cut drop",
