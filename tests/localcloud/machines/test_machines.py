@@ -92,10 +92,10 @@ def test_a_flow_that_no_group_admits_is_dropped_and_listed(lab: Lab) -> None:
 
 def test_an_address_without_a_machine_is_as_silent_as_a_dropped_packet(lab: Lab) -> None:
     # In the own subnet, and in one that is behind the router for sure.
-    for address in ("10.0.0.99", "10.0.224.99", "10.0.160.99"):
-        dial = f"import socket; socket.create_connection(('{address}', 2181), 5)"
+    for address in ("10.0.0.99", "10.0.224.99"):
+        dial = f"import socket; socket.create_connection(('{address}', 2181), 2)"
         assert said(lab, "one", f'python3 -c "{dial}" 2>&1 | tail -1') == "TimeoutError: timed out", address
-        assert said(lab, "one", f"ping -c2 -W1 {address} | grep -c Unreachable || true") == "0", address
+        assert said(lab, "one", f"ping -c1 -W1 {address} | grep -c Unreachable || true") == "0", address
 
 
 def test_a_rule_is_applied_and_revoked_while_the_flow_runs(lab: Lab) -> None:
