@@ -193,7 +193,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stopped.set())
     daemon.start()
-    # A cloud whose folder was taken away can be found by nobody any more, so it ends by itself.
+    # No one can find a cloud whose folder was removed, so it ends by itself.
     while not daemon.stopped.wait(_LOOK_SECONDS):
         if not (args.folder / "cloud.json").exists():
             break

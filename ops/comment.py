@@ -153,7 +153,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stack", help="the environment's name (default: the preview's own); with it, a preview that failed is a comment too"
     )
-    parser.add_argument("--allow", action="append", default=[], metavar="HOST", help="as of `gate`")
+    parser.add_argument("--allow", action="append", default=[], metavar="HOST", help="as in `gate`")
 
 
 def run(given: argparse.Namespace) -> int:

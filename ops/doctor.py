@@ -133,7 +133,9 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
             yield Finding("plan and machine", name, f"does not answer: {reason}", _roll(stack, planned[name]))
     for name, reason in seen.odd.items():
         if name not in lost:
-            yield Finding("plan and machine", name, f"answers, and does not tell how it is: {reason}", on(name, "apollo-check"))
+            yield Finding(
+                "plan and machine", name, f"answers, but does not report its state: {reason}", on(name, "apollo-check")
+            )
     for name, checks in seen.checks.items():
         for check in checks:
             if name not in lost and check["check"] not in _COMPARED:
@@ -160,7 +162,7 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
             else:
                 yield Finding("plan and Consul", name, "is not in the catalog", again(name, "consul"))
     for name, reason in seen.lost.items():
-        found = f"cannot tell its mesh's table: {reason}"
+        found = f"cannot read its mesh's table: {reason}"
         yield Finding("plan and mesh", name, found, on(name, f"systemctl restart {mesh_units}"))
     for name, peers in seen.mesh.items():
         missing = sorted(planned.keys() - {name, *peers} - away)

@@ -74,7 +74,7 @@ def drain(
         for line in ssh.run(address, "leave", "end", f"{deadline.left:.0f}", seconds=deadline.left).splitlines():
             say(line)
     except (Unreachable, TypeError, KeyError) as error:
-        why = str(error) if isinstance(error, Unreachable) else f"it tells nonsense ({type(error).__name__})"
+        why = str(error) if isinstance(error, Unreachable) else f"its answer makes no sense ({type(error).__name__})"
         say(f"not drained: {why}")
         _close(ssh, host, address, control)
         raise Unreachable(why) from None
@@ -163,8 +163,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instance", default="", help="the machine's id: another one at the address is left as it is")
     parser.add_argument("--edges", default="", help="addresses of the edges in the VPC, with commas between")
     parser.add_argument("--control", default="", help="addresses of the control nodes in the VPC, with commas between")
-    parser.add_argument("--forget", action="store_true", help="only take it out of Consul and the mesh: it is gone already")
-    parser.add_argument("--undo", action="store_true", help="put a drained host that stays to work again")
+    parser.add_argument("--forget", action="store_true", help="the host is gone: only remove it from Consul and the mesh")
+    parser.add_argument("--undo", action="store_true", help="put a drained host back to work")
     parser.add_argument(
         "--seconds",
         type=float,
@@ -207,7 +207,7 @@ def run(given: argparse.Namespace) -> int:
             else:
                 drain(ssh, host, address, edges, control, given.seconds, given.instance)
     except Unreachable as error:
-        what = "forgotten" if given.forget else "put to work again" if given.undo else "drained"
+        what = "forgotten" if given.forget else "put back to work" if given.undo else "drained"
         print(f"{safe(host)} was not {what}: {error}", file=sys.stderr)
         return 1
     return 0

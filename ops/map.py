@@ -281,7 +281,7 @@ def run(given: argparse.Namespace) -> int:
             seen = None
         else:
             for host, reason in {**seen.silent, **seen.slow, **seen.odd}.items():
-                print(f"{host} does not tell how it is: {reason}", file=sys.stderr)
+                print(f"{host} does not report its state: {reason}", file=sys.stderr)
     drawn = picture(stack.name, plan, deployed, seen)
     for suffix, text in (("svg", svg(drawn)), ("html", page(drawn))):
         path = folder / f"apollo-{stack.name}.{suffix}"

@@ -85,7 +85,7 @@ class Roll:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
-            raise OpsError(f"{path} is damaged ({error}); remove it to begin anew") from None
+            raise OpsError(f"{path} is damaged ({error}); remove it to begin again") from None
 
 
 def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patience: float, say: Say) -> Roll:
@@ -95,7 +95,7 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
     if access is None and not unchecked:
         raise OpsError(
             "no host of this stack can be checked: set admin.allowedCidrs and apollo:adminPrivateKey (or admin.agent: true), "
-            "or roll blindly with --unchecked"
+            "or roll without checks, with --unchecked"
         )
     with _alone(path.with_suffix(".lock"), stack.name):
         if access:
@@ -152,7 +152,7 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, ssh: Ssh | None, patience: float
         try:
             before = _published(ssh, {}, 0)
         except Unreachable as error:
-            raise OpsError(f"the edge does not tell what it serves, so nothing was touched: {error}") from None
+            raise OpsError(f"the edge does not say what it serves, so nothing was touched: {error}") from None
         for service, (healthy, _, nodes) in before.items():
             if nodes and set(nodes) == {turn.host}:
                 say.line(f"  {service} has {healthy} healthy instances, all on {turn.host}: it is away meanwhile")
@@ -212,7 +212,7 @@ def _published(ssh: Ssh, wanted: dict[str, int], seconds: float) -> dict[str, tu
     try:
         return {name: (int(entry[0]), int(entry[1]), [str(node) for node in entry[2]]) for name, entry in answer.items()}
     except (TypeError, ValueError, LookupError, AttributeError) as error:
-        raise Unreachable(f"it tells nonsense ({type(error).__name__})") from None
+        raise Unreachable(f"its answer makes no sense ({type(error).__name__})") from None
 
 
 def _healthy(ssh: Ssh, wanted: dict[str, int], patience: float, say: Say, pressed: Pressed) -> None:
@@ -334,8 +334,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", required=True, help="which Pulumi.<stack>.yaml, such as dev")
     parser.add_argument("--role", action="append", choices=list(SECTIONS), help="default: slave; may be given several times")
     parser.add_argument("--slots", metavar="N,N", help="only these slots, or numbers of control nodes or edges")
-    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for services to be well again (default: 300)")
-    parser.add_argument("--unchecked", action="store_true", help="though neither hosts nor services can be checked")
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE, help="seconds for services to be healthy again (default: 300)"
+    )
+    parser.add_argument("--unchecked", action="store_true", help="roll even if neither hosts nor services can be checked")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 

@@ -64,7 +64,7 @@ class Survey:
     """nodes, services: Consul's, None where no host could tell. mesh: peers by host. silent: host → why it did not answer.
 
     slow: host → how it is known to be up, though it did not tell in time. odd: host → what is wrong with its answer.
-    lost: host → why it cannot tell its mesh's table. consul: host → the state of its agent's unit. checks: host → what its
+    lost: host → why it cannot read its mesh's table. consul: host → the state of its agent's unit. checks: host → what its
     apollo-check fails or warns of. routes: host name and path at the edge, with a slash at the end (`web.example.com/`,
     `*/api/`), → service. unreachable: why no host could be asked at all.
     """
@@ -114,7 +114,7 @@ def survey(
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            return host, Unreachable(f"tells nonsense: {place}: {first['msg']}", "failed")
+            return host, Unreachable(f"its answer makes no sense: {place}: {first['msg']}", "failed")
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for number, (host, answer) in enumerate(pool.map(ask, asked), 1):

@@ -1,6 +1,6 @@
 """A second stack beside Apollo's: a database in its private subnets, reachable by its containers alone, by its Consul name.
 
-Containers leave the overlay with their slave's address, so the database admits the slaves' security group and nobody else. It
+Containers leave the overlay with their slave's address, so the database admits the slaves' security group and no one else. It
 has no Consul agent: it is an external service, registered on a control node over SSH, and taken out again with the stack.
 """
 
@@ -75,7 +75,7 @@ machine = ec2.Instance(
 )
 
 
-def told(verb: str, body: dict[str, Any]) -> str:
+def consul_call(verb: str, body: dict[str, Any]) -> str:
     """A call of Consul's catalog on a control node. The token stays there, and is in no list of processes."""
     token = "$(sudo cat /etc/apollo/secrets/consul/management-token)"
     call = f"curl -sS --fail -K - -X PUT --data {shlex.quote(json.dumps(body))} http://127.0.0.1:8500/v1/catalog/{verb}"
@@ -102,8 +102,8 @@ else:
             private_key=key,
             host_key=host_key,
         ),
-        create=address.apply(lambda at: told("register", entry(at))),
-        delete=told("deregister", {"Node": TAGS["Name"]}),
+        create=address.apply(lambda at: consul_call("register", entry(at))),
+        delete=consul_call("deregister", {"Node": TAGS["Name"]}),
         triggers=[machine.id],
         add_previous_output_in_env=False,
         opts=pulumi.ResourceOptions(depends_on=[machine], delete_before_replace=True),

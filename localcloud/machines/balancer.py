@@ -104,7 +104,7 @@ class Node:
         self._groups: dict[int, TargetGroup] = {}
         self._turn = itertools.count()
         self._relays: dict[int, Relay] = {}
-        # Held while relays come, go or are told to reset.
+        # Held while relays come, go or are asked to reset.
         self._changing = threading.Lock()
         self._ended = threading.Event()
         connect = partial(namespace.call, partial(socket.socket, socket.AF_INET, socket.SOCK_STREAM))

@@ -32,7 +32,7 @@ def create(name: str) -> list[Path]:
             _delegate(folder)
             folder /= part
             folder.mkdir(exist_ok=True)
-            # Version 1's cpuset takes no process before it is told which processors and memory it may use.
+            # Version 1's cpuset takes no process before it has processors and memory.
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 own, parent = folder / setting, folder.parent / setting
                 if (root / "cpuset.cpu_exclusive").exists() and own.exists():

@@ -1,7 +1,7 @@
 """Hands each instance the address that the cloud gave its interface, over DHCP on the interface's own link.
 
 RFC 2131, as far as a client with a fixed address needs it: DISCOVER, REQUEST and INFORM. Replies are broadcast on the
-link, which has nobody else on it.
+link, which has no other member.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IP_PKTINFO: int = getattr(socket, "IP_PKTINFO", 8)
 
 @dataclass(frozen=True)
 class Lease:
-    """What a link's client is told. mtu: bytes."""
+    """What a link's client gets. mtu: bytes."""
 
     address: IPv4Address
     subnet: IPv4Network

@@ -174,7 +174,7 @@ class MachineDriver:
             )
 
     def ended(self, address: str) -> str:
-        """Why the host at an address, private or public, runs no more though nobody stopped it, with its console's last lines;
+        """Why the host at an address, private or public, has stopped though no one stopped it, with its console's last lines;
         "" where it runs or is on its way."""
         for machine in list(self._machines.values()):
             for nic in machine.instance.nics:
@@ -272,7 +272,7 @@ class MachineDriver:
                         process.kill()
                         raise subprocess.TimeoutExpired(command, timeout, error.output, error.stderr) from None
                     # A host that shuts down stops its processes before it kills them, nsenter stops itself with its child,
-                    # and nobody would wake it.
+                    # and nothing would wake it.
                     process.send_signal(signal.SIGCONT)
                 except BaseException:
                     process.kill()

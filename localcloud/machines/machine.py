@@ -49,7 +49,7 @@ class Boot:
 
 class Machine:
     """folder: this machine's own, kept while its instance exists. plug, unplug: give a namespace its interfaces and take them
-    away. ended: called on a thread of its own with nspawn's exit status when the machine stopped without being told to.
+    away. ended: called on a thread of its own with nspawn's exit status when the machine stopped by itself.
     files: a folder that is laid over its root all its life."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """The instance metadata service: what http://169.254.169.254 tells an instance about itself.
 
-The caller is known by its address, which the router lets nobody else use. Tokens (IMDSv2) are required where the
+The caller is known by its address, which the router lets no other machine use. Tokens (IMDSv2) are required where the
 instance says so, and a token's answer travels no further than the instance's hop limit, so that a container behind the
 host's bridge gets none.
 """

@@ -33,7 +33,7 @@ class Relay:
 
     def add(self, listener: socket.socket, dial: Dial, preamble: Callable[[Address, Address], bytes] | None = None) -> None:
         """dial: unconnected sockets with the address and port each is to reach, tried in order. preamble: what the other side
-        is told first, from the client's address and the one that it asked for."""
+        is sent first, from the client's address and the one that it asked for."""
 
         async def serve() -> None:
             async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

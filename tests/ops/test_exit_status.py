@@ -69,8 +69,8 @@ def reached(monkeypatch: pytest.MonkeyPatch, folder: Path, answers: Table, modul
         ),
         (("--forget",), {("", "knock"): GONE}, 1, "slave-2 was not forgotten: no route to host"),
         (("--undo",), {(HOST, "leave", "undo"): "back"}, 0, "slave-2: back"),
-        (("--undo",), {(HOST, "leave", "undo"): GONE}, 1, "slave-2 was not put to work again: no route to host"),
-        (("--undo",), {("", "knock"): GONE}, 1, "slave-2 was not put to work again: no route to host"),
+        (("--undo",), {(HOST, "leave", "undo"): GONE}, 1, "slave-2 was not put back to work: no route to host"),
+        (("--undo",), {("", "knock"): GONE}, 1, "slave-2 was not put back to work: no route to host"),
     ],
 )  # fmt: skip
 def test_a_drain_ends_0_only_when_it_is_done(

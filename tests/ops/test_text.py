@@ -113,7 +113,7 @@ def test_a_host_that_tells_nonsense_is_named_and_hides_no_other(plan: Cluster, t
     assert list(seen.odd) == ["slave-2"]
     assert len(seen.consul) == len(plan.hosts) - 1
     (finding,) = [f for f in findings(plan, seen) if f.host == "slave-2"]
-    assert "answers, and does not tell how it is" in finding.found
+    assert "answers, but does not report its state" in finding.found
     assert finding.fix == f"ssh -J admin@203.0.113.2 admin@{liar} sudo apollo-check"
 
 
