@@ -38,8 +38,6 @@ class Cloud:
     region: str
     # Its access key: id and secret.
     keys: dict[str, str] = field(repr=False)
-    aws: int
-    command: int
     # Of 127.0.0.1, leading to the edge; None where no machines are booted.
     edge_port: int | None = None
 
@@ -49,10 +47,6 @@ class Cloud:
 
     def alive(self) -> bool:
         return alive(self.pid, self.ticks)
-
-    def providers(self) -> str:
-        """What the engine's PULUMI_DEBUG_PROVIDERS must say."""
-        return f"aws:{self.aws},command:{self.command}"
 
     def ask(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """A question (without body) or an order to the process. LocalCloudError: it does not answer, or refuses."""

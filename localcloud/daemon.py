@@ -1,8 +1,8 @@
 """The cloud itself, one process: its API with the machines behind it, and the `aws` and `command` providers in front of it.
 
 `python -m localcloud.daemon --folder DIR` writes DIR/cloud.json once it serves, and DIR/calls.jsonl as it goes. The API takes
-calls that are signed with the key in cloud.json, the providers those of this user's own processes; the command line and the
-tests come in by a socket in DIR.
+calls that are signed with the key in cloud.json; the engine, the command line and the tests come in by sockets in DIR, which
+only their owner opens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
 from .api.client import Aws, Keys
-from .api.control import Control
+from .api.control import Control, address
 from .api.inventory import inventory
 from .api.server import Api
 from .apollo.hosts import live_hosts
@@ -93,8 +93,6 @@ class Daemon:
             "endpoint": self.aws.endpoint,
             "region": self.aws.region,
             "keys": asdict(self.aws.keys),
-            "aws": self.resources.port,
-            "command": self.commands.port,
             "edge_port": self.edge_port,
         }
         draft = self.folder / "cloud.json.draft"
@@ -118,7 +116,10 @@ class Daemon:
     def _serve_provider(self, servicer: Servicer) -> None:
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=128), options=_UNLIMITED)
         provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
-        servicer.port = server.add_insecure_port("127.0.0.1:0")
+        with address(self.folder, servicer.package) as path:
+            Path(path).unlink(missing_ok=True)
+            server.add_insecure_port(f"unix:{path}")
+            Path(path).chmod(0o600)
         server.start()
         self._servers.append(server)
 

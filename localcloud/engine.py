@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -20,7 +19,7 @@ from .events import Report, Step, follow
 from .processes import supervised
 from .show import say
 from .state import read_state, resources
-from .tools import language_host, pulumi
+from .tools import engine_programs
 from .workspace import Workspace
 
 Operation = Literal["up", "preview", "refresh", "destroy"]
@@ -37,18 +36,14 @@ class Run:
     seconds: float
 
 
-def environment(cloud: Cloud, workspace: Workspace) -> dict[str, str]:
-    """What `pulumi` and `ops` find in their environment instead of an AWS account.
+def environment(cloud: Cloud, workspace: Workspace, binary: Path) -> dict[str, str]:
+    """What `pulumi` and `ops` find in their environment instead of an AWS account. binary: the Pulumi CLI, which `pulumi` runs.
 
-    APOLLO_WORK: the folder of the stack file. APOLLO_SSH: how to call ssh so that it reaches the machines' network.
+    APOLLO_CLOUD: the cloud's folder. APOLLO_WORK: the folder of the stack file. APOLLO_SSH: how to call ssh so that it reaches
+    the machines' network.
     """
-    binary = pulumi()
-    env = workspace.environment(cloud.providers(), language_host())
-    env |= {
-        "PATH": f"{binary.parent}{os.pathsep}{env['PATH']}",
-        "APOLLO_WORK": str(workspace.work),
-        **cloud.credentials(),
-    }
+    env = workspace.environment(engine_programs(binary))
+    env |= {"APOLLO_CLOUD": str(cloud.folder), "APOLLO_WORK": str(workspace.work), **cloud.credentials()}
     return env | ssh_environment(cloud)
 
 
@@ -65,10 +60,9 @@ class Engine:
     """The engine over one workspace and one cloud. binary: the Pulumi CLI."""
 
     def __init__(self, binary: Path, workspace: Workspace, cloud: Cloud) -> None:
-        self._binary = binary
         self._workspace = workspace
         self._cloud = cloud
-        self._env = workspace.environment(cloud.providers(), language_host())
+        self._env = environment(cloud, workspace, binary)
         self._log = workspace.folder / "engine.log"
 
     def run(self, operation: Operation, progress: Callable[[Report, Step | None], None]) -> Run:
@@ -90,7 +84,7 @@ class Engine:
         self._cloud.ask("begin", {"environment": {"APOLLO_DRAIN": "off"} if ending else {}, "ending": ending})
         report = Report()
         started = time.monotonic()
-        process = supervised([str(self._binary), *argv], self._env, self._workspace.work, self._log)
+        process = supervised(["pulumi", *argv], self._env, self._workspace.work, self._log)
         interrupts = 0
         lost: float | None = None
         with _interrupts() as pressed:
@@ -160,7 +154,7 @@ class Engine:
 
     def _plain(self, *argv: str) -> None:
         process = supervised(
-            [str(self._binary), *argv, "--non-interactive", "--color", "never"], self._env, self._workspace.work, self._log
+            ["pulumi", *argv, "--non-interactive", "--color", "never"], self._env, self._workspace.work, self._log
         )
         if process.wait():
             raise LocalCloudError(f"pulumi {' '.join(argv)} failed: {self._last_words()}")

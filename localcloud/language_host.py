@@ -9,12 +9,12 @@ to import, comes with the program.
 
 from __future__ import annotations
 
+import functools
 import os
 import runpy
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,10 @@ _SERVICE = "pulumirpc.LanguageRuntime"
 _EMPTY = ("GetRequiredPlugins", "GetRequiredPackages", "GetPluginInfo")
 
 
-def service(engine: str, admits: Callable[[str], bool]) -> grpc.GenericRpcHandler:
-    """The language host's methods, on messages as bytes. engine: its address. admits: whether a caller may run a program."""
-
-    def ran(request: bytes, context: Any) -> bytes:
-        if not admits(context.peer()):
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this language host is another user's")
-        return run(engine, request, context)
-
+def service(engine: str) -> grpc.GenericRpcHandler:
+    """The language host's methods, on messages as bytes. engine: its address."""
     nothing = grpc.unary_unary_rpc_method_handler(lambda *_: b"")
-    program = grpc.unary_unary_rpc_method_handler(ran)
+    program = grpc.unary_unary_rpc_method_handler(functools.partial(run, engine))
     return grpc.method_handlers_generic_handler(_SERVICE, {"Run": program, **dict.fromkeys(_EMPTY, nothing)})
 
 
@@ -68,10 +62,8 @@ def main() -> None:
     sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
     engine, parent = sys.argv[-1], os.getppid()
     sys.argv[1:] = []
-    # By its place, as no folder of ours is on the program's path.
-    peers = runpy.run_path(str(Path(__file__).parent / "api" / "peers.py"))
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=_UNLIMITED)
-    server.add_generic_rpc_handlers((service(engine, lambda peer: peers["ours"](peer, port)),))
+    server.add_generic_rpc_handlers((service(engine),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)

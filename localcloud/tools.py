@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from .show import say
 
 PULUMI_VERSION = "3.250.0"
 _OLDEST_PULUMI = (3, 214, 0)  # the first with replacement triggers
+_HERE = Path(__file__).parent
 _DOWNLOADS = "https://get.pulumi.com/releases/sdk"
 
 
@@ -179,18 +181,22 @@ def _run_go(go: str, tool: GoTool, work: Path) -> None:
     say(f"  built {tool.name} in {time.monotonic() - started:.0f} s")
 
 
-def language_host() -> Path:
-    """The folder that holds our `pulumi-language-python`, to come first on the engine's PATH. It runs this very Python."""
-    script = Path(__file__).with_name("language_host.py")
-    text = f"#!/bin/sh\nexec '{sys.executable}' '{script}' \"$@\"\n"
-    folder = cache_dir() / "tools" / f"language-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    host = folder / "pulumi-language-python"
-    if not host.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".draft-{os.getpid()}"
-        draft.write_text(text)
-        draft.chmod(0o755)
-        draft.rename(host)
+def engine_programs(binary: Path) -> Path:
+    """The folder to come first on the PATH of whoever runs the engine: `pulumi` runs the binary where no other user reaches it,
+    `pulumi-language-python` is our language host. Both run by this very Python."""
+    runs = {
+        "pulumi": ("-I", "-S", str(_HERE / "enclosed.py"), str(binary)),
+        "pulumi-language-python": (str(_HERE / "language_host.py"),),
+    }
+    texts = {name: f'#!/bin/sh\nexec {shlex.join([sys.executable, *words])} "$@"\n' for name, words in runs.items()}
+    folder = cache_dir() / "tools" / f"engine-{hashlib.sha256(repr(texts).encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        if not (folder / name).exists():
+            draft = folder / f".{name}-{os.getpid()}"
+            draft.write_text(text)
+            draft.chmod(0o755)
+            draft.rename(folder / name)
     return folder
 
 

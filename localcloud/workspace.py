@@ -55,16 +55,15 @@ class Workspace:
     def locks(self) -> Path:
         return self.folder / "state" / ".pulumi" / "locks"
 
-    def environment(self, providers: str, host: Path) -> dict[str, str]:
-        """The engine's environment. providers: for PULUMI_DEBUG_PROVIDERS. host: the language host's folder."""
+    def environment(self, programs: Path) -> dict[str, str]:
+        """The engine's environment. programs: the folder where `pulumi` and the language host are found."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PULUMI_")) and k != "PYTHONPATH"}
         return env | {
-            "PATH": f"{host}{os.pathsep}{env.get('PATH', os.defpath)}",
+            "PATH": f"{programs}{os.pathsep}{env.get('PATH', os.defpath)}",
             "PULUMI_HOME": str(cache_dir() / "pulumi-home"),
             # A checkpoint follows each step; without a file of its checksum beside it, it costs a third less.
             "PULUMI_BACKEND_URL": f"file://{self.folder / 'state'}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self.folder / "passphrase"),
-            "PULUMI_DEBUG_PROVIDERS": providers,
             "PULUMI_DEBUG_COMMANDS": "true",  # brings --event-log
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",

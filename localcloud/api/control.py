@@ -22,11 +22,11 @@ Ask = Callable[[str, dict[str, Any] | None], dict[str, Any]]
 
 
 @contextmanager
-def _address(folder: Path) -> Generator[str]:
-    """A name of the socket that is short enough: a socket's path has 108 characters at most, and the folder's may have more."""
+def address(folder: Path, name: str = _NAME) -> Generator[str]:
+    """A path of the socket that is short enough: it has 108 characters at most, and the folder's may have more."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/{os.getpid()}/fd/{handle}/{_NAME}"
+        yield f"/proc/{os.getpid()}/fd/{handle}/{name}"
     finally:
         os.close(handle)
 
@@ -49,7 +49,7 @@ class Control(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 self.wfile.write(json.dumps(said).encode() + b"\n")
 
         (folder / _NAME).unlink(missing_ok=True)
-        with _address(folder) as path:
+        with address(folder) as path:
             super().__init__(path, Handler, bind_and_activate=False)
             self.server_bind()
             Path(path).chmod(0o600)
@@ -59,7 +59,7 @@ class Control(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 def ask(folder: Path, name: str, body: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
     """What the cloud in the folder answers. OSError: it cannot be reached, or not in time. ValueError: that was no answer."""
-    with socket.socket(socket.AF_UNIX) as connection, _address(folder) as path:
+    with socket.socket(socket.AF_UNIX) as connection, address(folder) as path:
         connection.settimeout(seconds)
         connection.connect(path)
         connection.sendall(json.dumps({"name": name, "body": body}).encode() + b"\n")

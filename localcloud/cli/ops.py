@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
         from ops.__main__ import main
 
         return main(args.argv)
+    from localcloud import tools
     from localcloud.cli.terminal import call
     from localcloud.engine import environment
     from localcloud.operations import Request, alone, workspace_of
@@ -34,4 +35,4 @@ def run(args: argparse.Namespace) -> int:
         stack = [] if args.argv[:1] and args.argv[0] in _WITHOUT_STACK else ["--stack", args.stack]
         with keep_generations(workspace):
             argv = [sys.executable, "-m", "ops", *args.argv, *stack]
-            return call(argv, environment(cloud, workspace), REPOSITORY, own_group=True)
+            return call(argv, environment(cloud, workspace, tools.pulumi()), REPOSITORY, own_group=True)

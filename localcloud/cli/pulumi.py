@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
         if args.empty_cloud and not workspace.state_file.exists():
             raise LocalCloudError(f"stack {args.stack} has no state here to preview against; `./apollo preview` needs none")
         cloud = own or clouds.start(held.enter_context(passing_folder()), workspace.region, ephemeral=True)
-        env, binary = environment(cloud, workspace), str(tools.pulumi())
+        env = environment(cloud, workspace, tools.pulumi())
         if not workspace.state_file.exists():
-            call([binary, "stack", "init", args.stack, "--non-interactive"], env, workspace.work, own_group=False)
+            call(["pulumi", "stack", "init", args.stack, "--non-interactive"], env, workspace.work, own_group=False)
         cloud.ask("begin", {})
-        return call([binary, *args.argv, "--stack", args.stack], env, workspace.work, own_group=False)
+        return call(["pulumi", *args.argv, "--stack", args.stack], env, workspace.work, own_group=False)

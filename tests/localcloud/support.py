@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +23,15 @@ from pulumi.runtime.proto import provider_pb2 as pb
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderStub
 
 from localcloud import cloud as clouds
+from localcloud import enclosed
 from localcloud.cloud import Cloud
 from localcloud.paths import REPOSITORY
 from localcloud.provider.values import Props, decode, encode, plain
+from tests.host.support import left_out
 
 PROGRAMS = Path(__file__).with_name("programs")
 REGION = "eu-west-1"
+NOBODY = 65534
 
 
 @dataclass
@@ -36,11 +43,18 @@ class Change:
 
 
 class Client:
-    """One provider over its real port, configured for a region."""
+    """A provider (aws or command) of a cloud over its real socket, configured for a region."""
 
-    def __init__(self, port: int, config: Props) -> None:
-        # A connection of its own, as the engine has one for each provider resource.
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+    _count = itertools.count()
+
+    def __init__(self, cloud: Cloud, provider: str, config: Props) -> None:
+        # A connection of its own, as the engine has one for each provider resource, carried as the engine's are.
+        listener, path = socket.socket(socket.AF_UNIX), cloud.folder / f"client-{os.getpid()}-{next(self._count)}"
+        listener.bind(str(path))
+        listener.listen()
+        carried = (listener, lambda: enclosed.provider(str(cloud.folder), provider))
+        threading.Thread(target=enclosed.pass_on, args=carried, daemon=True).start()
+        self.channel = grpc.insecure_channel(f"unix:{path}", options=[("grpc.use_local_subchannel_pool", 1)])
         self.stub = ResourceProviderStub(self.channel)
         answer = self.stub.CheckConfig(pb.CheckRequest(news=encode(config)))
         assert not answer.failures, answer.failures
@@ -114,8 +128,8 @@ class World:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.aws = Client(cloud.aws, {"region": REGION})
-        self.command = Client(cloud.command, {})
+        self.aws = Client(cloud, "aws", {"region": REGION})
+        self.command = Client(cloud, "command", {})
         self._count = 0
 
     def boto(self, service: str, region: str = REGION) -> Any:
@@ -292,3 +306,12 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> Said:
 
 def names(steps: Sequence[dict[str, str]], op: str) -> list[str]:
     return sorted(step["name"] for step in steps if step["op"] == op)
+
+
+def as_nobody(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs argv as another user of this machine."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        left_out("another user of this machine: becoming one takes root and setpriv")
+    other = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # No interpreter of root's own can be read by others.
+    return subprocess.run([*other, *argv], capture_output=True, text=True, cwd="/", check=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -14,7 +13,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -31,14 +29,13 @@ from components.security import policy
 from host.apollo import parameters
 from localcloud.api import moto_policies
 from localcloud.api.client import ACCOUNT, Aws, Keys
-from localcloud.api.peers import owner
 from localcloud.api.server import Api
 from localcloud.paths import REPOSITORY
 from tests.host.support import left_out
 
-from .support import REGION, World
+from .support import REGION, World, as_nobody
 
-NOBODY = 65534
+SOCKETS = ("control", "aws", "command")
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
 TRUST = '{"Version":"2012-10-17","Statement":[]}'
 
@@ -105,102 +102,21 @@ def test_what_is_changed_on_the_way_is_refused(world: World) -> None:
 
 
 def test_a_key_is_a_file_that_its_owner_alone_reads(world: World) -> None:
-    for name in ("cloud.json", "control"):
+    assert world.cloud.folder.stat().st_mode & 0o777 == 0o700
+    for name in ("cloud.json", *SOCKETS):
         assert (world.cloud.folder / name).stat().st_mode & 0o777 == 0o600
 
 
-def as_nobody(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        left_out("another user of this machine: becoming one takes root and setpriv")
-    other = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    # No interpreter of root's own can be read by others.
-    return subprocess.run([*other, *argv], capture_output=True, text=True, cwd="/", check=False)
-
-
-# A gRPC call as its bytes on the wire: the preface, SETTINGS, and HEADERS of a POST with its message.
-GRPC = r"""
-import socket, struct, sys, time
-port, path, message = int(sys.argv[1]), sys.argv[2].encode(), bytes.fromhex(sys.argv[3])
-def text(t): return bytes([len(t)]) + t
-def frame(kind, flags, stream, data):
-    return struct.pack("!I", len(data))[1:] + bytes([kind, flags]) + struct.pack("!I", stream) + data
-fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"localhost"),
-          (b"content-type", b"application/grpc"), (b"te", b"trailers")]
-headers = b"".join(b"\0" + text(k) + text(v) for k, v in fields)
-s = socket.create_connection(("127.0.0.1", port)); s.settimeout(5)
-s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, headers)
-          + frame(0, 1, 1, b"\0" + struct.pack("!I", len(message)) + message))
-said = b""
-end = time.time() + 5
-while time.time() < end and b"grpc-status" not in said:
-    try: part = s.recv(65536)
-    except OSError: break
-    if not part: break
-    said += part
-print(said)
-"""
-
-
-def test_another_user_of_this_machine_runs_no_command_by_the_providers_port(world: World, tmp_path: Path) -> None:
-    from pulumi.runtime.proto import provider_pb2 as pb
-
-    from localcloud.provider.values import encode
-
-    proof = tmp_path / "proof"
-    inputs = encode({"create": f"id > {proof}"})
-    request = pb.CreateRequest(urn="u", type="command:local:Command", name="n", properties=inputs).SerializeToString()
-    python = "/usr/bin/python3"
-    if not Path(python).exists():
-        left_out(f"another user's gRPC call: {python} is not there")
-    path = "/pulumirpc.ResourceProvider/Create"
-    argv = [python, "-c", GRPC, str(world.cloud.command), path, request.hex()]
-    # The attack itself works: from a process of the cloud's own user the same bytes run the command.
-    assert "grpc-status" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    assert "uid=" in proof.read_text()
-    proof.unlink()
-    said = as_nobody(argv)
-    assert said.returncode == 0, said.stderr
-    assert "another user" in said.stdout
-    assert not proof.exists()
-
-
-def test_another_user_of_this_machine_gets_nowhere_with_the_api_and_the_control_socket(world: World) -> None:
+def test_another_user_of_this_machine_gets_nowhere_with_the_api_and_the_sockets(world: World) -> None:
     curl = shutil.which("curl")
     if curl is None:
         left_out("another user's calls: there is no curl")
     for path in ("/", "/moto-api/reset", "/apollo-cloud/status", "/apollo-cloud/machine"):
         said = as_nobody([curl, "-s", "-o", "/dev/stderr", "-w", "%{http_code}", "-X", "POST", f"{world.cloud.endpoint}{path}"])
         assert said.stdout == "403"
-    said = as_nobody([curl, "-s", "--unix-socket", str(world.cloud.folder / "control"), "http://localhost/"])
-    assert said.returncode != 0
+    for name in SOCKETS:
+        assert as_nobody([curl, "-s", "--unix-socket", str(world.cloud.folder / name), "http://localhost/"]).returncode != 0
     assert as_nobody(["cat", str(world.cloud.folder / "cloud.json")]).returncode != 0
-
-
-def test_another_user_of_this_machine_runs_no_program_by_the_language_host(tmp_path: Path) -> None:
-    from pulumi.runtime.proto import language_pb2
-
-    from localcloud.tools import language_host
-
-    (tmp_path / "__main__.py").write_text(f"open({str(tmp_path / 'proof')!r}, 'w').close()")
-    host = language_host() / "pulumi-language-python"
-    with subprocess.Popen([host, "127.0.0.1:1"], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            port = process.stdout.readline().strip()
-            info: Any = language_pb2.ProgramInfo(program_directory=str(tmp_path), root_directory=str(tmp_path), entry_point=".")
-            request: Any = language_pb2.RunRequest(info=info, pwd=str(tmp_path), program=".", project="p", stack="s")
-            argv = ["/usr/bin/python3", "-c", GRPC, port, "/pulumirpc.LanguageRuntime/Run", request.SerializeToString().hex()]
-            said = as_nobody(argv)
-            assert "another user" in said.stdout
-            assert not (tmp_path / "proof").exists()
-        finally:
-            process.terminate()
-
-
-def test_the_owner_of_a_connection_is_the_user_of_its_other_end() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        assert owner(client.getsockname(), server.getsockname()) == os.geteuid()
-        assert owner(("127.0.0.1", 1), server.getsockname()) is None
 
 
 # --- hosts

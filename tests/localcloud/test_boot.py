@@ -95,7 +95,7 @@ def test_a_number_out_of_its_range_is_wrong_usage(argv: list[str], capsys: pytes
 
 
 def running_at(port: int, folder: Path) -> Cloud:
-    return Cloud(folder, 1, 1, 0.0, "http://127.0.0.1:1", "eu-west-1", {}, 1, 1, port)
+    return Cloud(folder, 1, 1, 0.0, "http://127.0.0.1:1", "eu-west-1", {}, port)
 
 
 def test_another_edge_port_than_a_running_clouds_is_refused(

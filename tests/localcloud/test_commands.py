@@ -205,7 +205,7 @@ def test_a_killed_cloud_leaves_no_connection_to_a_host(sshd: Server, tmp_path: P
     cloud = clouds.start(tmp_path / "cloud", REGION)
     connections = tmp_path / "cloud" / "ssh"
     inputs = {"connection": sshd.connection(), "create": f"touch {tmp_path}/there; sleep 600"}
-    create = Client(cloud.command, {}).create
+    create = Client(cloud, "command", {}).create
     waiting = threading.Thread(target=lambda: refusal(lambda: create(REMOTE, inputs)))
     waiting.start()
     try:

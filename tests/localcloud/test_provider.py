@@ -121,7 +121,7 @@ def test_a_new_security_group_lets_nothing_out(world: World) -> None:
 
 
 def test_default_tags_and_regions_belong_to_one_provider_each(world: World) -> None:
-    tagged = Client(world.cloud.aws, {"region": "us-east-1", "defaultTags": '{"tags": {"owner": "ops"}}'})
+    tagged = Client(world.cloud, "aws", {"region": "us-east-1", "defaultTags": '{"tags": {"owner": "ops"}}'})
     id, outputs = tagged.create(VPC, inputs := {"cidrBlock": "10.9.0.0/16", "tags": {"a": "b"}})
     assert (outputs["tags"], outputs["tagsAll"]) == ({"a": "b"}, {"owner": "ops", "a": "b"})
     assert outputs["region"] == "us-east-1"

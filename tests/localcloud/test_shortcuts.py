@@ -99,8 +99,8 @@ def test_each_stack_file_plans_the_same_goals_and_outputs(name: str, tmp_path: P
     cloud = clouds.start(folder, REGION, ephemeral=True)
     try:
         workspace = workspace_of(folder, Request(name))
-        env = {**environment(cloud, workspace), "PULUMI_EXPERIMENTAL": "true"}
-        argv = [str(pulumi()), "preview", "--stack", name, "--non-interactive"]
+        env = {**environment(cloud, workspace, pulumi()), "PULUMI_EXPERIMENTAL": "true"}
+        argv = ["pulumi", "preview", "--stack", name, "--non-interactive"]
         subprocess.run([argv[0], "stack", "init", name], env=env, cwd=workspace.work, check=True, capture_output=True)
         plans: list[Any] = []
         for word, extra in (("sdk", OFF), ("ours", {})):

@@ -164,16 +164,17 @@ def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, m
     assert len(pids.read_text().split()) == 2, "what is there is not made again"
 
 
-def test_the_language_host_runs_this_very_python() -> None:
+def test_the_engine_and_the_language_host_are_run_by_this_very_python() -> None:
     import sys
 
-    text = (tools.language_host() / "pulumi-language-python").read_text()
-    assert sys.executable in text
-    assert tools.language_host() == tools.language_host()
+    folder = tools.engine_programs(Path("/bin/true"))
+    for name in ("pulumi", "pulumi-language-python"):
+        assert sys.executable in (folder / name).read_text()
+    assert tools.engine_programs(Path("/bin/true")) == folder != tools.engine_programs(Path("/bin/false"))
 
 
 def test_the_language_host_ends_with_its_engine_however_that_ended() -> None:
-    host = tools.language_host() / "pulumi-language-python"
+    host = tools.engine_programs(Path("/bin/true")) / "pulumi-language-python"
     # The shell stands for an engine: it is killed once its host serves.
     script = f"'{host}' 127.0.0.1:1 & echo $!; wait"
     with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True) as engine:
