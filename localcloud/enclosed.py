@@ -2,8 +2,8 @@
 
 The engine, the language host and the program speak plain gRPC on 127.0.0.1: whoever reaches one of their ports runs commands as
 us. In the namespace are only they. What they call outside is carried by a process that stays there: to the cloud's providers by
-the sockets in its folder, and to the ports of 127.0.0.1 that AWS_ENDPOINT_URL and arguments such as `--event-log tcp://…` name.
-The namespace has no name, so it ends with the last process in it, however that ends.
+the sockets in its folder, and to its API at the port of 127.0.0.1 that AWS_ENDPOINT_URL names. The namespace has no name, so it
+ends with the last process in it, however that ends.
 
 Used as a script, without the rest of the package, so that it starts at once: `enclosed.py PULUMI ARGUMENT …`, with the cloud's
 folder in APOLLO_CLOUD. It becomes the CLI: signals, terminal and exit status are the CLI's own.
@@ -104,7 +104,7 @@ def carry(command: int, listeners: socket.socket, dials: list[Dial]) -> NoReturn
     with contextlib.suppress(OSError):
         ended = os.pidfd_open(command)
         handles = socket.recv_fds(listeners, 1, len(dials))[1]
-        for handle, dial in zip(handles, dials, strict=False):
+        for handle, dial in zip(handles, dials, strict=False):  # none where the command has ended already
             threading.Thread(target=pass_on, args=(socket.socket(fileno=handle), dial), daemon=True).start()
         select.select([ended], [], [])
     os._exit(0)
@@ -114,11 +114,11 @@ def main(argv: list[str]) -> NoReturn:
     folder = os.environ["APOLLO_CLOUD"]
     dials: list[Dial] = [lambda name=name: provider(folder, name) for name in PROVIDERS]
     ports = [0 for _ in PROVIDERS]
-    for word in (*argv, os.environ.get("AWS_ENDPOINT_URL", "")):
-        place, _, port = word.rpartition(":")
-        if place in (f"tcp://{_LOOPBACK}", f"http://{_LOOPBACK}") and port.isdecimal():
-            ports.append(int(port))
-            dials.append(lambda port=int(port): socket.create_connection((_LOOPBACK, port)))
+    if api := os.environ.get("AWS_ENDPOINT_URL"):
+        port = int(api.rpartition(":")[2])
+        # First, so that its port is still free.
+        ports.insert(0, port)
+        dials.insert(0, lambda: socket.create_connection((_LOOPBACK, port)))
     ours, theirs = socket.socketpair()
     command = os.getpid()
     if os.fork() == 0:
@@ -126,14 +126,14 @@ def main(argv: list[str]) -> NoReturn:
         carry(command, theirs, dials)
     if not entered():
         print("no network namespace here: other users of this machine reach the engine while it runs", file=sys.stderr)
-        # What is on 127.0.0.1 outside is within reach.
-        ports = ports[: len(PROVIDERS)]
+        # The API has its port on this very loopback.
+        ports = [0 for _ in ports]
     listeners = [socket.create_server((_LOOPBACK, port)) for port in ports]
     for listener in listeners:  # and of all that it accepts
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     socket.send_fds(ours, [b"."], [listener.fileno() for listener in listeners])
-    attached = [f"{name}:{listener.getsockname()[1]}" for name, listener in zip(PROVIDERS, listeners, strict=False)]
-    os.environ["PULUMI_DEBUG_PROVIDERS"] = ",".join(attached)
+    taken = [listener.getsockname()[1] for listener in listeners[-len(PROVIDERS) :]]
+    os.environ["PULUMI_DEBUG_PROVIDERS"] = ",".join(f"{name}:{port}" for name, port in zip(PROVIDERS, taken, strict=True))
     os.execv(argv[0], argv)
 
 

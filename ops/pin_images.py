@@ -6,7 +6,7 @@ import argparse
 import json
 
 from host.apollo import images
-from ops.cli import pulumi
+from ops.cli import Cli
 from ops.errors import OpsError
 
 
@@ -22,7 +22,7 @@ def pin(stack: str, scheme: str = "https") -> dict[str, str]:
     from plan.images import unpinned
     from plan.parse import examine
 
-    shown = json.loads(pulumi("config", "--stack", stack, "--json"))
+    shown = json.loads(Cli().run("config", "--stack", stack, "--json"))
     raw = {key.removeprefix("apollo:"): entry["objectValue"] for key, entry in shown.items() if "objectValue" in entry}
     settings, problems = examine(raw)
     if wrong := [problem for problem in problems if problem.key.startswith(("overlay", "mesos"))]:
@@ -31,7 +31,7 @@ def pin(stack: str, scheme: str = "https") -> dict[str, str]:
     for key, source in unpinned(settings).items():
         tag = source.rpartition("/")[2].partition(":")[2]
         pinned[key] = f"{source.removesuffix(f':{tag}')}@{_digest(source, scheme)}"
-        pulumi("config", "set", "--stack", stack, "--path", f"apollo:{key}", pinned[key])
+        Cli().run("config", "set", "--stack", stack, "--path", f"apollo:{key}", pinned[key])
     return pinned
 
 

@@ -261,14 +261,14 @@ class Say:
     def line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def event(self, event: Any, begun: float) -> None:
+    def event(self, event: dict[str, Any], begun: float) -> None:
         """The engine's steps that are about machines, as they end."""
-        done = event.res_outputs_event or event.res_op_failed_event
-        kind = done.metadata.type if done else ""
-        word = _WORDS.get((kind, done.metadata.op.value)) if done else None
-        if done and word:
-            name = done.metadata.urn.split("::")[-1].rpartition("-")[0]
-            failed = ": that failed" if event.res_op_failed_event else ""
+        ended = event.get("resOutputsEvent") or event.get("resOpFailedEvent")
+        about = ended["metadata"] if ended else {}
+        word = _WORDS.get((str(about.get("type")), str(about.get("op"))))
+        if word:
+            name = about["urn"].split("::")[-1].rpartition("-")[0]
+            failed = ": that failed" if "resOpFailedEvent" in event else ""
             self.line(f"    {name} {word}{failed}, {time.monotonic() - begun:.0f} s")
 
 
@@ -284,7 +284,7 @@ def _interrupts(stack: Stack) -> Generator[Pressed]:
         if count == 1:
             print("stopping when this host is done; Ctrl-C again stops at once", file=sys.stderr, flush=True)
         else:
-            stack.engine.interrupt()
+            stack.cli.interrupt()
 
     before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ops.cli import pulumi
+from ops.cli import Cli
 from ops.errors import OpsError
 from plan.secrets import CERTIFICATES, SECRETS, together
 
@@ -60,11 +60,11 @@ def store(stack: str, keys: list[str]) -> None:
     consul = _config(stack, "apollo:consul").get("objectValue") or {}
     values = generate(**{name: consul[name] for name in ("datacenter", "domain") if name in consul})
     for key in together(keys):
-        pulumi("config", "set", "--stack", stack, "--path", "--secret", f"apollo:secrets.{key}", stdin=values[key])
+        Cli().run("config", "set", "--stack", stack, "--path", "--secret", f"apollo:secrets.{key}", stdin=values[key])
 
 
 def _config(stack: str, key: str, *options: str) -> dict[str, Any]:
-    entry = json.loads(pulumi("config", "--stack", stack, "--json", *options)).get(key)
+    entry = json.loads(Cli().run("config", "--stack", stack, "--json", *options)).get(key)
     return entry if isinstance(entry, dict) else {}
 
 
