@@ -508,14 +508,14 @@ def test_a_host_has_a_route_in_whichever_case_its_tag_has_it(edge: Edge, instanc
     assert edge.ask("/case", "cased.example.com").text != "cased /case"
 
 
-def test_a_tag_that_is_not_heeded_is_named_in_the_log(edge: Edge, instance: Make) -> None:
+def test_a_tag_that_is_ignored_is_named_in_the_log(edge: Edge, instance: Make) -> None:
     edge.register("named", instance("named"), ["public", "host=*.example.com", "path=x"])
     answers(edge, "named.apollo.test", "named /")
     for tag in ("host=*.example.com", "path=x"):
         assert f"warning named has a tag that names no host or path: {tag}" in edge.log("template")
 
 
-def test_of_very_many_wishes_the_first_twenty_are_heeded(edge: Edge, instance: Make) -> None:
+def test_of_very_many_wishes_the_first_twenty_count(edge: Edge, instance: Make) -> None:
     edge.register("greedy", instance("greedy"), ["public", *(f"host=h{n:03}.example.com" for n in range(600))])
     answers(edge, "greedy.apollo.test", "greedy /")
     assert sorted(key for key, service in edge.routes.items() if service == "greedy") == [

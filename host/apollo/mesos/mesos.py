@@ -131,7 +131,7 @@ def command(name: str, flags: Sequence[str], options: Sequence[str] = (), enviro
         *("docker", "run", "--rm", f"--name=apollo-{name}", "--network=host", "--log-driver=none"),
         *(f"--volume={WORK}:{WORK}", f"--volume={RUN}:{RUN}:ro"),
         *(f"--env={variable}" for variable in environment),
-        # As the first process of its namespace a program without a handler of its own does not heed SIGTERM.
+        # As the first process of its namespace a program without a handler of its own ignores SIGTERM.
         *(() if "--pid=host" in options else ("--init",)),
         *options,
         *((f"--entrypoint={entry}",) if entry else ()),
