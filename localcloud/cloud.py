@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .apollo.hosts import HostRow
 from .errors import LocalCloudError
 from .paths import REPOSITORY
-from .processes import alive, end, start_ticks
+from .processes import alive, end, start_ticks, wait_until
 
 if TYPE_CHECKING:
     from .api.client import Aws
@@ -81,11 +81,8 @@ class Cloud:
 
     def wait_idle(self, seconds: float = 120.0) -> None:
         """Waits for calls that a killed run left under way. LocalCloudError where they do not end."""
-        deadline = time.monotonic() + seconds
-        while self.ask("status")["inFlight"]:
-            if time.monotonic() > deadline:
-                raise LocalCloudError(f"a call of an earlier run has been under way for {seconds:.0f} s; see {self.log}")
-            time.sleep(0.1)
+        if not wait_until(lambda: not self.ask("status")["inFlight"], seconds, 0.1):
+            raise LocalCloudError(f"a call of an earlier run has been under way for {seconds:.0f} s; see {self.log}")
 
     def stop(self) -> None:
         """Ends the process and waits until it is gone."""

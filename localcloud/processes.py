@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 # In front of a command, ends its whole family when the command does, when we do, and at SIGTERM; it then ends with STOPPED.
-FAMILY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py")))
+_FAMILY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py")))
 STOPPED = 128 + signal.SIGTERM
 
 
@@ -42,17 +43,29 @@ def alive(pid: int, ticks: int) -> bool:
     return start_ticks(pid) == ticks
 
 
-def supervised(argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Starts a command whose whole family ends when it does, and when we do. Its output goes to the end of the log.
+def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.05) -> bool:
+    """Polls until the condition holds (True) or the time is over (False)."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval)
+    return True
 
-    The command is in a session of its own: Ctrl-C on the terminal reaches only us. Send SIGINT to the returned process to
-    pass it on, SIGTERM to end the family at once.
+
+def with_family(argv: Sequence[str], **how: Any) -> subprocess.Popen[Any]:
+    """Starts a command whose whole family ends when it does, and when we do, in a session of its own. how: Popen's own."""
+    return subprocess.Popen([*_FAMILY, *argv], start_new_session=True, **how)
+
+
+def supervised(argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Starts a command with its family. Its output goes to the end of the log.
+
+    Ctrl-C on the terminal reaches only us. Send SIGINT to the returned process to pass it on, SIGTERM to end the family at
+    once.
     """
     with log.open("ab") as out:
-        return subprocess.Popen(
-            [*FAMILY, *argv],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(env), cwd=cwd, start_new_session=True,
-        )  # fmt: skip
+        return with_family(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(env), cwd=cwd)
 
 
 def end(pid: int, ticks: int, seconds: float = 10.0) -> None:
@@ -62,10 +75,5 @@ def end(pid: int, ticks: int, seconds: float = 10.0) -> None:
             os.kill(pid, sig)
         except ProcessLookupError:
             return
-        deadline = time.monotonic() + seconds
-        while alive(pid, ticks):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.02)
-        else:
+        if wait_until(lambda: not alive(pid, ticks), seconds, 0.02):
             return

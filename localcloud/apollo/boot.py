@@ -23,10 +23,11 @@ from ..machines.errors import MachineError
 from ..machines.image import ensure_image, image_key
 from ..machines.network import ADMIN_ADDRESS
 from ..machines.orders import binaries
-from ..machines.processes import Children, wait_until
+from ..machines.processes import Children
 from ..machines.relay import listen_on_loopback
 from ..machines.security_groups import API, API_PORT
 from ..paths import cache_dir
+from ..processes import wait_until
 from ..show import say
 from . import check, demo, host_files
 from .fleet import fleet, last_words

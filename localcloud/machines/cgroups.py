@@ -10,7 +10,7 @@ import os
 import signal
 from pathlib import Path
 
-from localcloud.machines.processes import wait_until
+from localcloud.processes import wait_until
 
 
 def hierarchies() -> list[Path]:

@@ -37,11 +37,12 @@ from localcloud.machines.mirror import MirrorServer
 from localcloud.machines.namespaces import Namespace
 from localcloud.machines.network import INTERNET_ADDRESS, Internet, VpcNetwork
 from localcloud.machines.prepare import raise_limits
-from localcloud.machines.processes import Children, end_recorded, wait_until
+from localcloud.machines.processes import Children, end_recorded
 from localcloud.machines.relay import Relay, dial_from, listen_on_loopback
 from localcloud.machines.security_groups import API, API_PORT, METADATA, permits
 from localcloud.machines.volumes import Volumes
 from localcloud.machines.wanted import Instance, Wanted
+from localcloud.processes import wait_until
 
 HTTP = 80
 

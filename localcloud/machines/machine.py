@@ -20,8 +20,9 @@ from pathlib import Path
 from localcloud.machines import cgroups, volumes
 from localcloud.machines.errors import MachineError
 from localcloud.machines.namespaces import Namespace
-from localcloud.machines.processes import Children, wait_until
+from localcloud.machines.processes import Children
 from localcloud.machines.wanted import Disk, Instance
+from localcloud.processes import wait_until
 
 # What systemd takes as "power off" (SIGRTMIN+4); the C library's SIGRTMIN.
 POWER_OFF = 34 + 4

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote
 
+from localcloud.machines.serving import HttpServer
 from localcloud.machines.wanted import Instance, Wanted
 
 TOKEN_PATH = "/latest/api/token"
@@ -196,24 +197,14 @@ class Metadata:
             return text
 
 
-class MetadataServer:
-    """Serves it on a listening socket, from a thread for each connection."""
+class MetadataServer(HttpServer):
+    """Serves it on a listening socket."""
 
     def __init__(self, listener: socket.socket, metadata: Metadata) -> None:
         class Handler(_Handler):
             data = metadata
 
-        self._server = ThreadingHTTPServer(listener.getsockname(), Handler, bind_and_activate=False)
-        self._server.socket.close()
-        self._server.socket = listener
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metadata", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(listener, Handler, "metadata")
 
 
 class _Handler(BaseHTTPRequestHandler):

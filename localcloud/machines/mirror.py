@@ -11,7 +11,6 @@ import hashlib
 import http.server
 import shutil
 import subprocess
-import threading
 from collections.abc import Mapping
 from email.utils import formatdate
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any
 
 from localcloud.machines.namespaces import Namespace
 from localcloud.machines.processes import run
+from localcloud.machines.serving import HttpServer
 
 ADDRESS = IPv4Address("198.51.100.80")
 PORT = 80
@@ -69,23 +69,12 @@ def point_at(root: Path, folder: Path, suite: str) -> None:
     )
 
 
-class MirrorServer:
+class MirrorServer(HttpServer):
     """Serves the repository on the hosts' internet."""
 
     def __init__(self, internet: Namespace, folder: Path) -> None:
         internet.ip([f"address add {ADDRESS}/32 dev lo"])
-        handler = partial(_Quiet, directory=str(folder))
-        self._server = http.server.ThreadingHTTPServer((str(ADDRESS), PORT), handler, bind_and_activate=False)
-        self._server.socket.close()
-        self._server.socket = internet.listen(str(ADDRESS), PORT)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="mirror", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(internet.listen(str(ADDRESS), PORT), partial(_Quiet, directory=str(folder)), "mirror")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

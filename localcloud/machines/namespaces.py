@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from localcloud.machines.errors import MachineError
-from localcloud.machines.processes import run, wait_until
+from localcloud.machines.processes import run
+from localcloud.processes import wait_until
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000

@@ -6,14 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 from localcloud.machines.errors import MachineError
-from localcloud.processes import start_ticks
+from localcloud.processes import start_ticks, wait_until
 
 
 def run(argv: Sequence[str], stdin: str | None = None, timeout: float = 60) -> str:
@@ -27,16 +26,6 @@ def run(argv: Sequence[str], stdin: str | None = None, timeout: float = 60) -> s
     if done.returncode:
         raise MachineError(f"{' '.join(argv)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.05) -> bool:
-    """Polls until the condition holds (True) or the time is over (False)."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(interval)
-    return True
 
 
 class Children:

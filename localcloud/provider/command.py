@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from ..processes import FAMILY, STOPPED
+from ..processes import STOPPED, with_family
 from .diff import Found
 from .kind import Aws, CloudError, Kind
 from .values import Props
@@ -73,7 +73,7 @@ class Runner:
         """Starts argv. stop() ends it with its family, and so does our own end, however that comes. how: Popen's own."""
         with self._lock:
             self.check()
-            process = subprocess.Popen([*FAMILY, *argv], text=True, start_new_session=True, **how)
+            process = with_family(argv, text=True, **how)
             self._running.add(process)
         return process
 
