@@ -32,7 +32,7 @@ from .apollo.hosts import live_hosts
 from .machines.errors import MachineError
 from .processes import die_with_parent, start_ticks
 from .provider import balancing, buckets, command, compute, identity, logs, network, security, storage
-from .provider.desk import Desk, Fault
+from .provider.journal import Fault, Journal
 from .provider.servicer import Servicer
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Daemon:
 
     def __init__(self, folder: Path, port: int, region: str, edge_port: int | None = None) -> None:
         self.folder = folder
-        self.desk = Desk(folder / "calls.jsonl")
+        self.journal = Journal(folder / "calls.jsonl")
         owner, machines = Keys.new(), Keys.new()
         self.api = Api(port, owner, machines)
         self.aws = Aws(self.api.endpoint, region, owner)
@@ -69,13 +69,13 @@ class Daemon:
             lambda address: self.driver.ended(address) if self.driver else "",
         )
         kinds = [kind() for module in _MODULES for kind in module.KINDS]
-        self.resources = Servicer("aws", kinds, self.desk, self.aws)
-        self.commands = Servicer("command", command.kinds(self.runner), self.desk, self.aws)
+        self.resources = Servicer("aws", kinds, self.journal, self.aws)
+        self.commands = Servicer("command", command.kinds(self.runner), self.journal, self.aws)
         self.commands.cancel = self.runner.cancel
         self.commands.begin = self.runner.cancelled.clear
         self.commands.within = self.runner.within
-        self.resources.cancel = self.desk.cancelled.set
-        self.resources.begin = self.desk.cancelled.clear
+        self.resources.cancel = self.journal.cancelled.set
+        self.resources.begin = self.journal.cancelled.clear
         self.baseline: frozenset[str] = frozenset()
         self._servers: list[grpc.Server] = []
         self.stopped = threading.Event()
@@ -101,7 +101,7 @@ class Daemon:
         draft.write_text(json.dumps(about))
         draft.rename(self.folder / "cloud.json")
         self.baseline = inventory(self.aws)
-        self.desk.ready.set()
+        self.journal.ready.set()
 
     def close(self) -> None:
         self.runner.cancel()
@@ -109,7 +109,7 @@ class Daemon:
             server.stop(0)
         if self.driver is not None:
             self.driver.close()
-        self.desk.close()
+        self.journal.close()
         self.control.shutdown()
         self.api.http.shutdown()
 
@@ -126,10 +126,10 @@ class Daemon:
     def _control(self, name: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """What the command line and the tests ask: status, hosts, leftovers, fault, cancel, begin, orphans, machine."""
         if name == "status":
-            return self.desk.status()
+            return self.journal.status()
         # `begin` and `cancel` do not wait for moto, so that the engine starts while moto loads.
         if name not in ("begin", "cancel"):
-            self.desk.ready.wait()
+            self.journal.ready.wait()
         if name == "hosts":
             return {"hosts": [row.public() for row in live_hosts(self.aws)]}
         if name == "leftovers":
@@ -138,11 +138,11 @@ class Daemon:
         if body is None:
             return {"error": f"no such question: {name}"}
         if name == "fault":
-            self.desk.inject(Fault(**body))
+            self.journal.inject(Fault(**body))
             return {}
         if name == "cancel":
             self.runner.cancel()
-            self.desk.cancelled.set()
+            self.journal.cancelled.set()
             return {}
         if name == "begin":
             self._uncancel()
@@ -154,7 +154,7 @@ class Daemon:
             # Removing one may run its command.
             self._uncancel()
             known = {(item["type"], item["id"]) for item in body["known"]}
-            orphans = self.desk.orphans(known)
+            orphans = self.journal.orphans(known)
             for made in orphans:
                 (self.commands if made.type.startswith("command:") else self.resources).remove(made)
             return {"removed": [made.public() for made in orphans]}
@@ -168,7 +168,7 @@ class Daemon:
 
     def _uncancel(self) -> None:
         self.runner.cancelled.clear()
-        self.desk.cancelled.clear()
+        self.journal.cancelled.clear()
 
 
 def main() -> None:

@@ -1,77 +1,56 @@
 """Network load balancers (ELBv2): balancer, target group, attachment, listener."""
 
-# One interface for all types: not every argument is of use to each.
+# One interface for all types: not every argument is of use to each, and tables are class attributes.
 # ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from .diff import Found
-from .kind import Aws, Kind, absent, arguments, change_tags, first, from_aws, tag_list, tag_map, wait
+from .kind import Api, Aws, Kind, absent, tag_list, tag_map
 from .values import Props
 
 
-class _Balancing(Kind):
+class _Balancing(Api):
     """What the three tagged types share. A property that AWS keeps as an attribute is named in `attributes`."""
 
-    noun: ClassVar[str]  # load_balancer: create_load_balancer answers {"LoadBalancers": [{"LoadBalancerArn": …}]}
+    service = "elbv2"
+    naming = ("describe_{}s", "Arn")
     attributes: ClassVar[dict[str, str]] = {}
 
-    @property
-    def _names(self) -> tuple[str, str]:
-        """The list in an answer, and the argument that names one."""
-        word = self.noun.title().replace("_", "")
-        return f"{word}s", f"{word}Arn"
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        values = self.attributes_of(aws, id)
+        spelt = {name: _spelt(values[key], known.get(name)) for name, key in self.attributes.items() if key in values}
+        return {**spelt, "arn": id}
 
-    def make_record(self, aws: Aws, args: Props, inputs: Props) -> str:
-        """Makes it with its tags and attributes; its ARN."""
-        elb, (many, arn) = aws.client("elbv2"), self._names
-        if inputs.get("tagsAll"):
-            args["Tags"] = tag_list(inputs["tagsAll"])
-        id = str(getattr(elb, f"create_{self.noun}")(**args)[many][0][arn])
-        with self.undo_on_error(aws, id):
-            self._set_attributes(aws, id, inputs)
-        return id
+    def attributes_of(self, aws: Aws, id: str) -> dict[str, str]:
+        records = self.call(aws, f"describe_{self.noun}_attributes", {self.key: id})["Attributes"]
+        return {record["Key"]: record["Value"] for record in records}
 
-    def record(self, aws: Aws, id: str) -> Props | None:
-        many, arn = self._names
-        answer = absent(lambda: getattr(aws.client("elbv2"), f"describe_{self.noun}s")(**{f"{arn}s": [id]}))
-        return first(answer[many]) if answer else None
-
-    def live(self, aws: Aws, id: str, known: Props) -> Props:
-        """Its ARN, tags and attributes."""
-        elb = aws.client("elbv2")
-        records = getattr(elb, f"describe_{self.noun}_attributes")(**{self._names[1]: id})["Attributes"]
-        values = {record["Key"]: record["Value"] for record in records}
-        found: Props = {name: _spelt(values[key], known.get(name)) for name, key in self.attributes.items() if key in values}
-        tags = elb.describe_tags(ResourceArns=[id])["TagDescriptions"]
-        return {**found, "arn": id, "tags": tag_map(tags[0]["Tags"]) if tags else {}}
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        elb = aws.client("elbv2")
-        change_tags(
-            old,
-            new,
-            lambda tags: elb.add_tags(ResourceArns=[id], Tags=tag_list(tags)),
-            lambda keys: elb.remove_tags(ResourceArns=[id], TagKeys=keys),
-        )
-        if changed & {*self.attributes, "targetHealthStates"}:
-            self._set_attributes(aws, id, new)
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id):
-            getattr(aws.client("elbv2"), f"delete_{self.noun}")(**{self._names[1]: id})
-
-    def given_attributes(self, inputs: Props) -> dict[str, Any]:
+    def attributes_for(self, inputs: Props) -> Props:
         return {key: inputs[name] for name, key in self.attributes.items() if inputs.get(name) is not None}
 
-    def _set_attributes(self, aws: Aws, id: str, inputs: Props) -> None:
-        given = [
-            {"Key": key, "Value": str(value).lower() if isinstance(value, bool) else str(value)}
-            for key, value in self.given_attributes(inputs).items()
-        ]
-        if given:
-            getattr(aws.client("elbv2"), f"modify_{self.noun}_attributes")(**{self._names[1]: id}, Attributes=given)
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        super().settle(aws, id, inputs, changed)
+        given = self.attributes_for(inputs)
+        if given and changed.intersection((*self.attributes, "targetHealthStates")):
+            spelt = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
+            attributes = [{"Key": key, "Value": value} for key, value in spelt.items()]
+            self.call(aws, f"modify_{self.noun}_attributes", {self.key: id, "Attributes": attributes})
+
+    def delete(self, aws: Aws, id: str, known: Props) -> None:
+        if self.record(aws, id, known):
+            super().delete(aws, id, known)
+
+    def tags_of(self, aws: Aws, id: str, record: Props) -> dict[str, str]:
+        tags = aws.client("elbv2").describe_tags(ResourceArns=[id])["TagDescriptions"]
+        return tag_map(tags[0]["Tags"]) if tags else {}
+
+    def tag(self, aws: Aws, id: str, tags: dict[str, str]) -> None:
+        aws.client("elbv2").add_tags(ResourceArns=[id], Tags=tag_list(tags))
+
+    def untag(self, aws: Aws, id: str, keys: list[str]) -> None:
+        aws.client("elbv2").remove_tags(ResourceArns=[id], TagKeys=keys)
 
 
 def _spelt(text: str, known: Any) -> Any:
@@ -88,7 +67,11 @@ class LoadBalancer(_Balancing):
         "enableDeletionProtection": "deletion_protection.enabled",
         "enableCrossZoneLoadBalancing": "load_balancing.cross_zone.enabled",
     }
-    inputs = ("name", "internal", "loadBalancerType", "subnets", "securityGroups", *attributes, "tags")
+    sends = ("name", "loadBalancerType", "subnets", "securityGroups")
+    inputs = (*sends, "internal", *attributes, "tags")
+    shows = ("name", "loadBalancerType", "securityGroups", "dnsName", "zoneId", "vpcId")
+    renamed = {"name": "LoadBalancerName", "loadBalancerType": "Type", "dnsName": "DNSName", "zoneId": "CanonicalHostedZoneId"}
+    setters = {"subnets": "set_subnets", "securityGroups": "set_security_groups"}
     required = (("subnets",),)
     replaces, computed = ("name", "internal", "loadBalancerType"), ("internal", "securityGroups")
     defaults = {"internal": False, "loadBalancerType": "application"}
@@ -107,34 +90,13 @@ class LoadBalancer(_Balancing):
 
         return [Found(f.path, f.change, replaces(f)) for f in found]
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        names = ("name", "loadBalancerType", "subnets", "securityGroups")
-        args = arguments(aws.client("elbv2"), "create_load_balancer", inputs, names, loadBalancerType="Type")
-        args["Scheme"] = "internal" if inputs["internal"] else "internet-facing"
-        arn = self.make_record(aws, args, inputs)
-        wait(f"{inputs['name']} becoming active", lambda: (self.record(aws, arn) or {})["State"]["Code"] == "active")
-        return arn
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        return {**super().creation(aws, inputs), "Scheme": "internal" if inputs["internal"] else "internet-facing"}
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        record = self.record(aws, id)
-        return record and {
-            "name": record["LoadBalancerName"],
-            "dnsName": record["DNSName"],
-            "zoneId": record.get("CanonicalHostedZoneId"),
-            "vpcId": record["VpcId"],
-            "internal": record["Scheme"] == "internal",
-            "loadBalancerType": record["Type"],
-            "subnets": [zone["SubnetId"] for zone in record.get("AvailabilityZones", [])],
-            "securityGroups": record.get("SecurityGroups", []),
-            **self.live(aws, id, known),
-        }
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        super().update(aws, id, old, new, changed)
-        if "subnets" in changed:
-            aws.client("elbv2").set_subnets(LoadBalancerArn=id, Subnets=new["subnets"])
-        if "securityGroups" in changed:
-            aws.client("elbv2").set_security_groups(LoadBalancerArn=id, SecurityGroups=new["securityGroups"])
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        subnets = [zone["SubnetId"] for zone in record.get("AvailabilityZones", [])]
+        live = super().describe(aws, id, record, known)
+        return {**live, "internal": record["Scheme"] == "internal", "subnets": subnets}
 
 
 _HEALTH = {
@@ -160,42 +122,32 @@ class TargetGroup(_Balancing):
         "preserveClientIp": "preserve_client_ip.enabled",
         "proxyProtocolV2": "proxy_protocol_v2.enabled",
     }
-    inputs = ("name", "port", "protocol", "vpcId", "targetType", "healthCheck", "targetHealthStates", *attributes, "tags")
+    sends = shows = replaces = ("name", "port", "protocol", "vpcId", "targetType")
+    inputs = (*sends, "healthCheck", "targetHealthStates", *attributes, "tags")
+    renamed = {"name": "TargetGroupName"}
     parts = {"healthCheck": (*_HEALTH, "matcher"), "targetHealthStates": tuple(_STATE)}
-    replaces = inputs[:5]
     computed = ("healthCheck.matcher", "healthCheck.path", "preserveClientIp")
     defaults = {"targetType": "instance", "proxyProtocolV2": False}
     autoname = "name"
     name_limit = 32
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        names = ("name", "port", "protocol", "vpcId", "targetType")
-        args = arguments(aws.client("elbv2"), "create_target_group", inputs, names)
-        return self.make_record(aws, args | self._health(inputs), inputs)
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        return super().creation(aws, inputs) | self._health(inputs)
 
-    def given_attributes(self, inputs: Props) -> dict[str, Any]:
+    def attributes_for(self, inputs: Props) -> Props:
         (state,) = inputs.get("targetHealthStates") or [{}]
-        more = {key: state[name] for name, key in _STATE.items() if state.get(name) is not None}
-        return super().given_attributes(inputs) | more
+        return super().attributes_for(inputs) | {key: state[name] for name, key in _STATE.items() if name in state}
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        record = self.record(aws, id)
-        if record is None:
-            return None
-        records = aws.client("elbv2").describe_target_group_attributes(TargetGroupArn=id)["Attributes"]
-        values = {record["Key"]: record["Value"] for record in records}
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        values = self.attributes_of(aws, id)
         state = {name: _spelt(values[key], None) for name, key in _STATE.items() if key in values}
+        health = {name: record[member] for name, member in _HEALTH.items() if member in record}
         matcher = record.get("Matcher", {}).get("HttpCode")
         return {
-            "name": record["TargetGroupName"],
+            **super().describe(aws, id, record, known),
             "arnSuffix": id.split(":")[-1],
-            **{k: v for k, v in from_aws(record).items() if k in ("port", "protocol", "vpcId", "targetType")},
-            "healthCheck": {
-                **{name: record[member] for name, member in _HEALTH.items() if member in record},
-                **({"matcher": matcher} if matcher else {}),
-            },
+            "healthCheck": health | ({"matcher": matcher} if matcher else {}),
             "targetHealthStates": [state] if state else [],
-            **self.live(aws, id, known),
         }
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
@@ -235,35 +187,18 @@ class TargetGroupAttachment(Kind):
 class Listener(_Balancing):
     token = "aws:lb/listener:Listener"
     noun = "listener"
-    inputs = ("loadBalancerArn", "port", "protocol", "defaultActions", "tcpIdleTimeoutSeconds", "tags")
+    sends = ("loadBalancerArn", "port", "protocol", "defaultActions")
+    shows = sends[:3]
+    setters = dict.fromkeys(sends[1:], "modify_listener")
+    attributes = {"tcpIdleTimeoutSeconds": "tcp.idle_timeout.seconds"}
+    inputs = (*sends, *attributes, "tags")
     parts = {"defaultActions": ("type", "targetGroupArn")}
     replaces, computed = ("loadBalancerArn",), ("protocol", "tcpIdleTimeoutSeconds")
-    attributes = {"tcpIdleTimeoutSeconds": "tcp.idle_timeout.seconds"}
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        names = ("loadBalancerArn", "port", "protocol", "defaultActions")
-        return self.make_record(aws, arguments(aws.client("elbv2"), "create_listener", inputs, names), inputs)
-
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        record = self.record(aws, id)
-        return record and {
-            "loadBalancerArn": record["LoadBalancerArn"],
-            "port": record["Port"],
-            "protocol": record.get("Protocol"),
-            # AWS repeats a single target as a forward block.
-            "defaultActions": [
-                {"type": action["Type"], "targetGroupArn": action.get("TargetGroupArn")} for action in record["DefaultActions"]
-            ],
-            **self.live(aws, id, known),
-        }
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        super().update(aws, id, old, new, changed)
-        if changed - {"tags", "tagsAll", *self.attributes}:
-            elb = aws.client("elbv2")
-            elb.modify_listener(
-                ListenerArn=id, **arguments(elb, "create_listener", new, ("port", "protocol", "defaultActions"))
-            )
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        # AWS repeats a single target as a forward block.
+        actions = [{"type": one["Type"], "targetGroupArn": one.get("TargetGroupArn")} for one in record["DefaultActions"]]
+        return {**super().describe(aws, id, record, known), "defaultActions": actions}
 
 
 KINDS = (LoadBalancer, TargetGroup, TargetGroupAttachment, Listener)

@@ -8,123 +8,96 @@ import base64
 import binascii
 from collections.abc import Iterable
 
-from .identity import text_of
-from .kind import Aws, Kind, absent, arguments, tag_list, tag_map
+from .kind import Api, Aws, absent, pascal, tag_list, tag_map
 from .schema import Failure
 from .values import Props
 
 
-class Bucket(Kind):
+class _OfBucket(Api):
+    service = "s3"
+    naming = ("get_{}", "")
+    identity = replaces = ("bucket",)
+
+    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
+        self.create(aws, new)  # S3 puts the new one in the old one's place
+
+
+class Bucket(_OfBucket):
     token = "aws:s3/bucket:Bucket"
+    noun, reads = "bucket", "head_bucket"
+    sends = ("bucket",)
     inputs = ("bucket", "bucketPrefix", "forceDestroy", "tags")
     replaces = ("bucket", "bucketPrefix")
     defaults = {"forceDestroy": False}
     autoname = "bucket"
     name_limit = 63
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        s3, id = aws.client("s3"), str(inputs["bucket"])
+    def creation(self, aws: Aws, inputs: Props) -> Props:
         # S3 takes the one region that is not a constraint for none at all.
         place = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-        s3.create_bucket(Bucket=id, **place)
-        with self.undo_on_error(aws, id):
-            self._tag(aws, id, inputs)
-        return id
+        return super().creation(aws, inputs) | place
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        s3 = aws.client("s3")
-        if absent(lambda: s3.head_bucket(Bucket=id)) is None:
-            return None
-        tags = absent(lambda: s3.get_bucket_tagging(Bucket=id))
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {
-            "bucket": id,
             "bucketPrefix": known.get("bucketPrefix"),
             "arn": f"arn:aws:s3:::{id}",
             "bucketDomainName": f"{id}.s3.amazonaws.com",
             "bucketRegionalDomainName": f"{id}.s3.{aws.region}.amazonaws.com",
             "forceDestroy": known.get("forceDestroy"),
-            "tags": tag_map(tags["TagSet"] if tags else ()),
         }
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self._tag(aws, id, new)
+        self.change_tags(aws, id, old, new)
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         s3 = aws.client("s3")
-        if self.read(aws, id, known) is None:
-            return
-        if known.get("forceDestroy"):
+        if known.get("forceDestroy") and self.record(aws, id, known):
             for page in s3.get_paginator("list_objects_v2").paginate(Bucket=id):
                 for entry in page.get("Contents", ()):
                     s3.delete_object(Bucket=id, Key=entry["Key"])
-        s3.delete_bucket(Bucket=id)
+        super().delete(aws, id, known)
 
-    def _tag(self, aws: Aws, id: str, inputs: Props) -> None:
-        s3, tags = aws.client("s3"), tag_list(inputs.get("tagsAll"))
+    def tags_of(self, aws: Aws, id: str, record: Props) -> dict[str, str]:
+        tags = absent(lambda: aws.client("s3").get_bucket_tagging(Bucket=id))
+        return tag_map(tags["TagSet"] if tags else ())
+
+    def change_tags(self, aws: Aws, id: str, old: Props, new: Props) -> None:
+        s3, tags = aws.client("s3"), tag_list(new.get("tagsAll"))
         if tags:
             s3.put_bucket_tagging(Bucket=id, Tagging={"TagSet": tags})
         else:
             s3.delete_bucket_tagging(Bucket=id)
 
 
-class PublicAccessBlock(Kind):
+class PublicAccessBlock(_OfBucket):
     token = "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock"
-    switches = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
-    inputs = ("bucket", *switches)
+    noun, creates, found = "public_access_block", "put_public_access_block", "PublicAccessBlockConfiguration"
+    shows = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
+    inputs = ("bucket", *shows)
     required = (("bucket",),)
-    replaces = ("bucket",)
-    defaults = dict.fromkeys(switches, False)
+    defaults = dict.fromkeys(shows, False)
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        s3 = aws.client("s3")
-        shape = s3.meta.service_model.shape_for("PublicAccessBlockConfiguration")
-        wanted = {name[:1].upper() + name[1:]: bool(inputs.get(name)) for name in self.switches}
-        assert wanted.keys() <= shape.members.keys()
-        s3.put_public_access_block(Bucket=inputs["bucket"], PublicAccessBlockConfiguration=wanted)
-        return str(inputs["bucket"])
-
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        answer = absent(lambda: aws.client("s3").get_public_access_block(Bucket=id))
-        if answer is None:
-            return None
-        live = answer["PublicAccessBlockConfiguration"]
-        return {"bucket": id, **{name: live[name[:1].upper() + name[1:]] for name in self.switches}}
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self.create(aws, new)
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        absent(lambda: aws.client("s3").delete_public_access_block(Bucket=id))
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        return {"Bucket": inputs["bucket"], self.found: {pascal(name): inputs[name] for name in self.shows}}
 
 
-class BucketPolicy(Kind):
+class BucketPolicy(_OfBucket):
     token = "aws:s3/bucketPolicy:BucketPolicy"
-    inputs = ("bucket", "policy")
+    noun, creates = "bucket_policy", "put_bucket_policy"
+    inputs = sends = ("bucket", "policy")
     required = (("bucket",), ("policy",))
-    replaces = ("bucket",)
     json_text = ("policy",)
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        aws.client("s3").put_bucket_policy(Bucket=inputs["bucket"], Policy=inputs["policy"])
-        return str(inputs["bucket"])
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        answer = absent(lambda: aws.client("s3").get_bucket_policy(Bucket=id))
-        return answer and {"bucket": id, "policy": text_of(answer["Policy"])}
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self.create(aws, new)
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        absent(lambda: aws.client("s3").delete_bucket_policy(Bucket=id))
-
-
-class BucketObject(Kind):
+class BucketObject(_OfBucket):
     token = "aws:s3/bucketObjectv2:BucketObjectv2"
+    noun, creates = "object", "put_object"
+    identity = replaces = ("bucket", "key")
+    sends = ("bucket", "key", "contentType")
+    shows = ("contentType",)
     # The content comes by no other input here.
-    inputs = ("bucket", "key", "contentBase64", "contentType")
+    inputs = (*sends, "contentBase64")
     required = (("bucket",), ("key",), ("contentBase64",))
-    replaces = ("bucket", "key")
     defaults = {"contentType": "application/octet-stream"}
     # A program may leave an object behind (retainOnDelete), and its bucket takes it away in the end.
     journaled = False
@@ -138,33 +111,12 @@ class BucketObject(Kind):
             except binascii.Error as error:
                 yield Failure("contentBase64", f"is not base64: {error}")
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        s3 = aws.client("s3")
-        args = arguments(s3, "put_object", inputs, ("bucket", "key", "contentType"))
-        s3.put_object(**args, Body=base64.b64decode(inputs["contentBase64"]))
-        return f"{inputs['bucket']}/{inputs['key']}"
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        return super().creation(aws, inputs) | {"Body": base64.b64decode(inputs["contentBase64"])}
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        s3 = aws.client("s3")
-        bucket, _, key = id.removeprefix("s3://").partition("/")
-        answer = absent(lambda: s3.get_object(Bucket=bucket, Key=key))
-        if answer is None:
-            return None
-        return {
-            "bucket": bucket,
-            "key": key,
-            "arn": f"arn:aws:s3:::{bucket}/{key}",
-            "contentBase64": base64.b64encode(answer["Body"].read()).decode(),
-            "contentType": answer["ContentType"],
-            "etag": answer["ETag"].strip('"'),
-        }
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self.create(aws, new)
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        bucket, _, key = id.partition("/")
-        absent(lambda: aws.client("s3").delete_object(Bucket=bucket, Key=key))
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        content = base64.b64encode(record["Body"].read()).decode()
+        return {"arn": f"arn:aws:s3:::{id}", "contentBase64": content, "etag": record["ETag"].strip('"')}
 
 
 KINDS = (Bucket, PublicAccessBlock, BucketPolicy, BucketObject)

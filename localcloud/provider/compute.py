@@ -8,7 +8,7 @@ import base64
 from collections.abc import Iterable
 
 from .diff import Found
-from .kind import Aws, CloudError, Ec2, absent, arguments, first, from_aws, retag, tag_list, tag_map, wait
+from .kind import Aws, CloudError, Ec2, absent, first, from_aws, tag_list, tag_map, wait
 from .network import public_dns
 from .schema import Failure
 from .values import Props, is_unknown
@@ -16,8 +16,11 @@ from .values import Props, is_unknown
 
 class NetworkInterface(Ec2):
     token = "aws:ec2/networkInterface:NetworkInterface"
-    noun, snake = "NetworkInterface", "network_interface"
-    inputs = ("subnetId", "privateIps", "securityGroups", "tags")
+    noun = "network_interface"
+    sends = ("subnetId", "securityGroups")
+    inputs = (*sends, "privateIps", "tags")
+    renamed = {"securityGroups": "Groups"}
+    setters = {"securityGroups": "modify_network_interface_attribute"}
     replaces, computed = ("subnetId", "privateIps"), ("privateIps", "securityGroups")
     unordered = ("privateIps", "securityGroups")
 
@@ -26,43 +29,27 @@ class NetworkInterface(Ec2):
         if not is_unknown(addresses) and len(addresses or ()) > 1:
             yield Failure("privateIps", "the embedded cloud gives an interface one address")
 
-    def create_arguments(self, aws: Aws, inputs: Props) -> Props:
-        args = {"SubnetId": inputs["subnetId"], **self.tag_specification(inputs)}
-        if inputs.get("privateIps"):
-            args["PrivateIpAddress"] = inputs["privateIps"][0]
-        if inputs.get("securityGroups"):
-            args["Groups"] = inputs["securityGroups"]
-        return args
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        own = {"PrivateIpAddress": inputs["privateIps"][0]} if inputs.get("privateIps") else {}
+        return super().creation(aws, inputs) | own
 
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        if "securityGroups" in (changed or ()) and inputs.get("securityGroups"):
-            aws.client("ec2").modify_network_interface_attribute(NetworkInterfaceId=id, Groups=inputs["securityGroups"])
-
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {
             "privateIp": record["PrivateIpAddress"],
             "privateIps": [a["PrivateIpAddress"] for a in record.get("PrivateIpAddresses", [])],
             "securityGroups": [g["GroupId"] for g in record.get("Groups", [])],
-            "description": record.get("Description") or None,
             "attachments": None,
         }
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        attachment = (self.record(aws, id) or {}).get("Attachment", {})
+        attachment = (self.record(aws, id, known) or {}).get("Attachment", {})
         if attachment.get("AttachmentId"):
             absent(lambda: aws.client("ec2").detach_network_interface(AttachmentId=attachment["AttachmentId"], Force=True))
         super().delete(aws, id, known)
 
 
-def live_instance(aws: Aws, id: str) -> Props | None:
-    """AWS's record of an instance, or None where there is none or it is terminated."""
-    answer = absent(lambda: aws.client("ec2").describe_instances(InstanceIds=[id]))
-    record = first(answer["Reservations"][0]["Instances"]) if answer and answer["Reservations"] else None
-    return None if record is None or record["State"]["Name"] == "terminated" else record
-
-
 def instance_state(aws: Aws, id: str) -> str:
-    return str((live_instance(aws, id) or {}).get("State", {}).get("Name", "terminated"))
+    return str((Instance().record(aws, id, {}) or {}).get("State", {}).get("Name", "terminated"))
 
 
 _DISK = {"volumeSize": "VolumeSize", "volumeType": "VolumeType", "encrypted": "Encrypted"}
@@ -70,9 +57,10 @@ _DISK = {"volumeSize": "VolumeSize", "volumeType": "VolumeType", "encrypted": "E
 
 class Instance(Ec2):
     token = "aws:ec2/instance:Instance"
-    noun, snake = "Instance", "instance"
-    inputs = ("ami", "instanceType", "subnetId", "privateIp", "vpcSecurityGroupIds", "primaryNetworkInterface",
-              "userDataBase64", "iamInstanceProfile", "metadataOptions", "rootBlockDevice", "tags")  # fmt: skip
+    noun, creates, deletes = "instance", "run_instances", "terminate_instances"
+    sends = ("instanceType", "metadataOptions")
+    inputs = (*sends, "ami", "subnetId", "privateIp", "vpcSecurityGroupIds", "primaryNetworkInterface",
+              "userDataBase64", "iamInstanceProfile", "rootBlockDevice", "tags")  # fmt: skip
     parts = {
         "primaryNetworkInterface": ("networkInterfaceId",),
         "metadataOptions": ("httpTokens", "httpPutResponseHopLimit", "httpEndpoint"),
@@ -95,33 +83,34 @@ class Instance(Ec2):
         grown = old.get("rootBlockDevice") is None
         return [Found(f.path, f.change, f.replaces and not (grown and f.property == "rootBlockDevice")) for f in found]
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        args = arguments(ec2, "run_instances", inputs, ("instanceType", "metadataOptions"))
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        image = aws.client("ec2").describe_images(ImageIds=[inputs["ami"]])["Images"][0]
+        args = self.arguments(aws, self.creates, inputs, self.sends)
+        args |= {"ImageId": inputs["ami"], "MinCount": 1, "MaxCount": 1, "NetworkInterfaces": [self._interface(inputs)]}
         if inputs.get("userDataBase64"):
             args["UserData"] = user_data(inputs)
         if inputs.get("iamInstanceProfile"):
             args["IamInstanceProfile"] = {"Name": inputs["iamInstanceProfile"]}
-        image = first(ec2.describe_images(ImageIds=[inputs["ami"]])["Images"])
-        if image is None:
-            raise CloudError(f"InvalidAMIID.NotFound: there is no image {inputs['ami']} in {aws.region}")
-        disk = {"volumeSize": 8, "volumeType": "gp3", **(inputs.get("rootBlockDevice") or {})}
+        disk: Props = {"volumeSize": 8, "volumeType": "gp3", **(inputs.get("rootBlockDevice") or {})}
         ebs = {member: disk[name] for name, member in _DISK.items() if disk.get(name) is not None}
         args["BlockDeviceMappings"] = [{"DeviceName": image["RootDeviceName"], "Ebs": {**ebs, "DeleteOnTermination": True}}]
-        args["NetworkInterfaces"] = [self._interface(inputs)]
-        tags: dict[str, Props | None] = {
-            "instance": inputs.get("tagsAll"),
-            "volume": (inputs.get("rootBlockDevice") or {}).get("tags"),
-        }
+        tags: dict[str, Props | None] = {"instance": inputs.get("tagsAll"), "volume": disk.get("tags")}
         args["TagSpecifications"] = [{"ResourceType": kind, "Tags": tag_list(value)} for kind, value in tags.items() if value]
-        answer = ec2.run_instances(ImageId=inputs["ami"], MinCount=1, MaxCount=1, **{k: v for k, v in args.items() if v})
-        id = str(answer["Instances"][0]["InstanceId"])
+        return {name: value for name, value in args.items() if value}
+
+    def create(self, aws: Aws, inputs: Props) -> str:
+        id = str(self.call(aws, self.creates, self.creation(aws, inputs))["Instances"][0]["InstanceId"])
         with self.undo_on_error(aws, id):
             wait(f"the start of {id}", lambda: instance_state(aws, id) == "running")
         return id
 
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+        answer = absent(lambda: aws.client("ec2").describe_instances(InstanceIds=[id]))
+        record = first(answer["Reservations"][0]["Instances"]) if answer and answer["Reservations"] else None
+        return None if record is None or record["State"]["Name"] == "terminated" else record
+
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        record = live_instance(aws, id)
+        record = self.record(aws, id, known)
         if record is None:
             return None
         card = first(record.get("NetworkInterfaces")) or {}
@@ -149,57 +138,50 @@ class Instance(Ec2):
             "tags": tag_map(record.get("Tags")),
         }
 
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
         ec2 = aws.client("ec2")
-        retag(aws, id, old, new)
-        if "vpcSecurityGroupIds" in changed and new.get("vpcSecurityGroupIds"):
-            ec2.modify_instance_attribute(InstanceId=id, Groups=new["vpcSecurityGroupIds"])
-        if "metadataOptions" in changed and new.get("metadataOptions"):
-            ec2.modify_instance_metadata_options(
-                InstanceId=id, **arguments(ec2, "run_instances", new, ("metadataOptions",))["MetadataOptions"]
-            )
+        if "vpcSecurityGroupIds" in changed:
+            ec2.modify_instance_attribute(InstanceId=id, Groups=inputs["vpcSecurityGroupIds"])
+        if "metadataOptions" in changed and inputs.get("metadataOptions"):
+            options = self.arguments(aws, self.creates, inputs, ("metadataOptions",))["MetadataOptions"]
+            ec2.modify_instance_metadata_options(InstanceId=id, **options)
         if "iamInstanceProfile" in changed:
-            self._set_profile(aws, id, new.get("iamInstanceProfile"))
+            self._set_profile(aws, id, inputs["iamInstanceProfile"])
         if "rootBlockDevice" in changed:
-            self._update_root(aws, id, new)
-        stopped: list[Props] = []
-        if "instanceType" in changed:
-            stopped.append({"InstanceType": {"Value": new["instanceType"]}})
-        if "userDataBase64" in changed:
-            stopped.append({"UserData": {"Value": base64.b64encode(user_data(new))}})
-        if stopped:
+            self._update_root(aws, id, inputs)
+        stopped = {"instanceType": {"InstanceType": {"Value": inputs["instanceType"]}},
+                   "userDataBase64": {"UserData": {"Value": base64.b64encode(user_data(inputs))}}}  # fmt: skip
+        if changed.intersection(stopped):
             # AWS takes these only while the instance is stopped.
             ec2.stop_instances(InstanceIds=[id])
             wait(f"the stop of {id}", lambda: instance_state(aws, id) == "stopped")
-            for change in stopped:
-                ec2.modify_instance_attribute(InstanceId=id, **change)
+            for name in changed.intersection(stopped):
+                ec2.modify_instance_attribute(InstanceId=id, **stopped[name])
             ec2.start_instances(InstanceIds=[id])
             wait(f"the start of {id}", lambda: instance_state(aws, id) == "running")
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if live_instance(aws, id):
-            aws.client("ec2").terminate_instances(InstanceIds=[id])
-            wait(f"the termination of {id}", lambda: live_instance(aws, id) is None)
+        super().delete(aws, id, known)
+        wait(f"the termination of {id}", lambda: self.record(aws, id, known) is None)
 
     def _update_root(self, aws: Aws, id: str, new: Props) -> None:
         ec2 = aws.client("ec2")
-        before = self._root_disk(aws, live_instance(aws, id) or {}) or {}
+        before = self._root_disk(aws, self.record(aws, id, {}) or {}) or {}
         wanted = new.get("rootBlockDevice") or {}
         names = {"volumeSize": "Size", "volumeType": "VolumeType"}
         change = {names[k]: v for k, v in wanted.items() if k in names and v is not None and v != before.get(k)}
         if change:
             ec2.modify_volume(VolumeId=before["volumeId"], **change)
-        retag(aws, before["volumeId"], {"tagsAll": before.get("tags")}, {"tagsAll": wanted.get("tags")})
+        self.change_tags(aws, before["volumeId"], {"tagsAll": before.get("tags")}, {"tagsAll": wanted.get("tags")})
 
-    def _set_profile(self, aws: Aws, id: str, profile: str | None) -> None:
+    def _set_profile(self, aws: Aws, id: str, profile: str) -> None:
         ec2 = aws.client("ec2")
         mine = [{"Name": "instance-id", "Values": [id]}]
         found = ec2.describe_iam_instance_profile_associations(Filters=mine)["IamInstanceProfileAssociations"]
         for association in found:
             if association["State"] in ("associated", "associating"):
                 ec2.disassociate_iam_instance_profile(AssociationId=association["AssociationId"])
-        if profile:
-            ec2.associate_iam_instance_profile(InstanceId=id, IamInstanceProfile={"Name": profile})
+        ec2.associate_iam_instance_profile(InstanceId=id, IamInstanceProfile={"Name": profile})
 
     def _interface(self, inputs: Props) -> Props:
         if inputs.get("primaryNetworkInterface"):

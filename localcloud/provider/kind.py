@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import time
+import json
 from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any, ClassVar, cast
 
 from botocore.exceptions import ClientError
 
 from ..api.client import Aws as Aws
-from .diff import Found, Rules
+from ..processes import wait_until
+from .diff import Found
 from .schema import Failure
 from .values import Props
 
@@ -46,13 +46,6 @@ class Kind:
     secret_outputs: ClassVar[Collection[str]] = ()
     regional: ClassVar[bool] = True  # whether it lives in one region of the cloud
     journaled: ClassVar[bool] = True  # whether one that no state knows is a leftover of a killed run
-
-    @functools.cached_property
-    def rules(self) -> Rules:
-        """What a change of its inputs means."""
-        nested = {name.partition(".")[0] for name in (*self.replaces, *self.computed) if "." in name}
-        sets = (self.replaces, self.computed, self.unordered, self.json_text, nested)
-        return Rules(*(frozenset(names) for names in sets))
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
         """What the real provider refuses in a plan and the SDK's types allow. Values may be UNKNOWN."""
@@ -123,22 +116,12 @@ def camel(name: str) -> str:
 def to_aws(value: Any, shape: Any) -> Any:
     """A property value as the botocore shape wants it. Names that the shape lacks raise KeyError: the table is wrong."""
     if shape.type_name == "structure":
-        members = shape.members
-        return {pascal(k): to_aws(v, members[pascal(k)]) for k, v in cast(Props, value).items() if v is not None}
+        # EC2 wraps the new value of an attribute.
+        parts = cast(Props, value) if isinstance(value, dict) else {"value": value}
+        return {pascal(k): to_aws(v, shape.members[pascal(k)]) for k, v in parts.items() if v is not None}
     if shape.type_name == "list":
         return [to_aws(item, shape.member) for item in cast(list[Any], value)]
     return value
-
-
-def arguments(client: Any, operation: str, props: Props, names: Iterable[str], **renamed: str) -> Props:
-    """The operation's arguments from those of the named properties that are set. renamed: property=Member."""
-    members = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[operation]).input_shape.members
-    found: Props = {}
-    for name in names:
-        if props.get(name) is not None:
-            member = renamed.get(name, pascal(name))
-            found[member] = to_aws(props[name], members[member])
-    return found
 
 
 def from_aws(value: Any) -> Any:
@@ -157,15 +140,6 @@ def tag_list(tags: Props | None) -> list[dict[str, str]]:
 def tag_map(tags: Iterable[dict[str, str]] | None) -> dict[str, str]:
     """AWS's tag list as a map, without the tags that AWS itself sets."""
     return {tag["Key"]: tag["Value"] for tag in tags or () if not tag["Key"].startswith("aws:")}
-
-
-def change_tags(old: Props, new: Props, tag: Callable[[dict[str, str]], Any], untag: Callable[[list[str]], Any]) -> None:
-    """Comes from the old inputs' `tagsAll` to the new ones'. tag, untag: a service's calls, made where there is something."""
-    before, after = old.get("tagsAll") or {}, new.get("tagsAll") or {}
-    if removed := [key for key in before if key not in after]:
-        untag(removed)
-    if changed := {key: value for key, value in after.items() if before.get(key) != value}:
-        tag(changed)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -193,96 +167,189 @@ def first(items: list[Any] | None) -> Any | None:
 
 def wait(what: str, done: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     """Polls until done. CloudError after the given seconds."""
-    deadline = time.monotonic() + seconds
-    pause = 0.01
-    while not done():
-        if time.monotonic() > deadline:
-            raise CloudError(f"{what} did not happen within {seconds:.0f} s")
-        time.sleep(pause)
-        pause = min(pause * 2, 1.0)
+    if not wait_until(done, seconds):
+        raise CloudError(f"{what} did not happen within {seconds:.0f} s")
 
 
-class Ec2(Kind):
-    """An EC2 type whose calls follow the pattern create_x, describe_xs, delete_x."""
+class Api(Kind):
+    """A type whose calls are a table: one that creates, one that reads, one that deletes, one for each input that changes.
 
-    noun: ClassVar[str]  # Vpc: create_vpc answers {"Vpc": {"VpcId": …}}
-    snake: ClassVar[str]  # vpc: create_vpc, describe_vpcs, delete_vpc
-    tagged: ClassVar[str] = ""  # the tag's resource type, where it is not the snake's words with dashes
-    creates: ClassVar[Collection[str]] = ()  # inputs that go into the create call as they are
-    switches: ClassVar[Collection[str]] = ()  # inputs that modify_x_attribute sets, one a call
-    renamed: ClassVar[dict[str, str]] = {}
+    Operations are in boto3's spelling. A property is the member of its name with a capital, unless `renamed` has another.
+    """
 
-    @functools.cached_property
-    def _id(self) -> str:
-        return f"{self.noun}Id"
+    service: ClassVar[str]
+    noun: ClassVar[str] = ""  # nat_gateway: create_nat_gateway, NatGateways in an answer; what differs is named below
+    creates: ClassVar[str] = ""
+    reads: ClassVar[str] = ""
+    deletes: ClassVar[str] = ""
+    found: ClassVar[str] = ""  # the record in an answer, or with an s a list of them; else the answer is the record
+    key: ClassVar[str] = ""  # the member that names one, where AWS gives the id
+    identity: ClassVar[Collection[str]] = ()  # the inputs that are the id, joined, where AWS gives none
+    joint: ClassVar[str] = "/"
+    sends: ClassVar[Collection[str]] = ()  # inputs that go into the creating call
+    setters: ClassVar[dict[str, str]] = {}  # input → the operation that sets it, and after a dot its member there
+    shows: ClassVar[Collection[str]] = ()  # properties that stand in the record
+    renamed: ClassVar[dict[str, str]] = {}  # property → member
+    naming: ClassVar[tuple[str, str]] = ("describe_{}s", "Id")  # the reading call, and the end of the key
 
-    def tag_specification(self, inputs: Props) -> Props:
-        return tag_specifications(self.tagged or self.snake.replace("_", "-"), inputs)
+    def __init_subclass__(cls) -> None:
+        if cls.noun:
+            word, (reads, end) = cls.noun.title().replace("_", ""), cls.naming
+            usual = {"creates": f"create_{cls.noun}", "reads": reads.format(cls.noun), "deletes": f"delete_{cls.noun}"}
+            for name, value in {**usual, "found": word, "key": word + end}.items():
+                if not getattr(cls, name):
+                    setattr(cls, name, value)
 
-    def create_arguments(self, aws: Aws, inputs: Props) -> Props:
-        ec2 = aws.client("ec2")
-        args = arguments(ec2, f"create_{self.snake}", inputs, self.creates, **self.renamed)
-        return args | self.tag_specification(inputs)
+    def call(self, aws: Aws, operation: str, args: Props) -> Any:
+        return getattr(aws.client(self.service), operation)(**args)
+
+    def member(self, name: str, members: Collection[str]) -> str:
+        """What AWS calls a property in a call or a record that has these members."""
+        usual = pascal(name)
+        return next((n for n in (self.renamed.get(name, usual), usual, name) if n in members), usual)
+
+    def arguments(self, aws: Aws, operation: str, props: Props, names: Iterable[str]) -> Props:
+        """The operation's arguments from those of the named properties that are set."""
+        members = members_of(aws.client(self.service), operation)
+        given = {self.member(name, members): props[name] for name in names if props.get(name) is not None}
+        return {member: to_aws(value, members[member]) for member, value in given.items()}
+
+    def named(self, aws: Aws, operation: str, id: str) -> Props:
+        """The operation's arguments that say which one is meant."""
+        members = members_of(aws.client(self.service), operation)
+        if self.identity:
+            parts = id.split(self.joint, len(self.identity) - 1)
+            return {self.member(name, members): part for name, part in zip(self.identity, parts, strict=True)}
+        return {self.key: id} if self.key in members else {f"{self.key}s": [id]}
+
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        """The arguments of the creating call."""
+        return self.arguments(aws, self.creates, inputs, self.sends)
 
     def create(self, aws: Aws, inputs: Props) -> str:
-        record = getattr(aws.client("ec2"), f"create_{self.snake}")(**self.create_arguments(aws, inputs))
-        # A volume's answer is the volume.
-        id = str(record.get(self.noun, record)[self._id])
+        answer = self.call(aws, self.creates, self.creation(aws, inputs))
+        id = self.joint.join(inputs[name] for name in self.identity) or str(self.picked(answer)[self.key])
         with self.undo_on_error(aws, id):
-            self._switch(aws, id, inputs, None)
-            self.settle(aws, id, inputs, None)
+            self.tag_new(aws, id, inputs)
+            given = {name for name in self.inputs if inputs.get(name) is not None}
+            self.settle(aws, id, inputs, given - {*self.sends, "tags"})
         return id
 
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        """Sets what the create call cannot. changed: None after a create, else the inputs that differ."""
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        """Sets inputs that changed or, after the creating call, that it did not take."""
+        calls: dict[tuple[str, str], Props] = {}
+        for name in sorted(changed.intersection(self.setters)):
+            operation, _, member = self.setters[name].partition(".")
+            members = members_of(aws.client(self.service), operation)
+            member = member or self.member(name, members)
+            kind = members[member].type_name
+            value = "" if inputs.get(name) is None and kind == "string" else inputs.get(name)
+            if value is not None:
+                # Of attributes, which are structures, EC2 takes one a call.
+                alone = member if kind == "structure" else ""
+                calls.setdefault((operation, alone), {})[member] = to_aws(value, members[member])
+        for (operation, _), args in calls.items():
+            self.call(aws, operation, self.named(aws, operation, id) | args)
 
-    def record(self, aws: Aws, id: str) -> Props | None:
+    def picked(self, answer: Props) -> Any:
+        record = answer.get(self.found, answer.get(f"{self.found}s", answer))
+        return first(cast(list[Any], record)) if isinstance(record, list) else record
+
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
         """AWS's own description of the resource."""
-        answer = absent(lambda: getattr(aws.client("ec2"), f"describe_{self.snake}s")(**{f"{self._id}s": [id]}))
-        return first(answer[f"{self.noun}s"]) if answer else None
+        del known
+        answer = absent(lambda: self.call(aws, self.reads, self.named(aws, self.reads, id)))
+        return None if answer is None else self.picked(answer)
 
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        record = self.record(aws, id)
+        record = self.record(aws, id, known)
         if record is None:
             return None
-        live = cast(Props, from_aws({k: v for k, v in record.items() if k not in ("Tags", "TagSet")}))
-        live |= {name: live[camel(member)] for name, member in self.renamed.items() if camel(member) in live}
-        live["tags"] = tag_map(record.get("Tags") or record.get("TagSet"))
-        live.setdefault("arn", aws.arn("ec2", f"{self.snake.replace('_', '-')}/{id}"))
-        return live | self.describe(aws, id, record)
+        live = self.shown(record)
+        for name in self.json_text:
+            document = record.get(self.member(name, record))
+            live[name] = document if isinstance(document, str) else document and json.dumps(document)
+        live |= dict(zip(self.identity, id.split(self.joint, len(self.identity) - 1), strict=False))
+        live["description"] = live.get("description") or None
+        if "tags" in self.inputs:
+            live["tags"] = self.tags_of(aws, id, record)
+        return live | self.describe(aws, id, record, known)
 
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
-        """Properties that the description does not give by their own name."""
-        del aws, id, record
+    def shown(self, record: Props) -> Props:
+        return {name: from_aws(record.get(self.member(name, record))) for name in self.shows}
+
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        """Properties that the record does not give by a name of its own."""
         return {}
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        retag(aws, id, old, new)
-        self._switch(aws, id, new, changed)
-        self.settle(aws, id, new, changed)
+        self.change_tags(aws, id, old, new)
+        self.settle(aws, id, new, changed - {"tags", "tagsAll"})
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        absent(lambda: getattr(aws.client("ec2"), f"delete_{self.snake}")(**{self._id: id}))
+        absent(lambda: self.call(aws, self.deletes, self.named(aws, self.deletes, id)))
 
-    def _switch(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        for name in self.switches:
-            if inputs.get(name) is not None and (changed is None or name in changed):
-                modify = getattr(aws.client("ec2"), f"modify_{self.snake}_attribute")
-                modify(**{self._id: id, pascal(name): {"Value": inputs[name]}})
+    # --- tags ---
+
+    def tags_of(self, aws: Aws, id: str, record: Props) -> dict[str, str]:
+        return tag_map(record.get("Tags") or record.get("TagSet"))
+
+    def tag_new(self, aws: Aws, id: str, inputs: Props) -> None:
+        """Tags what the creating call did not."""
+        self.change_tags(aws, id, {}, inputs)
+
+    def change_tags(self, aws: Aws, id: str, old: Props, new: Props) -> None:
+        """Comes from the old inputs' `tagsAll` to the new ones'."""
+        before, after = old.get("tagsAll") or {}, new.get("tagsAll") or {}
+        if removed := [key for key in before if key not in after]:
+            self.untag(aws, id, removed)
+        if changed := {key: value for key, value in after.items() if before.get(key) != value}:
+            self.tag(aws, id, changed)
+
+    def tag(self, aws: Aws, id: str, tags: dict[str, str]) -> None:
+        raise NotImplementedError
+
+    def untag(self, aws: Aws, id: str, keys: list[str]) -> None:
+        raise NotImplementedError
 
 
-def tag_specifications(kind: str, inputs: Props) -> Props:
-    """The argument of an EC2 call that makes something of a kind with all its tags; none where there are none."""
-    tags = tag_list(inputs.get("tagsAll"))
-    return {"TagSpecifications": [{"ResourceType": kind, "Tags": tags}]} if tags else {}
+class Ec2(Api):
+    """An EC2 type: all of its record is shown, and the creating call takes the tags."""
+
+    service = "ec2"
+    tagged: ClassVar[str] = ""  # the tags' resource type, where it is not the noun with dashes
+
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        return super().creation(aws, inputs) | self.tag_specification(inputs)
+
+    def tag_specification(self, inputs: Props) -> Props:
+        kind, tags = self.tagged or self.noun.replace("_", "-"), tag_list(inputs.get("tagsAll"))
+        return {"TagSpecifications": [{"ResourceType": kind, "Tags": tags}]} if tags else {}
+
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+        record = super().record(aws, id, known) or {}
+        # What AWS deletes it shows for a while.
+        return record if record and str(record.get("State")).lower() not in ("deleting", "deleted") else None
+
+    def shown(self, record: Props) -> Props:
+        live = cast(Props, from_aws({k: v for k, v in record.items() if k not in ("Tags", "TagSet")}))
+        return live | {name: from_aws(record.get(self.member(name, record))) for name in self.renamed}
+
+    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+        live = super().read(aws, id, known)
+        kind = self.tagged or self.noun.replace("_", "-")
+        return live and {"arn": aws.arn("ec2", f"{kind}/{id}"), **live}
+
+    def tag_new(self, aws: Aws, id: str, inputs: Props) -> None:
+        """The creating call did."""
+
+    def tag(self, aws: Aws, id: str, tags: dict[str, str]) -> None:
+        aws.client("ec2").create_tags(Resources=[id], Tags=tag_list(tags))
+
+    def untag(self, aws: Aws, id: str, keys: list[str]) -> None:
+        aws.client("ec2").delete_tags(Resources=[id], Tags=[{"Key": key} for key in keys])
 
 
-def retag(aws: Aws, id: str, old: Props, new: Props) -> None:
-    """Brings an EC2 resource's tags to the new inputs' `tagsAll`."""
-    ec2 = aws.client("ec2")
-    change_tags(
-        old,
-        new,
-        lambda tags: ec2.create_tags(Resources=[id], Tags=tag_list(tags)),
-        lambda keys: ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in keys]),
-    )
+def members_of(client: Any, operation: str) -> Any:
+    """The operation's arguments: name → shape."""
+    return client.meta.service_model.operation_model(client.meta.method_to_api_mapping[operation]).input_shape.members

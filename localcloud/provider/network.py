@@ -7,73 +7,56 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from .kind import Aws, Ec2, Kind, absent, arguments, first, pascal, tag_specifications, wait
+from .kind import Api, Aws, Ec2, Kind, absent, first, pascal
 from .values import Props
 
 
 class Vpc(Ec2):
     token = "aws:ec2/vpc:Vpc"
-    noun, snake = "Vpc", "vpc"
-    creates = ("cidrBlock",)
-    switches = ("enableDnsSupport", "enableDnsHostnames")
-    inputs = (*creates, *switches, "tags")
+    noun = "vpc"
+    sends = ("cidrBlock",)
+    setters = dict.fromkeys(("enableDnsSupport", "enableDnsHostnames"), "modify_vpc_attribute")
+    inputs = (*sends, *setters, "tags")
     required = (("cidrBlock",),)
     replaces = computed = ("cidrBlock",)
 
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         ask = aws.client("ec2").describe_vpc_attribute
-        return {name: ask(VpcId=id, Attribute=name)[pascal(name)]["Value"] for name in self.switches}
+        return {name: ask(VpcId=id, Attribute=name)[pascal(name)]["Value"] for name in self.setters}
 
 
 class Subnet(Ec2):
     token = "aws:ec2/subnet:Subnet"
-    noun, snake = "Subnet", "subnet"
-    creates = ("vpcId", "cidrBlock", "availabilityZone")
-    switches = ("mapPublicIpOnLaunch",)
-    inputs = (*creates, *switches, "tags")
-    replaces, computed = creates, ("availabilityZone",)
+    noun = "subnet"
+    sends = ("vpcId", "cidrBlock", "availabilityZone")
+    setters = {"mapPublicIpOnLaunch": "modify_subnet_attribute"}
+    inputs = (*sends, *setters, "tags")
+    replaces, computed = sends, ("availabilityZone",)
 
 
-class SubnetCidrReservation(Kind):
+class SubnetCidrReservation(Ec2):
     token = "aws:ec2/subnetCidrReservation:SubnetCidrReservation"
-    inputs = replaces = ("subnetId", "cidrBlock", "reservationType", "description")
+    noun = "subnet_cidr_reservation"
+    inputs = sends = replaces = ("subnetId", "cidrBlock", "reservationType", "description")
+    renamed = {"cidrBlock": "Cidr"}
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        args = arguments(ec2, "create_subnet_cidr_reservation", inputs, self.inputs, cidrBlock="Cidr")
-        return str(ec2.create_subnet_cidr_reservation(**args)["SubnetCidrReservation"]["SubnetCidrReservationId"])
-
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        answer = absent(lambda: aws.client("ec2").get_subnet_cidr_reservations(SubnetId=known["subnetId"]))
-        record = first([r for r in (answer or {}).get("SubnetIpv4CidrReservations", []) if r["SubnetCidrReservationId"] == id])
-        if record is None:
-            return None
-        return {
-            "subnetId": record["SubnetId"],
-            "cidrBlock": record["Cidr"],
-            "reservationType": record["ReservationType"],
-            "description": record.get("Description") or None,
-            "ownerId": record["OwnerId"],
-        }
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.read(aws, id, known):
-            aws.client("ec2").delete_subnet_cidr_reservation(SubnetCidrReservationId=id)
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+        answer = absent(lambda: aws.client("ec2").get_subnet_cidr_reservations(SubnetId=known["subnetId"])) or {}
+        return first([r for r in answer.get("SubnetIpv4CidrReservations", []) if r[self.key] == id])
 
 
 class InternetGateway(Ec2):
     token = "aws:ec2/internetGateway:InternetGateway"
-    noun, snake = "InternetGateway", "internet_gateway"
+    noun = "internet_gateway"
     inputs = ("vpcId", "tags")
     computed = ("vpcId",)
 
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        if changed is None or "vpcId" in changed:
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        if "vpcId" in changed:
             self._detach(aws, id)
-            if inputs.get("vpcId"):
-                aws.client("ec2").attach_internet_gateway(InternetGatewayId=id, VpcId=inputs["vpcId"])
+            aws.client("ec2").attach_internet_gateway(InternetGatewayId=id, VpcId=inputs["vpcId"])
 
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {"vpcId": (first(record["Attachments"]) or {}).get("VpcId")}
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
@@ -81,116 +64,88 @@ class InternetGateway(Ec2):
         super().delete(aws, id, known)
 
     def _detach(self, aws: Aws, id: str) -> None:
-        for attachment in (self.record(aws, id) or {}).get("Attachments", []):
+        for attachment in (self.record(aws, id, {}) or {}).get("Attachments", []):
             aws.client("ec2").detach_internet_gateway(InternetGatewayId=id, VpcId=attachment["VpcId"])
 
 
 class Eip(Ec2):
     token = "aws:ec2/eip:Eip"
-    noun, snake = "Address", "address"
+    noun, tagged = "address", "elastic-ip"
+    creates, reads, deletes = "allocate_address", "describe_addresses", "release_address"
+    found, key = "Addresses", "AllocationId"
+    sends = replaces = computed = ("domain",)
     inputs = ("domain", "tags")
-    replaces = computed = ("domain",)
+    defaults = {"domain": "vpc"}
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        more = tag_specifications("elastic-ip", inputs)
-        return str(aws.client("ec2").allocate_address(Domain="vpc", **more)["AllocationId"])
-
-    def record(self, aws: Aws, id: str) -> Props | None:
-        answer = absent(lambda: aws.client("ec2").describe_addresses(AllocationIds=[id]))
-        return first(answer["Addresses"]) if answer else None
-
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
-        return {"arn": aws.arn("ec2", f"elastic-ip/{id}"), "publicDns": public_dns(aws, record["PublicIp"])}
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        absent(lambda: aws.client("ec2").release_address(AllocationId=id))
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        return {"publicDns": public_dns(aws, record["PublicIp"])}
 
 
 def public_dns(aws: Aws, address: str) -> str:
     return f"ec2-{address.replace('.', '-')}.{aws.region}.compute.amazonaws.com"
 
 
-class EipAssociation(Kind):
+class EipAssociation(Api):
     token = "aws:ec2/eipAssociation:EipAssociation"
-    inputs = replaces = ("allocationId", "networkInterfaceId")
+    service, key = "ec2", "AssociationId"
+    creates, deletes = "associate_address", "disassociate_address"
+    inputs = sends = replaces = ("allocationId", "networkInterfaceId")
+    shows = (*inputs, "publicIp", "privateIpAddress")
     required = (("allocationId",), ("networkInterfaceId",))
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        return str(ec2.associate_address(**arguments(ec2, "associate_address", inputs, self.inputs))["AssociationId"])
-
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
         addresses = aws.client("ec2").describe_addresses()["Addresses"]
-        record = first([address for address in addresses if address.get("AssociationId") == id])
-        return record and {name: record.get(pascal(name)) for name in (*self.inputs, "publicIp", "privateIpAddress")}
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        absent(lambda: aws.client("ec2").disassociate_address(AssociationId=id))
+        return first([address for address in addresses if address.get(self.key) == id])
 
 
 class NatGateway(Ec2):
     token = "aws:ec2/natGateway:NatGateway"
-    noun, snake, tagged = "NatGateway", "nat_gateway", "natgateway"
-    creates = ("allocationId", "subnetId")
+    noun, tagged = "nat_gateway", "natgateway"
+    sends = replaces = ("allocationId", "subnetId")
+    inputs = (*sends, "tags")
     required = (("allocationId",),)
-    inputs = (*creates, "tags")
-    replaces = creates
 
-    def record(self, aws: Aws, id: str) -> Props | None:
-        answer = absent(lambda: aws.client("ec2").describe_nat_gateways(NatGatewayIds=[id]))
-        record = first(answer["NatGateways"]) if answer else None
-        return None if record is None or record["State"] in ("deleted", "deleting") else record
-
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         address = first(record.get("NatGatewayAddresses")) or {}
-        members = {"allocationId": "AllocationId", "privateIp": "PrivateIp", "publicIp": "PublicIp"}
-        return {name: address.get(member) for name, member in members.items()}
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id):
-            aws.client("ec2").delete_nat_gateway(NatGatewayId=id)
-            wait(f"the deletion of {id}", lambda: self.record(aws, id) is None)
+        return {name: address.get(pascal(name)) for name in ("allocationId", "privateIp", "publicIp")}
 
 
 class RouteTable(Ec2):
     token = "aws:ec2/routeTable:RouteTable"
-    noun, snake = "RouteTable", "route_table"
-    creates = replaces = ("vpcId",)
+    noun = "route_table"
+    sends = replaces = ("vpcId",)
     inputs = ("vpcId", "tags")
 
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {"routes": None}  # routes are resources of their own
 
 
-class Route(Kind):
+class Route(Api):
     token = "aws:ec2/route:Route"
-    inputs = ("routeTableId", "destinationCidrBlock", "gatewayId", "natGatewayId")
+    service, creates = "ec2", "create_route"
+    inputs = sends = ("routeTableId", "destinationCidrBlock", "gatewayId", "natGatewayId")
+    shows = (*inputs[1:], "state")
     required = (("destinationCidrBlock",), inputs[2:])
     replaces = inputs[:2]
 
     def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        ec2.create_route(**arguments(ec2, "create_route", inputs, self.inputs))
+        self.call(aws, self.creates, self.creation(aws, inputs))
         return f"r-{inputs['routeTableId']}{zlib.crc32(inputs['destinationCidrBlock'].encode())}"
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        table, destination = known["routeTableId"], known["destinationCidrBlock"]
-        answer = absent(lambda: aws.client("ec2").describe_route_tables(RouteTableIds=[table]))
-        routes = answer["RouteTables"][0]["Routes"] if answer and answer["RouteTables"] else []
-        record = first([r for r in routes if r.get("DestinationCidrBlock") == destination])
-        if record is None:
-            return None
-        live = {name: record.get(pascal(name)) for name in (*self.inputs, "state")}
-        return {**live, "routeTableId": table}
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+        answer = absent(lambda: aws.client("ec2").describe_route_tables(RouteTableIds=[known["routeTableId"]]))
+        routes = answer["RouteTables"][0]["Routes"] if answer else []
+        return first([r for r in routes if r.get("DestinationCidrBlock") == known["destinationCidrBlock"]])
+
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
+        return {"routeTableId": known["routeTableId"]}
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        ec2 = aws.client("ec2")
-        ec2.replace_route(**arguments(ec2, "replace_route", new, self.inputs))
+        self.call(aws, "replace_route", self.arguments(aws, "replace_route", new, self.inputs))
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.read(aws, id, known):
-            args = {"RouteTableId": known["routeTableId"], "DestinationCidrBlock": known["destinationCidrBlock"]}
-            aws.client("ec2").delete_route(**args)
+        if self.record(aws, id, known):
+            self.call(aws, "delete_route", self.arguments(aws, "delete_route", known, self.replaces))
 
 
 class RouteTableAssociation(Kind):
@@ -226,38 +181,25 @@ class RouteTableAssociation(Kind):
 
 class VpcEndpoint(Ec2):
     token = "aws:ec2/vpcEndpoint:VpcEndpoint"
-    noun, snake = "VpcEndpoint", "vpc_endpoint"
-    creates = ("vpcId", "serviceName", "vpcEndpointType", "routeTableIds", "policy")
+    noun, deletes = "vpc_endpoint", "delete_vpc_endpoints"
+    sends = ("vpcId", "serviceName", "vpcEndpointType", "routeTableIds")
     renamed = {"policy": "PolicyDocument"}
-    inputs = (*creates, "tags")
+    inputs = (*sends, "tags")
     required = (("serviceName",),)
-    replaces, computed = creates[:3], ("routeTableIds", "policy")
-    unordered = ("routeTableIds",)
-    json_text = ("policy",)
+    replaces = sends[:3]
+    computed = unordered = ("routeTableIds",)
 
-    def describe(self, aws: Aws, id: str, record: Props) -> Props:
+    def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         prefixes = aws.client("ec2").describe_managed_prefix_lists()["PrefixLists"]
         prefix = first([p for p in prefixes if p["PrefixListName"] == record["ServiceName"]])
-        policy = record.get("PolicyDocument")
-        found = {"policy": policy} if isinstance(policy, str) and policy else {"policy": None}
-        return {**found, "prefixListId": prefix and prefix["PrefixListId"]}
+        return {"prefixListId": prefix and prefix["PrefixListId"]}
 
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        if "routeTableIds" in (changed or ()):
-            before = set((self.record(aws, id) or {}).get("RouteTableIds", []))
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        if "routeTableIds" in changed:
+            before = set((self.record(aws, id, {}) or {}).get("RouteTableIds", []))
             after = set(inputs.get("routeTableIds") or ())
             args = {"AddRouteTableIds": sorted(after - before), "RemoveRouteTableIds": sorted(before - after)}
             aws.client("ec2").modify_vpc_endpoint(VpcEndpointId=id, **{k: v for k, v in args.items() if v})
-        if "policy" in (changed or ()) and inputs.get("policy"):
-            aws.client("ec2").modify_vpc_endpoint(VpcEndpointId=id, PolicyDocument=inputs["policy"])
-
-    def record(self, aws: Aws, id: str) -> Props | None:
-        record = super().record(aws, id)
-        return None if record is None or record["State"].lower() == "deleted" else record
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id):
-            aws.client("ec2").delete_vpc_endpoints(VpcEndpointIds=[id])
 
 
 KINDS = (

@@ -8,17 +8,19 @@ import enum
 import functools
 import importlib
 import inspect
-import re
 import threading
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pulumi import _types as sdk_types  # pyright: ignore[reportPrivateUsage]  # the SDK's own introspection
 
 from .values import UNKNOWN, Props, Secret
+
+# Names, and where one is a block, the names inside it.
+Acted = Mapping[str, Collection[str] | None] | None
 
 _PACKAGES = {"aws": "pulumi_aws", "command": "pulumi_command"}
 
@@ -37,7 +39,6 @@ class Shape:
 class Schema:
     """A resource type: its inputs as one object shape, and the names of all its outputs."""
 
-    token: str
     inputs: Shape
     outputs: frozenset[str]
 
@@ -50,118 +51,42 @@ class Failure:
     reason: str
 
 
-class UnknownTypeError(Exception):
-    """The SDK has no such resource type; the message names the closest one."""
-
-
 # The SDKs load their modules lazily, and two threads that load one at once can see it half-made.
 _loading = threading.RLock()
 
 
 def schema(token: str) -> Schema:
-    """The schema of a type token such as aws:ec2/vpc:Vpc. UnknownTypeError: the SDK has no such type."""
+    """The schema of a type token such as aws:ec2/vpc:Vpc, which the SDK has."""
     with _loading:
         return _schema(token)
 
 
 @functools.cache
 def _schema(token: str) -> Schema:
-    package, module, name = _split(token)
-    try:
-        home = importlib.import_module(module)
-    except ImportError:
-        raise UnknownTypeError(f"the {package} provider has no type {token}") from None
-    resource = getattr(home, name, None)
-    arguments = getattr(home, f"{name}Args", None)
-    if resource is None or arguments is None:
-        names = [n.removesuffix("Args") for n in dir(home) if n.endswith("Args")]
-        raise UnknownTypeError(f"the {package} provider has no type {token}{closest(name, names)}")
-    outputs = frozenset(cast(dict[str, Any], sdk_types.resource_types(resource)))
-    return Schema(token, _object(arguments), outputs)
-
-
-def function(token: str) -> Shape:
-    """The arguments of a look-up such as aws:ec2/getAmi:getAmi, as one object shape. UnknownTypeError: no such look-up."""
-    with _loading:
-        return _function(token)
-
-
-@functools.cache
-def _function(token: str) -> Shape:
-    package, module, name = _split(token)
-    snake = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda m: "_" + m.group(1).lower(), name)
-    try:
-        call = getattr(importlib.import_module(module), snake)
-    except (ImportError, AttributeError):
-        raise UnknownTypeError(f"the {package} provider has no look-up {token}") from None
-    parameters = {
-        _camel(key): (typing.get_type_hints(call, vars(inspect.getmodule(call))).get(key, Any), parameter)
-        for key, parameter in inspect.signature(call).parameters.items()
-        if key != "opts"
-    }
-    required = frozenset(k for k, (_, p) in parameters.items() if p.default is inspect.Parameter.empty)
-    return Shape("object", None, {k: _shape(hint) for k, (hint, _) in parameters.items()}, required)
+    package, home, name = token.split(":")
+    module = importlib.import_module(f"{_PACKAGES[package]}.{home.split('/')[0]}")
+    outputs = cast(dict[str, Any], sdk_types.resource_types(getattr(module, name)))
+    return Schema(_object(getattr(module, f"{name}Args")), frozenset(outputs))
 
 
 def provider_config(package: str) -> Shape:
     """The inputs of the provider resource itself, such as aws:region. Nested values arrive as JSON text."""
     with _loading:
-        return _provider_config(package)
+        return _object(importlib.import_module(_PACKAGES[package]).ProviderArgs)
 
 
-@functools.cache
-def _provider_config(package: str) -> Shape:
-    return _object(importlib.import_module(_PACKAGES[package]).ProviderArgs)
+def check(props: Props, shape: Shape, owner: str, acted: Acted = None) -> list[Failure]:
+    """Everything about props that the SDK's types do not allow: unknown and missing names, values of another type.
 
-
-def check(props: Props, shape: Shape, owner: str) -> list[Failure]:
-    """Everything about props that the SDK's types do not allow: unknown and missing names, values of another type."""
-    return list(_check_object(props, shape, "", owner))
-
-
-def coerce(value: Any, shape: Shape) -> Any:
-    """The value with "80" for 80 and the like made right, as the AWS provider does; what does not fit stays."""
-    if isinstance(value, Secret):
-        return Secret(coerce(value.value, shape))
-    if shape.kind == "object" and isinstance(value, dict):
-        props = cast(Props, value)
-        return {k: coerce(v, shape.fields[k]) if k in shape.fields else v for k, v in props.items()}
-    if shape.kind == "map" and shape.item and isinstance(value, dict):
-        item = shape.item
-        return {k: coerce(v, item) for k, v in cast(Props, value).items()}
-    if shape.kind == "list" and shape.item and isinstance(value, list):
-        item = shape.item
-        return [coerce(v, item) for v in cast(list[Any], value)]
-    if isinstance(value, str) and shape.kind == "integer" and re.fullmatch(r"-?\d+", value):
-        return int(value)
-    if isinstance(value, str) and shape.kind == "boolean" and value in ("true", "false"):
-        return value == "true"
-    if isinstance(value, bool) and shape.kind == "string":
-        return "true" if value else "false"
-    if isinstance(value, (int, float)) and shape.kind == "string":
-        return str(value)
-    return value
+    acted: the names that are acted on, and for a block those inside it; the SDK's others are refused. None: all are.
+    """
+    return list(_check_object(props, shape, "", owner, acted))
 
 
 def closest(name: str, names: Iterable[str]) -> str:
     """ "; did you mean …?" for the nearest of the names, or nothing where none is near."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _split(token: str) -> tuple[str, str, str]:
-    package, _, rest = token.partition(":")
-    home, _, name = rest.rpartition(":")
-    if package not in _PACKAGES or not name:
-        raise UnknownTypeError(f"{token} is no type of the aws or command provider")
-    folder = home.split("/")[0]
-    module = _PACKAGES[package] if folder in ("", "index") else f"{_PACKAGES[package]}.{folder}"
-    return package, module, name
-
-
-def _camel(name: str) -> str:
-    head, *tail = name.split("_")
-    return head + "".join(part.capitalize() for part in tail)
 
 
 @functools.cache
@@ -203,40 +128,46 @@ def _is_later(hint: Any) -> bool:
     return name in ("Output", "Awaitable")
 
 
-_PYTHON = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "list": list, "map": dict}
+_PYTHON: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "list": list,
+    "map": dict,
+    "object": dict,
+}
 
 
-def _check(value: Any, shape: Shape, path: str, owner: str) -> Iterable[Failure]:
+def _check(value: Any, shape: Shape, path: str, owner: str, acted: Acted) -> Iterable[Failure]:
     if isinstance(value, Secret):
         value = value.value
     if value is UNKNOWN or value is None or shape.kind == "any":
         return
-    if shape.kind == "object":
-        if isinstance(value, dict):
-            yield from _check_object(cast(Props, value), shape, path, owner)
-        else:
-            yield Failure(path, f"is {value!r}, but {owner} takes an object here")
-        return
-    wanted = _PYTHON[shape.kind]
-    if not isinstance(value, wanted) or (isinstance(value, bool) and shape.kind in ("integer", "number")):
+    if not isinstance(value, _PYTHON[shape.kind]) or (isinstance(value, bool) and shape.kind in ("integer", "number")):
         yield Failure(path, f"is {value!r}, but {owner} takes a {shape.kind} here")
+    elif shape.kind == "object":
+        yield from _check_object(cast(Props, value), shape, path, owner, acted)
     elif shape.kind == "list" and shape.item:
         for index, item in enumerate(cast(list[Any], value)):
-            yield from _check(item, shape.item, f"{path}[{index}]", owner)
+            yield from _check(item, shape.item, f"{path}[{index}]", owner, acted)
     elif shape.kind == "map" and shape.item:
         for key, item in cast(Props, value).items():
-            yield from _check(item, shape.item, f"{path}.{key}", owner)
+            yield from _check(item, shape.item, f"{path}.{key}", owner, None)
 
 
-def _check_object(props: Props, shape: Shape, path: str, owner: str) -> Iterable[Failure]:
+def _check_object(props: Props, shape: Shape, path: str, owner: str, acted: Acted) -> Iterable[Failure]:
     prefix = f"{path}." if path else ""
     for key, value in props.items():
         if key.startswith("__"):
             continue
         if key not in shape.fields:
             yield Failure(prefix + key, f"unknown property of {owner}{closest(key, shape.fields)}")
+        elif acted is not None and key not in acted:
+            yield Failure(prefix + key, f"is a property of {owner}, but the embedded cloud does not implement it")
         else:
-            yield from _check(value, shape.fields[key], prefix + key, owner)
+            inside = acted[key] if acted else None
+            yield from _check(value, shape.fields[key], prefix + key, owner, None if inside is None else dict.fromkeys(inside))
     for key in sorted(shape.required):
         if props.get(key) is None:
             yield Failure(prefix + key, f"missing: {owner} requires it")

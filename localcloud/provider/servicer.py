@@ -4,9 +4,10 @@
 # ruff: noqa: ARG002
 from __future__ import annotations
 
+import json
 import random
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -19,21 +20,11 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderServicer
 
 from . import diff, schema
-from .desk import Desk, Made
+from .journal import Journal, Made
 from .kind import Aws, CloudError, Kind, error_code
 from .lookups import LOOKUPS
 from .schema import Failure
-from .spelling import after_change, as_known, given, unpacked
 from .values import UNKNOWN, Props, Secret, decode, encode, is_secret, is_unknown, plain
-
-_KINDS_OF_DIFF = {
-    ("add", False): provider_pb2.PropertyDiff.ADD,
-    ("add", True): provider_pb2.PropertyDiff.ADD_REPLACE,
-    ("delete", False): provider_pb2.PropertyDiff.DELETE,
-    ("delete", True): provider_pb2.PropertyDiff.DELETE_REPLACE,
-    ("update", False): provider_pb2.PropertyDiff.UPDATE,
-    ("update", True): provider_pb2.PropertyDiff.UPDATE_REPLACE,
-}
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ def answers(call: Callable[..., Any]) -> Callable[..., Any]:
     """Turns exceptions of a call into the engine's errors: one line for what AWS refuses, a pointer to the log for our bugs."""
 
     def wrapped(self: Servicer, request: Any, context: grpc.ServicerContext) -> Any:
-        self.desk.ready.wait()
+        self.journal.ready.wait()
         try:
             return call(self, request, context)
         except ClientError as error:
@@ -74,10 +65,10 @@ class Servicer(ResourceProviderServicer):
     """One provider. package: aws or command. The engine opens one connection for each provider resource (say, one for each
     region), and they all come here: what one was configured with is remembered by its connection."""
 
-    def __init__(self, package: str, kinds: Iterable[Kind], desk: Desk, aws: Aws) -> None:
+    def __init__(self, package: str, kinds: Iterable[Kind], journal: Journal, aws: Aws) -> None:
         self.package = package
         self.kinds = {kind.token: kind for kind in kinds}
-        self.desk = desk
+        self.journal = journal
         self.cancel: Callable[[], None] = lambda: None
         self.begin: Callable[[], None] = lambda: None
         # Around a call: the seconds that its resource's custom timeouts give it, 0 for none given.
@@ -145,12 +136,12 @@ class Servicer(ResourceProviderServicer):
         if lookup is None:
             raise CloudError(f"the embedded cloud has no look-up {request.tok}{schema.closest(request.tok, LOOKUPS)}")
         args = plain(decode(request.args))
-        shape = schema.function(request.tok)
-        failures = schema.check(args, shape, request.tok.split(":")[-1])
+        region = args.pop("region", None) or self._of(context).region
+        refused = f"is an argument of {request.tok} that the embedded cloud does not implement"
+        failures = [Failure(name, refused) for name in sorted(args.keys() - lookup.arguments)]
         if failures:
             return provider_pb2.InvokeResponse(failures=[_failure(f) for f in failures])
-        region = args.get("region") or self._of(context).region
-        result = lookup(self._aws(region), schema.coerce(args, shape))
+        result = {**args, **lookup.answer(self._aws(region), args)}
         response = provider_pb2.InvokeResponse()
         getattr(response, "return").CopyFrom(encode(result))
         return response
@@ -163,23 +154,11 @@ class Servicer(ResourceProviderServicer):
         if kind is None:
             reason = self._unknown_type(request.type)
             return provider_pb2.CheckResponse(inputs=request.news, failures=[_failure(Failure("", reason))])
-        shape = schema.schema(kind.token).inputs
-        news = cast(Props, schema.coerce(decode(request.news), shape))
+        news = decode(request.news)
         self._name(kind, request, news)
         wanted = plain(news)
-        failures = schema.check(wanted, shape, kind.token)
-        failures += [
-            Failure(name, f"is a property of {kind.token}, but the embedded cloud does not implement it")
-            for name in wanted
-            if name in shape.fields and name not in (*kind.inputs, "region") and not name.startswith("__")
-        ]
-        failures += [
-            Failure(f"{block}.{name}", f"is a property of {kind.token}, but the embedded cloud does not implement it")
-            for block, names in kind.parts.items()
-            for part in _blocks(wanted.get(block))
-            for name in part
-            if name in _inside(shape, block) and name not in names
-        ]
+        acted = {name: kind.parts.get(name) for name in (*kind.inputs, "region")}
+        failures = schema.check(wanted, schema.schema(kind.token).inputs, kind.token, acted)
         if not failures:
             failures += kind.validate(wanted)
         return provider_pb2.CheckResponse(inputs=encode(news), failures=[_failure(f) for f in failures])
@@ -199,7 +178,8 @@ class Servicer(ResourceProviderServicer):
             hasDetailedDiff=True,
         )
         for item in found:
-            change = provider_pb2.PropertyDiff(kind=_KINDS_OF_DIFF[item.change, item.replaces], inputDiff=True)
+            name = f"{item.change}_replace" if item.replaces else item.change
+            change = provider_pb2.PropertyDiff(kind=provider_pb2.PropertyDiff.Kind.Value(name.upper()), inputDiff=True)
             response.detailedDiff[item.path].CopyFrom(change)
         return response
 
@@ -212,13 +192,13 @@ class Servicer(ResourceProviderServicer):
             unknown = dict.fromkeys(schema.schema(kind.token).outputs, UNKNOWN)
             return provider_pb2.CreateResponse(id="", properties=encode({**unknown, **self._hidden(kind, inputs, working)}))
         region = working.get("region", "")
-        call = self.desk.call("create", request.type, request.name, request.urn)
+        call = self.journal.call("create", request.type, request.name, request.urn)
         with call as record, self.within(request.timeout):
             id, live = kind.make(self._aws(region), working)
             record["id"] = id
             known = after_change(working, live)
             if kind.journaled:
-                self.desk.made(Made(request.urn, request.type, id, region, known))
+                self.journal.made(Made(request.urn, request.type, id, region, known))
         return provider_pb2.CreateResponse(id=id, properties=encode(self._outputs(kind, inputs, known)))
 
     @answers
@@ -229,21 +209,20 @@ class Servicer(ResourceProviderServicer):
         if not known:
             raise CloudError(f"{request.id}: the embedded cloud takes no resource over by its id; make it in a program")
         region = known.get("region") or self._of(context).region
-        with self.desk.call("read", request.type, request.name, request.urn) as record:
+        with self.journal.call("read", request.type, request.name, request.urn) as record:
             record["id"] = request.id
             live = kind.read(self._aws(region), request.id, known)
         if live is None:
             return provider_pb2.ReadResponse()
         if kind.regional and region:
             live["region"] = region
-        rules = kind.rules
         # The program's own spelling is kept wherever AWS means the same by it, so that only real drift shows.
-        seen = {k: as_known(k, plain(v), live[k], rules) if k in live else v for k, v in inputs.items()}
+        seen = {k: diff.as_known(k, plain(v), live[k], kind) if k in live else v for k, v in inputs.items()}
         if live.get("tags") and self._tags_of(live, known, context) and "tags" not in inputs and "tags" in kind.inputs:
             seen["tags"] = self._tags_of(live, known, context)
         elif "tags" in seen and "tags" in live:
-            seen["tags"] = as_known("tags", plain(inputs["tags"]), self._tags_of(live, known, context), rules)
-        properties = {**known, **{k: as_known(k, known.get(k), v, rules) for k, v in live.items()}}
+            seen["tags"] = diff.as_known("tags", plain(inputs["tags"]), self._tags_of(live, known, context), kind)
+        properties = {**known, **{k: diff.as_known(k, known.get(k), v, kind) for k, v in live.items()}}
         if "tags" in live:
             properties |= {"tags": seen.get("tags"), "tagsAll": live["tags"]}
         return provider_pb2.ReadResponse(
@@ -262,33 +241,33 @@ class Servicer(ResourceProviderServicer):
             return provider_pb2.UpdateResponse(properties=encode(shown))
         changed = {f.property for f in self._found(kind, plain(decode(request.old_inputs)), plain(inputs))}
         region = old.get("region") or working.get("region", "")
-        with self.desk.call("update", request.type, request.name, request.urn) as record:
+        with self.journal.call("update", request.type, request.name, request.urn) as record:
             record |= {"id": request.id, "changed": sorted(changed)}
             with self.within(request.timeout):
                 live = kind.change(self._aws(region), request.id, old, working, changed)
             known = after_change(working, live)
-            self.desk.changed(request.type, request.id, known)
+            self.journal.changed(request.type, request.id, known)
         return provider_pb2.UpdateResponse(properties=encode(self._outputs(kind, inputs, known)))
 
     @answers
     def Delete(self, request: Any, context: grpc.ServicerContext) -> Any:
         kind = self._kind(request.type)
         known = plain(decode(request.properties))
-        with self.desk.call("delete", request.type, request.name, request.urn) as record:
+        with self.journal.call("delete", request.type, request.name, request.urn) as record:
             record["id"] = request.id
             with self.within(request.timeout):
                 kind.delete(self._aws(known.get("region") or self._of(context).region), request.id, known)
-                self.desk.gone(request.type, request.id)
+                self.journal.gone(request.type, request.id)
         return empty_pb2.Empty()
 
     def remove(self, made: Made) -> None:
         """Deletes something created by a run that never got to record it."""
         kind = self._kind(made.type)
         name = made.urn.rsplit("::", 1)[-1]
-        with self.desk.call("delete", made.type, name, made.urn) as record:
+        with self.journal.call("delete", made.type, name, made.urn) as record:
             record |= {"id": made.id, "orphan": True}
             kind.delete(self._aws(made.region), made.id, made.props)
-            self.desk.gone(made.type, made.id)
+            self.journal.gone(made.type, made.id)
 
     # --- parts ---
 
@@ -307,14 +286,11 @@ class Servicer(ResourceProviderServicer):
         return kind
 
     def _unknown_type(self, token: str) -> str:
-        try:
-            schema.schema(token)
-        except schema.UnknownTypeError as error:
-            return str(error)
-        return f"the embedded cloud does not implement {token}; it has {', '.join(sorted(self.kinds))}"
+        near = schema.closest(token, self.kinds)
+        return f"the embedded cloud does not implement {token}{near}; it has {', '.join(sorted(self.kinds))}"
 
     def _found(self, kind: Kind, old: Props, new: Props) -> list[diff.Found]:
-        found = diff.compare(old, new, kind.rules)
+        found = diff.compare(old, new, kind)
         # To say what AWS takes anyway, or to stop saying it, changes nothing.
         spoken = {**old, **new}
         found = [
@@ -374,18 +350,31 @@ class Servicer(ResourceProviderServicer):
         return self._hidden(kind, inputs, {k: v for k, v in props.items() if k in names})
 
 
-def _blocks(value: Any) -> list[Props]:
-    """The blocks of a property that has one or several."""
-    blocks = cast(list[Any], value) if isinstance(value, list) else [value]
-    return [block for block in blocks if isinstance(block, dict)]
-
-
-def _inside(shape: schema.Shape, block: str) -> Collection[str]:
-    """The properties that the SDK has inside a block."""
-    field = shape.fields[block]
-    return (field.item or field).fields
-
-
 def _failure(failure: Failure) -> provider_pb2.CheckFailure:
     reason = f"{failure.path}: {failure.reason}" if failure.path else failure.reason
     return provider_pb2.CheckFailure(property=failure.path, reason=reason)
+
+
+def unpacked(inputs: Props) -> Props:
+    """The provider's inputs with their nested values, which travel as JSON text, unpacked, and the engine's own left out."""
+    config: Props = {}
+    for name, value in inputs.items():
+        if name.startswith("__") or name in ("version", "pluginDownloadURL"):
+            continue
+        if isinstance(value, str) and value[:1] in ("{", "["):
+            value = json.loads(value)
+        config[name] = value == "true" if value in ("true", "false") else value
+    return config
+
+
+def after_change(working: Props, live: Props) -> Props:
+    """The state after a change: what was asked for, under what AWS says. Of the tags, `tags` are the program's own."""
+    known = {**working, **given(live)}
+    if "tags" in live:
+        known["tagsAll"] = live["tags"]
+        known["tags"] = working.get("tags")
+    return known
+
+
+def given(props: Props) -> Props:
+    return {k: v for k, v in props.items() if v is not None}

@@ -14,18 +14,13 @@ from .values import Props
 
 class Volume(Ec2):
     token = "aws:ebs/volume:Volume"
-    noun, snake = "Volume", "volume"
-    creates = ("availabilityZone", "size", "type", "encrypted")
+    noun = "volume"
+    sends = ("availabilityZone", "size", "type", "encrypted")
     renamed = {"type": "VolumeType"}
-    inputs = (*creates, "tags")
+    setters = dict.fromkeys(("size", "type"), "modify_volume")
+    inputs = (*sends, "tags")
     required = (("size",),)
     replaces, computed = ("availabilityZone", "encrypted"), ("encrypted", "type")
-
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str] | None) -> None:
-        names = {"size": "Size", "type": "VolumeType"}
-        change = {member: inputs[name] for name, member in names.items() if name in (changed or ()) and inputs.get(name)}
-        if change:
-            aws.client("ec2").modify_volume(VolumeId=id, **change)
 
 
 class VolumeAttachment(Kind):
@@ -39,13 +34,17 @@ class VolumeAttachment(Kind):
         return f"vai-{zlib.crc32(f'{device}-{instance}-{volume}-'.encode())}"
 
     def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        return {name: known[name] for name in self.replaces} if self._attached(aws, known) else None
+        answer = absent(lambda: aws.client("ec2").describe_volumes(VolumeIds=[known["volumeId"]]))
+        attachments: list[Any] = answer["Volumes"][0]["Attachments"] if answer else []
+        wanted = (known["instanceId"], known["deviceName"])
+        attached = any((a["InstanceId"], a["Device"]) == wanted for a in attachments)
+        return {name: known[name] for name in self.replaces} if attached else None
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
         """Only an instruction for the deletion changes in place; the state keeps it."""
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if not self._attached(aws, known):
+        if self.read(aws, id, known) is None:
             return
         ec2 = aws.client("ec2")
         instance, volume = known["instanceId"], known["volumeId"]
@@ -53,12 +52,6 @@ class VolumeAttachment(Kind):
             ec2.stop_instances(InstanceIds=[instance])
             wait(f"the stop of {instance}", lambda: instance_state(aws, instance) == "stopped")
         ec2.detach_volume(VolumeId=volume, InstanceId=instance, Device=known["deviceName"])
-        wait(f"the detachment of {volume}", lambda: not self._attached(aws, known))
-
-    def _attached(self, aws: Aws, known: Props) -> bool:
-        answer = absent(lambda: aws.client("ec2").describe_volumes(VolumeIds=[known["volumeId"]]))
-        attachments: list[Any] = answer["Volumes"][0]["Attachments"] if answer and answer["Volumes"] else []
-        return any(a["InstanceId"] == known["instanceId"] and a["Device"] == known["deviceName"] for a in attachments)
 
 
 KINDS = (Volume, VolumeAttachment)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from google.protobuf import struct_pb2
+from google.protobuf import json_format, struct_pb2
 
 Props = dict[str, Any]
 
@@ -48,61 +48,41 @@ class Secret:
 
 def decode(struct: struct_pb2.Struct) -> Props:
     """A wire struct as Python values, with Secret and UNKNOWN in place. ValueError: an asset or archive."""
-    return {key: _decode(value) for key, value in struct.fields.items()}
+    return {key: _decode(value) for key, value in json_format.MessageToDict(struct).items()}
 
 
-def _decode(value: struct_pb2.Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind == "string_value":
-        return UNKNOWN if value.string_value in _UNKNOWNS else value.string_value
-    if kind == "number_value":
-        number = value.number_value
-        return int(number) if number.is_integer() else number
-    if kind == "bool_value":
-        return value.bool_value
-    if kind == "list_value":
-        return [_decode(item) for item in value.list_value.values]
-    if kind == "struct_value":
-        fields = value.struct_value.fields
-        signature = fields[_SIGNATURE_KEY].string_value if _SIGNATURE_KEY in fields else ""
-        if signature == _SECRET:
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        fields = cast(Props, value)
+        if fields.get(_SIGNATURE_KEY) == _SECRET:
             return Secret(_decode(fields["value"]))
-        if signature in _ASSETS:
+        if fields.get(_SIGNATURE_KEY) in _ASSETS:
             raise ValueError("assets and archives are not supported by the embedded cloud")
-        return decode(value.struct_value)
-    return None
+        return {key: _decode(item) for key, item in fields.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return UNKNOWN if isinstance(value, str) and value in _UNKNOWNS else value
 
 
 def encode(props: Props) -> struct_pb2.Struct:
     """The reverse of `decode`. A None in a map is dropped: to the engine, absent and null are the same."""
     struct = struct_pb2.Struct()
-    for key, value in props.items():
-        if value is not None:
-            struct.fields[key].CopyFrom(_encode(value))
+    struct.update(_encode(props))
     return struct
 
 
-def _encode(value: Any) -> struct_pb2.Value:
-    if value is None:
-        return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+def _encode(value: Any) -> Any:
     if value is UNKNOWN:
-        return struct_pb2.Value(string_value=_UNKNOWN_STRING)
+        return _UNKNOWN_STRING
     if isinstance(value, Secret):
-        inner = encode({_SIGNATURE_KEY: _SECRET})
-        inner.fields["value"].CopyFrom(_encode(value.value))
-        return struct_pb2.Value(struct_value=inner)
-    if isinstance(value, bool):
-        return struct_pb2.Value(bool_value=value)
-    if isinstance(value, (int, float)):
-        return struct_pb2.Value(number_value=value)
-    if isinstance(value, str):
-        return struct_pb2.Value(string_value=value)
+        return {_SIGNATURE_KEY: _SECRET, "value": _encode(value.value)}
     if isinstance(value, dict):
-        return struct_pb2.Value(struct_value=encode(cast(Props, value)))
+        return {key: _encode(item) for key, item in cast(Props, value).items() if item is not None}
     if isinstance(value, (list, tuple)):
-        items = [_encode(item) for item in cast(list[Any], value)]
-        return struct_pb2.Value(list_value=struct_pb2.ListValue(values=items))
-    raise TypeError(f"a {type(value).__name__} cannot be a property value")
+        return [_encode(item) for item in cast(list[Any], value)]
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -116,24 +96,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def contains(value: Any, wanted: Callable[[Any], bool]) -> bool:
-    """Whether the value, or anything inside it, is wanted."""
-    if wanted(value):
-        return True
-    if isinstance(value, Secret):
-        return contains(value.value, wanted)
-    if isinstance(value, dict):
-        return any(contains(item, wanted) for item in cast(Props, value).values())
-    if isinstance(value, list):
-        return any(contains(item, wanted) for item in cast(list[Any], value))
-    return False
-
-
 def is_secret(value: Any) -> bool:
     """Whether the value holds a secret anywhere."""
-    return contains(value, lambda item: isinstance(item, Secret))
+    return isinstance(value, Secret) or any(is_secret(item) for item in _inside(value))
 
 
 def is_unknown(value: Any) -> bool:
     """Whether the value holds something unknown anywhere."""
-    return contains(value, lambda item: item is UNKNOWN)
+    return value is UNKNOWN or any(is_unknown(item) for item in _inside(value))
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Secret):
+        return [value.value]
+    return cast(Props, value).values() if isinstance(value, dict) else cast(list[Any], value) if isinstance(value, list) else ()

@@ -52,7 +52,7 @@ CASES: list[tuple[str, Props, list[str]]] = [
     ("DefaultSecurityGroup", {"egress": [{"protocol": "tcp", "fromPort": 9, "toPort": 8}]}, ["egress"]),
     ("Volume", {"size": 4}, []),
     ("Volume", {}, ["size"]),
-    ("Parameter", {"type": "String", "insecureValue": UNKNOWN}, []),
+    ("Parameter", {"type": "String", "value": UNKNOWN}, []),
     ("Parameter", {"type": "String"}, ["value"]),
     ("FlowLog", FLOW_LOG, []),
     ("FlowLog", {"vpcId": "vpc-1"}, ["trafficType", "logDestination", "iamRoleArn"]),

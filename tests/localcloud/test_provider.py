@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pulumi.runtime.proto import provider_pb2 as pb
 
-from localcloud.provider.values import UNKNOWN, Props, Secret, plain
+from localcloud.provider.values import UNKNOWN, Props, Secret, encode, plain
 
 from .support import REGION, Client, World, refusal
 
@@ -143,7 +144,7 @@ def rule(**more: Any) -> Props:
 CHECKS: list[tuple[str, Props, str]] = [
     (INSTANCE, host(instnceType="t3.micro"), "instnceType: unknown property of aws:ec2/instance:Instance; did you mean instanceType?"),
     (INSTANCE, host(metadataOptions={"httpToken": "required"}), "metadataOptions.httpToken: unknown property"),
-    (INSTANCE, host(monitoring="maybe"), "monitoring: is 'maybe', but aws:ec2/instance:Instance takes a boolean here"),
+    (INSTANCE, host(rootBlockDevice={"encrypted": "maybe"}), "rootBlockDevice.encrypted: is 'maybe', but aws:ec2/instance:Instance takes a boolean here"),
     (INSTANCE, host(hibernation=True), "hibernation: is a property of aws:ec2/instance:Instance, but the embedded cloud does not"),
     (INSTANCE, host(rootBlockDevice={"iops": 3000}), "rootBlockDevice.iops: is a property of aws:ec2/instance:Instance, but the"),
     (INSTANCE, {"instanceType": "t3.micro", "subnetId": "subnet-1"}, "ami: missing"),
@@ -151,7 +152,7 @@ CHECKS: list[tuple[str, Props, str]] = [
     (INGRESS, rule(referencedSecurityGroupId="sg-2"), "exactly one of"),
     (GROUP, {"ingress": [{"protocol": "tcp"}]}, "ingress: is a property of aws:ec2/securityGroup:SecurityGroup, but the embedded"),
     ("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", {"vpcId": "v", "ingress": [{"protocol": "tcp", "fromPort": 1, "toPort": 2}]}, "ingress: the embedded cloud takes a default group"),
-    ("aws:ec2/vpc:Vpcs", {}, "the aws provider has no type aws:ec2/vpc:Vpcs; did you mean Vpc?"),
+    ("aws:ec2/vpc:Vpcs", {}, "the embedded cloud does not implement aws:ec2/vpc:Vpcs; did you mean aws:ec2/vpc:Vpc?"),
     ("aws:sqs/queue:Queue", {}, "the embedded cloud does not implement aws:sqs/queue:Queue"),
 ]  # fmt: skip
 
@@ -215,10 +216,6 @@ def test_nothing_is_taken_over_by_its_id(world: World) -> None:
 
 
 def test_the_provider_itself_is_checked(world: World) -> None:
-    from pulumi.runtime.proto import provider_pb2 as pb
-
-    from localcloud.provider.values import encode
-
     def reasons(config: Props) -> list[str]:
         return [f.reason for f in world.aws.stub.CheckConfig(pb.CheckRequest(news=encode(config))).failures]
 
@@ -235,6 +232,9 @@ def test_the_image_is_the_newest_that_matches_and_none_is_an_error(world: World)
     assert "returned 2 images" in refusal(lambda: world.aws.invoke("aws:ec2/getAmi:getAmi", query))
     none: Props = {**query, "filters": [{"name": "name", "values": ["debian-99-*"]}]}
     assert "debian-99-*" in refusal(lambda: world.aws.invoke("aws:ec2/getAmi:getAmi", none))
+    request = pb.InvokeRequest(tok="aws:ec2/getAmi:getAmi", args=encode({**query, "nameRegex": "debian"}))
+    (failure,) = world.aws.stub.Invoke(request).failures
+    assert failure.reason == "nameRegex: is an argument of aws:ec2/getAmi:getAmi that the embedded cloud does not implement"
     assert "no look-up aws:ec2/getAmis" in refusal(lambda: world.aws.invoke("aws:ec2/getAmis:getAmis", {}))
 
 

@@ -308,3 +308,20 @@ def test_tables_name_only_properties_that_the_sdk_has() -> None:
                 assert set(names) <= set(
                     (schema(kind.token).inputs.fields[block].item or schema(kind.token).inputs.fields[block]).fields
                 )
+
+
+def test_each_setter_is_a_call_of_aws_s_that_takes_the_id_and_the_input() -> None:
+    """The cases above change only some of the inputs that have one."""
+    from localcloud.api.client import Aws, Keys
+    from localcloud.daemon import _MODULES  # pyright: ignore[reportPrivateUsage]
+    from localcloud.provider.kind import Api, members_of
+
+    aws = Aws("http://127.0.0.1:1", REGION, Keys("id", "secret"))
+    tables = [kind() for module in _MODULES for kind in module.KINDS if issubclass(kind, Api) and kind.setters]
+    assert len(tables) > 5
+    for kind in tables:
+        for name, setter in kind.setters.items():
+            operation, _, member = setter.partition(".")
+            members = members_of(aws.client(kind.service), operation)
+            id = kind.joint.join(kind.identity) or "id"
+            assert {member or kind.member(name, members), *kind.named(aws, operation, id)} <= set(members), (kind.token, setter)

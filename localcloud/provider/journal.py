@@ -1,4 +1,4 @@
-"""What goes on in the provider, across calls: the log, the journal of creations, injected faults, calls in flight."""
+"""The journal of the providers' calls: their log, what they made, those under way, and the faults that tests inject."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,7 +51,7 @@ class Fault:
         return operation == self.operation and self.type in ("", type) and self.name in ("", name)
 
 
-class Desk:
+class Journal:
     """Shared by the aws and the command provider of one cloud. log: a file of one JSON object a line, one for each call."""
 
     def __init__(self, log: Path | None = None) -> None:
@@ -118,19 +118,16 @@ class Desk:
         with self._state:
             self._faults.append(fault)
 
-    def idle(self) -> bool:
-        with self._state:
-            return self._in_flight == 0
-
     def orphans(self, known: set[tuple[str, str]]) -> list[Made]:
         """What we created and the state does not know, newest first, so that nothing is deleted under another's feet."""
         with self._state:
             return [made for key, made in reversed(self._made.items()) if key not in known]
 
     def status(self) -> dict[str, Any]:
+        """The number of calls under way, what was made, and the names of the faults that have not struck."""
         with self._state:
-            faults = [asdict(fault) for fault in self._faults]
-            return {"inFlight": self._in_flight, "made": [m.public() for m in self._made.values()], "faults": faults}
+            made = [one.public() for one in self._made.values()]
+            return {"inFlight": self._in_flight, "made": made, "faults": [fault.name for fault in self._faults]}
 
     def close(self) -> None:
         if self._log:
