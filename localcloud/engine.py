@@ -18,7 +18,7 @@ from .errors import LocalCloudError
 from .events import Report, Step, follow
 from .processes import supervised
 from .show import say
-from .state import read_state, resources
+from .stack.state import read_state, resources
 from .tools import engine_programs
 from .workspace import Workspace
 

@@ -24,10 +24,10 @@ from .engine import Engine, Operation, Run
 from .errors import LocalCloudError
 from .paths import cloud_dir, run_dir
 from .processes import end
-from .project import program_dir, read_config, read_project
-from .running import cloud_of
 from .show import Progress, say
-from .state import outputs, resources
+from .stack.project import program_dir, read_config, read_project
+from .stack.running import cloud_of
+from .stack.state import outputs, resources
 from .workspace import Workspace, prepare
 
 

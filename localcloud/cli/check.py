@@ -10,8 +10,8 @@ from dataclasses import asdict
 from localcloud import show
 from localcloud.apollo.fleet import fleet
 from localcloud.cli.arguments import within
-from localcloud.running import booted_cloud, host_names, stack_outputs
 from localcloud.show import say
+from localcloud.stack.running import booted_cloud, host_names, stack_outputs
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -129,14 +129,14 @@ def _values(action: argparse.Action, stack: str) -> Mapping[str, str] | None:
 
 
 def _stacks() -> list[str]:
-    from localcloud.project import program_dir, stacks
+    from localcloud.stack.project import program_dir, stacks
 
     return stacks(program_dir())
 
 
 def _hosts(stack: str) -> list[str]:
     from localcloud.errors import LocalCloudError
-    from localcloud.running import host_names
+    from localcloud.stack.running import host_names
 
     try:
         return host_names(stack)

@@ -7,7 +7,7 @@ import subprocess
 
 from localcloud.apollo.fleet import fleet
 from localcloud.cli.arguments import host
-from localcloud.running import booted_cloud
+from localcloud.stack.running import booted_cloud
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

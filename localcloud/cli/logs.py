@@ -9,7 +9,7 @@ import time
 from localcloud.apollo.fleet import console
 from localcloud.cli.arguments import host
 from localcloud.errors import LocalCloudError
-from localcloud.running import booted_cloud
+from localcloud.stack.running import booted_cloud
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

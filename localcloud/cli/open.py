@@ -10,8 +10,8 @@ import threading
 from localcloud.apollo.fleet import fleet, network_of
 from localcloud.cli.arguments import port
 from localcloud.errors import LocalCloudError
-from localcloud.running import booted_cloud
 from localcloud.show import say
+from localcloud.stack.running import booted_cloud
 from plan.ports import CONSUL_HTTP, EDGE_STATS, HTTPS
 
 # Name → the role of the hosts that have it, and its port and page. Only the inside reaches consul and edge; edge-tls the

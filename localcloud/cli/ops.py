@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from localcloud.engine import environment
     from localcloud.operations import Request, alone, workspace_of
     from localcloud.paths import REPOSITORY
-    from localcloud.running import cloud_of
+    from localcloud.stack.running import cloud_of
     from localcloud.workspace import keep_generations
 
     with alone(args.stack, f"ops {' '.join(args.argv[:1])}") as folder:

@@ -6,7 +6,7 @@ import argparse
 
 from localcloud.cli.arguments import host
 from localcloud.errors import LocalCloudError
-from localcloud.running import cloud_of
+from localcloud.stack.running import cloud_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

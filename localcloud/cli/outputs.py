@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from localcloud import running, show
+from localcloud import show
+from localcloud.stack import running
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

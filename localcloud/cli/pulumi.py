@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from localcloud.cli.terminal import call
     from localcloud.engine import environment
     from localcloud.operations import Request, alone, passing_folder, workspace_of
-    from localcloud.running import cloud_of
+    from localcloud.stack.running import cloud_of
 
     if args.empty_cloud and args.argv[:1] != ["preview"]:
         raise LocalCloudError(f"--empty-cloud is for `preview`, not for `{' '.join(args.argv[:1]) or 'nothing'}`")

@@ -22,8 +22,8 @@ from localcloud.machines import namespaces
 from localcloud.machines.cgroups import hierarchies
 from localcloud.machines.driver import prefix
 from localcloud.paths import REPOSITORY
-from localcloud.running import state_file
-from localcloud.state import outputs
+from localcloud.stack.running import state_file
+from localcloud.stack.state import outputs
 from tests.labs import needs_machines
 
 pytestmark = [pytest.mark.machines]

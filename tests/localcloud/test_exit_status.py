@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from localcloud import operations, running
+from localcloud import operations
 from localcloud.apollo import check, demo
 from localcloud.cli import EXAMPLES, INTERRUPTED, ORDERS, VERBS, logs, main, orders, parser
 from localcloud.cli import check as check_verb
@@ -21,6 +21,7 @@ from localcloud.cli import open as open_verb
 from localcloud.errors import LocalCloudError
 from localcloud.operations import Outcome
 from localcloud.processes import start_ticks
+from localcloud.stack import running
 
 ENGINE = ("up", "preview", "refresh", "down")
 

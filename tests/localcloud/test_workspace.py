@@ -145,7 +145,7 @@ def test_an_unknown_stack_names_those_there_are(tmp_path: Path, program: Path) -
 
 
 def test_a_state_that_is_no_state_is_refused_whole(tmp_path: Path) -> None:
-    from localcloud.state import read_state, resources
+    from localcloud.stack.state import read_state, resources
 
     path = tmp_path / "local.json"
     assert resources(path) == []

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import yaml
 
-from .errors import LocalCloudError
-from .paths import REPOSITORY
+from ..errors import LocalCloudError
+from ..paths import REPOSITORY
 
 
 def program_dir() -> Path:

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import cloud as clouds
-from .apollo.hosts import HostRow
-from .cloud import Cloud
-from .errors import LocalCloudError
-from .paths import cloud_dir
+from .. import cloud as clouds
+from ..apollo.hosts import HostRow
+from ..cloud import Cloud
+from ..errors import LocalCloudError
+from ..paths import cloud_dir
 from .state import outputs, resources
 
 
@@ -34,8 +34,8 @@ def booted_cloud(stack: str) -> Cloud:
 
 def status(stack: str) -> list[HostRow]:
     """The hosts of the stack's cloud, and what of Mesos runs on those that boot. LocalCloudError where none runs."""
-    from .apollo import mesos
-    from .apollo.fleet import fleet
+    from ..apollo import mesos
+    from ..apollo.fleet import fleet
 
     cloud = cloud_of(stack)
     rows = cloud.hosts()

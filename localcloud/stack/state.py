@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from .errors import LocalCloudError
+from ..errors import LocalCloudError
 
 # What Pulumi marks a secret in its files with.
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
