@@ -26,7 +26,7 @@ from tests.host.support import USERDATA
 ROLE = USERDATA / "roles/edge"
 CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib/apollo"
 # Seconds: longer than anything takes that works.
-PATIENCE = 30
+PATIENCE = 90
 # Where containers are in these tests, where clients and balancer are, who ask from 127.0.0.1, and a slave's address in the VPC.
 OVERLAY, CONTAINERS, CONTAINER = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7"
 # Two networks, as a VPC that exists may have.

@@ -117,7 +117,7 @@ def test_a_name_has_addresses_over_udp_however_many_instances_there_are(slave: S
 
 def test_what_the_catalog_has_is_found_in_every_form_that_consul_knows(slave: Slave) -> None:
     register("web", "10.2.1.7", tags=("V1.2", "blue"))
-    until(lambda: slave.ask("web.service.consul") == "10.2.1.7", 3)
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7")
     for name in ("WEB.service.Consul", "web.service.dc1.consul", "blue.web.service.consul", "v1.2.web.service.consul"):
         assert slave.ask(name) == "10.2.1.7", name
     for name in ("_web._tcp.service.consul", "_web._blue.service.consul"):
@@ -297,4 +297,4 @@ def test_no_container_takes_names_away_from_another_by_questions_without_an_answ
                 # Whoever gets no answer asks again, as every resolver does.
                 tries = (resolver.ask(other, f"b{number}.example.com") for _ in range(3))
                 assert "192.0.2.1" in tries
-    until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1", 5)
+    until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1")

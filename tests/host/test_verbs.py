@@ -276,11 +276,11 @@ def services() -> set[str]:
 
 
 def until(condition: Any) -> None:
-    for _ in range(1000):
+    for _ in range(3000):
         if condition():
             return
         threading.Event().wait(0.02)
-    raise AssertionError("still not so after 20 s")
+    raise AssertionError("still not so after a minute")
 
 
 @pytest.fixture

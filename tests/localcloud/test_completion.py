@@ -20,7 +20,7 @@ SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "source <(./apollo completion bash)"),
     "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -u -D; source <(./apollo completion zsh)"),
 }
-SECONDS = 30.0
+SECONDS = 90.0
 
 
 class Terminal:
