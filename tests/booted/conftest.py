@@ -56,7 +56,7 @@ class Stack:
             self.cli("down", "--force", timeout=600)
         assert down.returncode == 0, down.stderr
         # What was killed may still be on its way out of the kernel.
-        until(lambda: not traces(self.run_dir), "nothing is left", 5, lambda: "\n".join(traces(self.run_dir)))
+        until(lambda: not traces(self.run_dir), "nothing is left", why=lambda: "\n".join(traces(self.run_dir)))
 
     def run(self, host: str, *argv: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """What `exec` does, in this process: tests run hundreds of commands, an interpreter for each is most of it."""
@@ -114,7 +114,7 @@ class FirstUp:
     memory: int
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60, why: Callable[[], str] = lambda: "") -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE, why: Callable[[], str] = lambda: "") -> None:
     """Waits for a condition, and fails the test by its name where it does not come. why: what stands against it then."""
     deadline = time.monotonic() + seconds
     while not condition():

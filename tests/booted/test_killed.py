@@ -53,9 +53,9 @@ def test_down_after_a_kill_leaves_nothing(small: Stack, moment: Callable[[Stack]
     assert found is not None and found.alive(), "the cloud outlives the run"
     if cloud_too:
         os.kill(found.pid, signal.SIGKILL)
-        until(lambda: not found.alive(), "the cloud is gone", 10)
+        until(lambda: not found.alive(), "the cloud is gone")
         # Machines, connections and helpers go by themselves; namespaces, groups and folders wait for the sweep.
-        until(lambda: not any(line.startswith("process") for line in traces(small.run_dir)), "no process is left", 20)
+        until(lambda: not any(line.startswith("process") for line in traces(small.run_dir)), "no process is left")
     begun = time.monotonic()
     small.down()
     assert time.monotonic() - begun < DOWN

@@ -117,13 +117,13 @@ def test_a_first_boot_with_a_wrong_object_says_so_and_the_next_boot_tries_again(
     try:
         stack.cli("reboot", host)
         said = f"{here['Key']} of the stack's bucket is not what its name says"
-        until(lambda: said in stack.run(host, "tail", "-20", "/var/log/cloud-init-output.log").stdout, "the boot says so", 120)
+        until(lambda: said in stack.run(host, "tail", "-20", "/var/log/cloud-init-output.log").stdout, "the boot says so")
         assert stack.run(host, "ls", program, done).returncode
     finally:
         s3.put_object(**here, Body=right)
         stack.cli("reboot", host)
-    until(lambda: stack.run(host, "ls", program, done).returncode == 0, "it was through", 120)
-    until(lambda: stack.run(host, "apollo-check").returncode == 0, "the host is well", 120)
+    until(lambda: stack.run(host, "ls", program, done).returncode == 0, "it was through")
+    until(lambda: stack.run(host, "apollo-check").returncode == 0, "the host is well")
 
 
 def test_up_again_changes_nothing(stack: Stack) -> None:

@@ -94,7 +94,7 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
         # Out of use for ever, else.
         keep_record(stack.run_dir, {})
         stack.up()
-    until(lambda: doctor(stack) == {}, "the doctor finds nothing", 120)
+    until(lambda: doctor(stack) == {}, "the doctor finds nothing")
 
 
 def test_the_readmes_lines_bring_a_newcomers_container_behind_the_edge(stack: Stack) -> None:
@@ -119,7 +119,7 @@ def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(st
     finally:
         undone = stack.cli(*drain, "--undo")
     assert undone.returncode == 0, undone.stderr
-    until(lambda: doctor(stack) == {}, "the doctor finds nothing", 60)
+    until(lambda: doctor(stack) == {}, "the doctor finds nothing")
     until(lambda: len({stack.curl("web.apollo.test") for _ in range(6)}) == 2, "both instances of web answer")
 
 
@@ -134,7 +134,7 @@ def test_a_machine_that_aws_lost_comes_back_and_the_old_ones_drain_leaves_it_alo
     assert refreshed.returncode == 0, refreshed.stderr
     stack.up()
     assert stack.run("slave-3", "apollo-check").returncode == 0
-    until(lambda: doctor(stack) == {}, "the doctor finds nothing", 60)
+    until(lambda: doctor(stack) == {}, "the doctor finds nothing")
     stack.assert_all_reachable()
 
 

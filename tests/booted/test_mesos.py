@@ -71,13 +71,13 @@ def test_zookeeper_elects_survives_the_loss_of_its_leader_and_keeps_its_data(sta
         zookeeper(stack, second, "create /apollo-test/while away", super_user=True)
     finally:
         stack.order("start", lost)
-    until(lambda: serves(stack, lost, 3), "the lost one follows again", 90)
+    until(lambda: serves(stack, lost, 3), "the lost one follows again")
     # From its own disk and the others': both are there.
     assert "[while]" in zookeeper(stack, lost, "ls /apollo-test")
     # No majority is left while two reboot at a time.
     for host in (first, second):
         stack.order("reboot", host)
-    until(lambda: serves(stack, lost, 3), "all three are back", 90)
+    until(lambda: serves(stack, lost, 3), "all three are back")
     assert "before" in zookeeper(stack, first, "get /apollo-test")
     zookeeper(stack, first, "deleteall /apollo-test", super_user=True)
     stack.assert_all_reachable()
@@ -338,7 +338,7 @@ def test_an_image_that_one_host_put_into_the_bucket_comes_to_others_without_its_
     here = f"apollo/apollo/demo:{digest.removeprefix('sha256:')[:16]}"
     identity = ("docker", "image", "inspect", "-f", "{{.Id}}")
     with from_image(stack, "slave-2", "mesos-agent", "AGENT", f"registry.invalid/apollo/demo:1@{digest}"):
-        until(lambda: stack.run("slave-2", *identity, here).returncode == 0, "Docker has the image", 60)
+        until(lambda: stack.run("slave-2", *identity, here).returncode == 0, "Docker has the image")
         assert stack.out("slave-2", *identity, here) == stack.out("slave-1", *identity, IMAGE)
     stack.out("slave-2", "docker", "rmi", "-f", here)
 
@@ -379,7 +379,7 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
         shell(stack, host, "\n".join(lines))
         # All of it comes back by itself, in order.
         stack.order("reboot", host)
-        until(lambda: "mesos-task" in stack.run(host, "docker", "ps").stdout, "the agent's stand-in started a task", 120)
+        until(lambda: "mesos-task" in stack.run(host, "docker", "ps").stdout, "the agent's stand-in started a task")
         until(
             lambda: check_of(stack, host, "mesos")[1].startswith("agent runs: registered nowhere, as no"),
             "apollo-check says so",

@@ -18,7 +18,7 @@ KEYS = (
 
 def well(stack: Stack, hosts: Sequence[str]) -> None:
     for host in hosts:
-        until(lambda host=host: stack.run(host, "apollo-check").returncode == 0, f"{host} is well", 120)
+        until(lambda host=host: stack.run(host, "apollo-check").returncode == 0, f"{host} is well")
 
 
 def held(stack: Stack, host: str) -> dict[str, str]:

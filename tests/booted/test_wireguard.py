@@ -142,6 +142,7 @@ def test_a_slave_that_is_replaced_has_another_key_and_is_reached_by_all(wireguar
         until(
             lambda host=host: {after["slave-2"], before["slave-2"]} & peers_of(wireguard, host) == {after["slave-2"]},
             f"{host} has the new key in the old one's place",
+            60,
         )
     assert lost == 0
     assert_reachable(wireguard)
