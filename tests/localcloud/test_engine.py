@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +112,7 @@ def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
     process = line.start("up")
     until("host-1 under way", lambda: cloud.ask("status")["faults"] == [])
     end(process, signal.SIGKILL)
-    until("the end of the engine and all its children", lambda: family(line.run_dir) == [], 10)
+    until("the end of the engine and all its children", lambda: family(line.run_dir) == [])
     assert cloud.alive(), "the cloud outlives the command that started it"
     assert list((line.folder / "state").rglob("locks/**/*.json")), "the killed engine should have left its lock"
 
@@ -157,7 +156,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: C
     process = line.start("up")
     until("a call under way", lambda: cloud.ask("status")["inFlight"] > 0)
     os.kill(cloud.pid, signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "ended while the engine was running" in err, (out, err)
     assert family(line.run_dir) == []
@@ -174,7 +173,7 @@ def test_a_running_command_ends_with_ctrl_c_with_the_run_after_a_killed_one_and_
         until("the command", lambda: pids.exists() and pids.read_text().count("\n") == count)
         return [(int(pid), start_ticks(int(pid))) for pid in pids.read_text().split()]
 
-    def gone(pid: int, ticks: int | None, seconds: float = 10) -> None:
+    def gone(pid: int, ticks: int | None, seconds: float = 60) -> None:
         assert ticks is not None
         until("the end of the command", lambda: not alive(pid, ticks), seconds)
 
@@ -220,9 +219,9 @@ def test_a_killed_preview_takes_its_cloud_along(line: CommandLine) -> None:
     cloud = found()
     assert cloud is not None
     end(process, signal.SIGKILL)
-    until("the end of the cloud", lambda: not alive(cloud.pid, cloud.ticks), 15)
-    until("the end of its folder", lambda: not list(line.run_dir.glob("preview-*")), 15)
-    until("the end of its engine", lambda: family(line.run_dir) == [], 10)
+    until("the end of the cloud", lambda: not alive(cloud.pid, cloud.ticks))
+    until("the end of its folder", lambda: not list(line.run_dir.glob("preview-*")))
+    until("the end of its engine", lambda: family(line.run_dir) == [])
 
 
 BAD: list[tuple[list[str], str]] = [
@@ -273,7 +272,7 @@ def test_the_supervisor_ends_the_whole_family(tmp_path_factory: pytest.TempPathF
     ticks = start_ticks(pid)
     assert ticks is not None
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
     assert not alive(pid, ticks)
 
 
@@ -295,7 +294,4 @@ def test_a_dead_parents_supervisor_ends_too(tmp_path_factory: pytest.TempPathFac
     assert ticks is not None
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while alive(pid, ticks):
-        assert time.monotonic() < deadline, "the command outlived the one that started it"
-        time.sleep(0.05)
+    until("the end of what was started by the one that died", lambda: not alive(pid, ticks))
