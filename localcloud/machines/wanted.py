@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, Literal
 
-from botocore.exceptions import ClientError
-
 from localcloud.machines.errors import MachineError
 
 # Addresses that moto picks by itself when an elastic address is allocated without one; they cannot be routed.
@@ -208,6 +206,8 @@ def read(ec2: Any, elb: Any, region: str) -> Wanted:
 
     Raises MachineError for what the private network cannot carry, naming the resource.
     """
+    from botocore.exceptions import ClientError
+
     for _ in range(_DISTURBED):
         try:
             return _read(ec2, elb, region)

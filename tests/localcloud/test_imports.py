@@ -88,3 +88,9 @@ def test_questions_to_a_cloud_wait_for_no_library(tmp_path: Path) -> None:
         assert slow_modules("localcloud", [refused], tmp_path) == {" ".join(refused): (1, set())}, "it has no machines"
     finally:
         cloud.stop()
+
+
+def test_what_enters_a_booted_host_waits_for_no_library() -> None:
+    code = "import json, sys; import localcloud.cli.exec, localcloud.machines.machine; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert SLOW & set(json.loads(done.stdout)) == set()
