@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -96,13 +98,12 @@ def run(argv: list[str], folder: Path, script: str, **env: str) -> subprocess.Co
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the script that every user may read."""
-    made = tmp_path_factory.mktemp("enclosed")
-    shutil.copy(enclosed.__file__, made / "enclosed.py")
-    for place in (made, *list(made.parents)[:2]):
-        place.chmod(0o755)
-    return made
+def folder() -> Iterator[Path]:
+    """A copy of the script that every user may read, which pytest's own folders do not allow."""
+    with tempfile.TemporaryDirectory() as made:
+        shutil.copy(enclosed.__file__, Path(made) / "enclosed.py")
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 def test_the_clouds_api_is_reached_from_inside_at_its_port_and_nothing_else_is(folder: Path) -> None:
