@@ -1,4 +1,4 @@
-"""Runs the Pulumi engine over a workspace, and mends what an earlier, killed run left."""
+"""Runs the Pulumi engine over a workspace, and repairs what an earlier, killed run left."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Engine:
         result = "interrupted" if interrupts and process.returncode else "failed" if process.returncode else "succeeded"
         return Run(report, result, time.monotonic() - started)
 
-    def mend(self) -> list[str]:
+    def repair(self) -> list[str]:
         """Makes the state usable again after a run that was killed; returns what was done, a line each.
 
         To be called only while no engine of ours runs. The lock is removed, operations that never ended are taken off the
@@ -143,7 +143,7 @@ class Engine:
             draft.write_text(json.dumps(state, indent=4))
             draft.replace(self._workspace.state_file)
             done.append(f"took {len(pending)} unfinished operations off the state")
-        # Nobody waits any more for what the killed run began; a command on a host would go on for many minutes.
+        # No one waits any more for what the killed run began; a command on a host would go on for many minutes.
         self._cloud.ask("cancel", {})
         self._cloud.wait_idle()
         # Other programs of this cloud have states of their own.

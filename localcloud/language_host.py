@@ -70,7 +70,7 @@ def main() -> None:
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    # An engine that was killed tells nobody. (The kernel's signal for that counts threads, of which Go ends some in between.)
+    # An engine that was killed tells no one. (The kernel's signal for that counts threads, of which Go ends some in between.)
     while not done.wait(_LOOK_SECONDS):
         if os.getppid() != parent:
             os._exit(1)

@@ -214,7 +214,7 @@ def passing_folder() -> Generator[Path]:
 
 def _run(operation: Operation, binary: Path, workspace: Workspace, cloud: Cloud) -> Outcome:
     engine = Engine(binary, workspace, cloud)
-    for line in engine.mend():
+    for line in engine.repair():
         say(line)
     what = {"up": "updating", "preview": "planning", "refresh": "reading", "destroy": "destroying"}[operation]
     with Progress(f"{what} stack {workspace.stack}", each=operation != "preview") as progress:

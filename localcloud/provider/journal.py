@@ -56,7 +56,7 @@ class Journal:
 
     def __init__(self, log: Path | None = None) -> None:
         self.ready = threading.Event()
-        # Set while an operation that the engine told us to cancel comes to its end.
+        # Set while an operation that the engine cancelled comes to its end.
         self.cancelled = threading.Event()
         self._state = threading.Lock()
         self._made: dict[tuple[str, str], Made] = {}

@@ -90,7 +90,7 @@ class Servicer(ResourceProviderServicer):
 
     @answers
     def Attach(self, request: Any, context: grpc.ServicerContext) -> Any:
-        # A new run of the engine: what an earlier one was told to give up is past.
+        # A new run of the engine: what an earlier one had to give up is past.
         self.begin()
         return empty_pb2.Empty()
 
