@@ -97,15 +97,28 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
     until(lambda: doctor(stack) == {}, "the doctor finds nothing")
 
 
-def test_the_readmes_lines_bring_a_newcomers_container_behind_the_edge(stack: Stack) -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    (lines,) = re.findall(r"<!-- run by tests/booted/test_living.py -->\n```bash\n(.*?)```", text, re.DOTALL)
-    # An alias is for a terminal; the port is this stack's own.
-    script = lines.replace("alias on=", "on=").replace("\non ", "\n$on ").replace(":8080/", f":{stack.edge_port}/")
+def pasted(stack: Stack, page: str) -> list[str]:
+    """What the blocks of a page print that are said to be run here, pasted into one shell. The port is this stack's own."""
+    text = (REPOSITORY / page).read_text()
+    blocks = re.findall(r"<!-- run by tests/booted/test_living.py -->\n```bash\n(.*?)```", text, re.DOTALL)
+    script = "".join(blocks).replace(":8080/", f":{stack.edge_port}/")
     env = {**os.environ, "APOLLO_RUN_DIR": str(stack.run_dir)}
     done = subprocess.run(["bash", "-ec", script], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("hello on a slave, container address 10.2.3.") == 3
+    return done.stdout.splitlines()
+
+
+def test_the_readmes_lines_bring_a_newcomers_container_behind_the_edge(stack: Stack) -> None:
+    said = pasted(stack, "README.md")
+    assert len([line for line in said if line.startswith("hello on a slave, container address 10.2.3.")]) == 3, said
+
+
+def test_the_quickstarts_service_has_a_name_and_a_host_name_and_outlives_one_of_its_containers(stack: Stack) -> None:
+    said = pasted(stack, "docs/quickstart.md")
+    answers = [line.partition(",")[0] for line in said if line.startswith("shop on ")]
+    assert len(answers) == 4 and set(answers) <= {"shop on slave-1", "shop on slave-3"}, said
+    assert answers[-1] == "shop on slave-3", "the one that was stopped gets no request"
+    assert said[-1].endswith("all agree"), said
 
 
 def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(stack: Stack) -> None:
