@@ -5,12 +5,23 @@ from __future__ import annotations
 import secrets
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 ACCOUNT = "123456789012"  # moto's only account
+
+
+def error_code(error: ClientError) -> str:
+    return str(cast(Any, error.response).get("Error", {}).get("Code", ""))
+
+
+def says_absent(error: ClientError) -> bool:
+    """Whether AWS says that the thing does not exist. S3 says 404 where an answer has no body."""
+    code = error_code(error)
+    return "NotFound" in code or code.startswith("NoSuch") or code == "404"
 
 
 @dataclass(frozen=True)

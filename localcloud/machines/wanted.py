@@ -208,12 +208,14 @@ def read(ec2: Any, elb: Any, region: str) -> Wanted:
     """
     from botocore.exceptions import ClientError
 
+    from localcloud.api.client import says_absent
+
     for _ in range(_DISTURBED):
         try:
             return _read(ec2, elb, region)
         except (KeyError, ClientError) as error:
             # KeyError: a thing came after its kind was listed, and another names it.
-            if isinstance(error, ClientError) and "NotFound" not in str(error):
+            if isinstance(error, ClientError) and not says_absent(error):
                 raise
     return _read(ec2, elb, region)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from botocore.exceptions import ClientError
 
 from ..api.client import Aws as Aws
+from ..api.client import says_absent
 from ..processes import wait_until
 from .diff import Found
 from .schema import Failure
@@ -145,18 +146,12 @@ def tag_map(tags: Iterable[dict[str, str]] | None) -> dict[str, str]:
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-def error_code(error: ClientError) -> str:
-    return str(cast(Any, error.response).get("Error", {}).get("Code", ""))
-
-
 def absent(call: Callable[[], Any]) -> Any | None:
     """The call's answer, or None where AWS says that the thing does not exist."""
     try:
         return call()
     except ClientError as error:
-        code = error_code(error)
-        # S3 says 404 where an answer has no body.
-        if "NotFound" in code or code.startswith("NoSuch") or code == "404":
+        if says_absent(error):
             return None
         raise
 

@@ -19,9 +19,10 @@ from google.protobuf import empty_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderServicer
 
+from ..api.client import error_code
 from . import diff, schema
 from .journal import Journal, Made
-from .kind import Aws, CloudError, Kind, error_code
+from .kind import Aws, CloudError, Kind
 from .lookups import LOOKUPS
 from .schema import Failure
 from .values import UNKNOWN, Props, Secret, decode, encode, is_secret, is_unknown, plain
