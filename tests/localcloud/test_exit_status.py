@@ -186,14 +186,6 @@ def test_what_only_shows_something_ends_0(as_json: bool, monkeypatch: pytest.Mon
         assert main([verb, *(["--json"] if as_json else [])]) == 0
 
 
-def test_called_bare_it_lists_its_commands_and_ends_0(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([])
-    said = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert all(f"\n    {name}" in said for name in VERBS)
-
-
 def test_a_cloud_of_another_version_is_named_and_can_be_given_up(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

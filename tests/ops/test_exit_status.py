@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from localcloud.cli import VERBS
+from localcloud.cli import main as apollo
 from ops import comment, doctor, drain, gate, pin_images, reach, roll, secrets, stack, survey
 from ops import map as drawing
 from ops.__main__ import COMMANDS, EXAMPLES, main, parser
@@ -254,9 +256,12 @@ def test_a_command_that_is_interrupted_ends_130(module: Any, verb: str, monkeypa
     assert main([verb]) == 130
 
 
-def test_called_bare_it_lists_its_commands_and_ends_0(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("program", "names"), [(main, COMMANDS), (apollo, VERBS)])
+def test_called_bare_it_lists_its_commands_and_ends_0(
+    program: Callable[[list[str]], int], names: Iterable[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([])
+        program([])
     said = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(f"\n    {name}" in said for name in COMMANDS)
+    assert all(f"\n    {name}" in said for name in names)
