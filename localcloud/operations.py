@@ -20,7 +20,8 @@ from . import tools
 from .apollo import boot
 from .apollo.hosts import HostRow, planned_hosts
 from .cloud import EDGE_PORT, Cloud
-from .engine import Engine, Operation, Run
+from .engine.run import Engine, Operation, Run
+from .engine.workspace import Workspace, prepare
 from .errors import LocalCloudError
 from .paths import cloud_dir, run_dir
 from .processes import end
@@ -28,7 +29,6 @@ from .show import Progress, say
 from .stack.project import program_dir, read_config, read_project
 from .stack.running import cloud_of
 from .stack.state import outputs, resources
-from .workspace import Workspace, prepare
 
 
 @dataclass(frozen=True)

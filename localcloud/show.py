@@ -14,7 +14,7 @@ from .apollo.hosts import HEADINGS, HostRow, cells
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from .events import Report, Step
+    from .engine.events import Report, Step
 
 _VERBS = {
     "create": "created",

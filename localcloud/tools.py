@@ -185,8 +185,8 @@ def engine_programs(binary: Path) -> Path:
     """The folder to come first on the PATH of whoever runs the engine: `pulumi` runs the binary where no other user reaches it,
     `pulumi-language-python` is our language host. Both run by this very Python."""
     runs = {
-        "pulumi": ("-I", "-S", str(_HERE / "enclosed.py"), str(binary)),
-        "pulumi-language-python": (str(_HERE / "language_host.py"),),
+        "pulumi": ("-I", "-S", str(_HERE / "engine" / "enclosed.py"), str(binary)),
+        "pulumi-language-python": (str(_HERE / "engine" / "language_host.py"),),
     }
     texts = {name: f'#!/bin/sh\nexec {shlex.join([sys.executable, *words])} "$@"\n' for name, words in runs.items()}
     folder = cache_dir() / "tools" / f"engine-{hashlib.sha256(repr(texts).encode()).hexdigest()[:12]}"

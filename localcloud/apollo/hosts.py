@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from ..api.client import Aws
-    from ..events import Step
+    from ..engine.events import Step
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> int:
         return main(args.argv)
     from localcloud import tools
     from localcloud.cli.terminal import call
-    from localcloud.engine import environment
+    from localcloud.engine.run import environment
+    from localcloud.engine.workspace import keep_generations
     from localcloud.operations import Request, alone, workspace_of
     from localcloud.paths import REPOSITORY
     from localcloud.stack.running import cloud_of
-    from localcloud.workspace import keep_generations
 
     with alone(args.stack, f"ops {' '.join(args.argv[:1])}") as folder:
         cloud = cloud_of(args.stack)

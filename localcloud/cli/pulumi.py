@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from localcloud import cloud as clouds
     from localcloud import tools
     from localcloud.cli.terminal import call
-    from localcloud.engine import environment
+    from localcloud.engine.run import environment
     from localcloud.operations import Request, alone, passing_folder, workspace_of
     from localcloud.stack.running import cloud_of
 

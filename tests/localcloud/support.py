@@ -23,8 +23,8 @@ from pulumi.runtime.proto import provider_pb2 as pb
 from pulumi.runtime.proto.provider_pb2_grpc import ResourceProviderStub
 
 from localcloud import cloud as clouds
-from localcloud import enclosed
 from localcloud.cloud import Cloud
+from localcloud.engine import enclosed
 from localcloud.paths import REPOSITORY
 from localcloud.provider.values import Props, decode, encode, plain
 from tests.host.support import left_out

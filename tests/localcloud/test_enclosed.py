@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from localcloud import enclosed
+from localcloud.engine import enclosed
 from localcloud.processes import start_ticks
 from tests.host.support import left_out
 

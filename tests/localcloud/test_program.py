@@ -16,8 +16,8 @@ import pytest
 from localcloud import cloud as clouds
 from localcloud import tools
 from localcloud.cloud import Cloud
+from localcloud.engine.workspace import read_project
 from localcloud.paths import REPOSITORY
-from localcloud.workspace import read_project
 from plan.secrets import CERTIFICATE, SECRETS, parameter_name
 from tests.localcloud.support import keep_record
 

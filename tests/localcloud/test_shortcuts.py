@@ -14,7 +14,7 @@ import pytest
 
 import sdk_shortcuts
 from localcloud import cloud as clouds
-from localcloud.engine import environment
+from localcloud.engine.run import environment
 from localcloud.operations import Request, workspace_of
 from localcloud.paths import REPOSITORY
 from localcloud.tools import pulumi

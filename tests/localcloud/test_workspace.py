@@ -13,8 +13,8 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from localcloud.engine.workspace import DEFAULT_REGION, prepare
 from localcloud.errors import LocalCloudError
-from localcloud.workspace import DEFAULT_REGION, prepare
 
 CONFIG = """
 config:

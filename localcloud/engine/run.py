@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
-from .cloud import Cloud
-from .errors import LocalCloudError
+from ..cloud import Cloud
+from ..errors import LocalCloudError
+from ..processes import supervised
+from ..show import say
+from ..stack.state import read_state, resources
+from ..tools import engine_programs
 from .events import Report, Step, follow
-from .processes import supervised
-from .show import say
-from .stack.state import read_state, resources
-from .tools import engine_programs
 from .workspace import Workspace
 
 Operation = Literal["up", "preview", "refresh", "destroy"]
@@ -51,7 +51,7 @@ def ssh_environment(cloud: Cloud) -> dict[str, str]:
     """How the administrator's computer is entered where machines are booted; nothing where none are."""
     if cloud.edge_port is None:
         return {}
-    from .machines.driver import prefix
+    from ..machines.driver import prefix
 
     return {"APOLLO_SSH": f"nsenter --net=/run/netns/{prefix(cloud.folder)}-admin -- ssh"}
 

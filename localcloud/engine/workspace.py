@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from plan.secrets import together
 
-from .errors import LocalCloudError
-from .paths import cache_dir
-from .stack.project import read_config, read_project, read_yaml
-from .stack.running import state_file
+from ..errors import LocalCloudError
+from ..paths import cache_dir
+from ..stack.project import read_config, read_project, read_yaml
+from ..stack.running import state_file
 
 _ITERATIONS = 1_000_000  # the passphrase provider's own
 # Of a cloud whose stack names none. The program is left to say what it thinks of that.
