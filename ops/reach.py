@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -164,10 +165,13 @@ class Ssh:
     def _ssh(self, argv: Sequence[str], seconds: float, stdin: bytes = b"") -> tuple[int, str, str]:
         """Status (timeout's own where it took longer), output and errors of ssh."""
         program = shlex.split(os.environ.get("APOLLO_SSH", "ssh"))
+        # Apart from us a hang-up of the terminal does not reach it. Else it shares our group, and so a Ctrl-C.
+        group = 0 if signal.getsignal(signal.SIGHUP) is _unheard else None
         try:
             done = subprocess.run(
-                [*program, "-F", str(self._config), *argv], input=stdin, capture_output=True, timeout=seconds, check=False
-            )
+                [*program, "-F", str(self._config), *argv],
+                input=stdin, capture_output=True, timeout=seconds, check=False, process_group=group,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             return _TIMED_OUT, "", ""
         except OSError as error:
@@ -215,9 +219,16 @@ def _problem(status: int, words: str, seconds: float) -> Unreachable:
 
 @contextmanager
 def opened(access: Access) -> Generator[Ssh]:
-    """Access whose key lies in a folder of mode 0700 for as long as it is open."""
+    """Access whose key lies in a folder of mode 0700 for as long as it is open. To be called in the main thread."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _unheard)
     with tempfile.TemporaryDirectory(prefix="apollo-ssh-") as folder:
         yield Ssh(access, Path(folder))
+
+
+def _unheard(*_: object) -> None:
+    """In the place of an ignored hang-up, as under nohup. That would be inherited by the second ssh, through which the first
+    one goes, and which the first ends by a hang-up: to a silent host it would go on for minutes. A handler is not inherited."""
 
 
 class Deadline:

@@ -91,6 +91,28 @@ def test_a_drain_without_a_way_says_so_at_once_and_fails(network: Network, verb:
         assert "slave-1: not drained, and the others do not know that it goes" in done.stdout
 
 
+# Reaches a host for at most 2 s, through an edge for which ssh waits 20 s.
+SILENT = f"""
+from ops.reach import Access, opened
+with opened(Access("{EDGE}", "", "ssh-ed25519 AAAA")) as ssh:
+    print(ssh._ssh(["-o", "ConnectTimeout=2", "10.0.0.33", "true"], 15))
+"""
+LISTEN = f"import socket, sys; s = socket.create_server(('{EDGE}', 22)); print('ready', flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("way", [(), ("nohup",)])
+def test_a_silent_way_ends_with_its_first_ssh_under_nohup_too(network: Network, way: Sequence[str]) -> None:
+    enter = ("nsenter", f"--net=/proc/{network.pid}/ns/net")
+    with subprocess.Popen([*enter, sys.executable, "-c", LISTEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as edge:
+        assert edge.stdout and edge.stdout.readline() == b"ready\n"
+        argv = [*enter, *way, sys.executable, "-c", SILENT]
+        done = subprocess.run(
+            argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
+        )
+        edge.terminate()
+    assert "timed out during banner exchange" in done.stdout, done
+
+
 @pytest.mark.parametrize(
     ("status", "words", "kind", "text"),
     [
