@@ -2,8 +2,9 @@
 
 A host's files come in layers, each file of files/ at the path that it has on the host: boot/ and rootfs/ (every host),
 roles/<role>/, mesh/<layer>/, packages/ (hosts of an image without packages). One layer more is the hosts' program (package.py).
-They are the same on every host of a role, but for those ending in .tmpl, whose `{{ names }}` are replaced, and for
-/etc/apollo/node.env, which holds the host's facts. No byte depends on which other hosts exist.
+They are the same on every host of a role, but for /etc/apollo/node.env, which holds the host's facts, and for templates. A file
+ending in .tmpl has `{{ names }}`: those of a host, or ports as `{{ ports.HTTP }}` (plan/ports.py), which alone make no file a
+host's own. No byte depends on which other hosts exist.
 
 User-data carries what is this host's own, and boot/: the bridge, the way in, and what fetches the rest. The rest, 80 KB of
 programs and units where EC2 takes 16 KiB, is one archive a role in the stack's bucket, and user-data names it by its digest.
@@ -45,7 +46,8 @@ _FOLDER = _ROOT / "host/files"
 _PACKAGE = "apollo"
 _TEMPLATE = ".tmpl"
 _BOOT = "boot"
-_FIELD = re.compile(r"\{\{ ([a-z_]+) \}\}")
+_FIELD = re.compile(r"\{\{ ([A-Za-z_.]+) \}\}")
+_PORTS = {f"ports.{name}": str(port) for name, port in vars(ports).items() if name.isupper()}
 # Characters that double quotes suffice for, in a shell, in systemd and in Python.
 _SAFE = re.compile(r"[A-Za-z0-9 ./:_@+-]*")
 
@@ -59,7 +61,7 @@ class HostFile:
     """A file of a host, owned by root.
 
     source: its place in the repository, None where it is made from the plan alone. fetched: whether the role's archive brings
-    it, and not the user-data itself.
+    it, and not the user-data itself. own: whether a template was filled with what is this host's.
     """
 
     path: str
@@ -67,6 +69,7 @@ class HostFile:
     content: str
     source: str | None
     fetched: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,10 +307,13 @@ def _from_repository(cluster: Cluster, host: PlannedHost, values: Mapping[str, s
 
 @functools.cache
 def _layer(folder: Path, layer: str) -> tuple[HostFile, ...]:
-    """The layer's files as every host has them, templates still to be filled."""
+    """The layer's files as every host has them. A template with more names than those of ports is still to be filled."""
     found: list[HostFile] = []
     for path, source in _sources(folder, layer).items():
         content = source.read_text()
+        if path.endswith(_TEMPLATE):
+            content = _FIELD.sub(lambda field: _PORTS.get(field[1], field[0]), content)
+            path = path if _FIELD.search(content) else path.removesuffix(_TEMPLATE)
         place = source.relative_to(folder if source.is_relative_to(folder) else _ROOT)
         found.append(HostFile(f"/{path}", _mode(content), content, place.as_posix(), layer != _BOOT))
     return tuple(found)
@@ -349,11 +355,13 @@ def _filled(host: PlannedHost, template: HostFile, values: Mapping[str, str]) ->
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise UserDataError(f"{host.name}: {template.source}: unknown name {match[1]}; known: {', '.join(values)}")
+            raise UserDataError(
+                f"{host.name}: {template.source}: unknown name {match[1]}; known: {', '.join(values)}, {', '.join(_PORTS)}"
+            )
         return values[match[1]]
 
     content = _FIELD.sub(value, template.content)
-    return HostFile(template.path.removesuffix(_TEMPLATE), _mode(content), content, template.source)
+    return HostFile(template.path.removesuffix(_TEMPLATE), _mode(content), content, template.source, own=True)
 
 
 def _mode(content: str) -> int:

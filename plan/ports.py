@@ -1,6 +1,7 @@
 """The ports of the system, by name. Defaults of each product unless a comment says otherwise."""
 
 SSH = 22
+DNS = 53
 HTTP = 80
 HTTPS = 443
 # Where an edge takes connections with the PROXY protocol, plain and with TLS. Ports of their own, so that an edge needs no
@@ -19,10 +20,11 @@ CONSUL_NAMES = 8601
 # Where Consul's servers give each host the token of its own node.
 CONSUL_TOKENS = 8510
 
-# Weave Net's: control and sleeve, its fast datapath, and its router's API on the loopback.
+# Weave Net's: control and sleeve, its fast datapath, and on the loopback its router's API and what that has to look at.
 WEAVE = 6783
 WEAVE_DATA = 6784
 WEAVE_HTTP = 6784
+WEAVE_STATUS = 6782
 VXLAN = 4789
 WIREGUARD = 51820
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from host.apollo import apollo, firewall, network
 from host.apollo.mesos import mesos
+from plan import ports
 
 Facts = Mapping[str, str]
 # Where Docker, Consul, ZooKeeper, Mesos and the journal write; /data is the root's on a host without a data volume.
@@ -236,7 +237,7 @@ def scheduler(facts: Facts) -> str:
 
 def names(facts: Facts) -> str:
     # Containers ask here; the host itself asks 127.0.0.1.
-    socket.create_connection((facts["BRIDGE_ADDRESS"], 53), 5).close()
+    socket.create_connection((facts["BRIDGE_ADDRESS"], ports.DNS), 5).close()
     name = f"consul.service.{facts['CONSUL_DOMAIN']}"
     return f"{name} is {', '.join(sorted(socket.gethostbyname_ex(name)[2]))}"
 

@@ -140,14 +140,14 @@ def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[
         # By its router other hosts' containers are on the bridge, and there for the overlay only.
         bridged = [f"ip saddr != {overlay} drop", f"{f'ip saddr != {own} ' if own else ''}ip daddr != {overlay} drop"]
     # Of a name's two packets none is kept in mind.
-    bridged += [within, f"ip daddr {bridge} udp dport 53 notrack" if own else ""]
+    bridged += [within, f"ip daddr {bridge} udp dport {ports.DNS} notrack" if own else ""]
     arriving = [
         # Before connection tracking, so that nothing false is ever remembered.
         "type filter hook prerouting priority raw; policy accept;",
         f"iifname vmap {{ {', '.join(entries)} }}",
         # Another network of Docker's: from the addresses that are there.
         "fib saddr . iif oif missing drop",
-        f"ip daddr {bridge} udp dport 53 notrack" if own else "",
+        f"ip daddr {bridge} udp dport {ports.DNS} notrack" if own else "",
     ]
     entering = [
         "type filter hook input priority filter - 10; policy drop;",
@@ -162,14 +162,14 @@ def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[
     passing = ["type filter hook forward priority filter - 10; policy drop;"]
     rewriting: list[str] = []
     if own:
-        leaving.append(f"ip saddr {bridge} udp sport 53 notrack")
+        leaving.append(f"ip saddr {bridge} udp sport {ports.DNS} notrack")
         entering += [
             "ct state established,related accept",
             share,
             "icmp type echo-request accept",
             # Names are for a slave's own containers, of any network.
             f"ip saddr {overlay} ip saddr != {own} drop",
-            "meta l4proto { tcp, udp } th dport 53 accept",
+            f"meta l4proto {{ tcp, udp }} th dport {ports.DNS} accept",
         ]
         passing += [
             f'iifname "{device}" oifname != "weave" drop' if device else "",

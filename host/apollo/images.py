@@ -30,8 +30,8 @@ MANIFESTS = (
     *("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"),
     *("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"),
 )
-# Seconds for one request; bytes of one piece.
-TIMEOUT, MOST = 30, 1 << 31
+# Seconds for one request; bytes of one piece, and of a manifest.
+TIMEOUT, MOST, MANIFEST = 30, 1 << 31, 4 << 20
 # Seconds: how much longer than the one before it a host leaves it to others, and between two looks.
 TURN, PAUSE = 5.0, 2.0
 
@@ -75,7 +75,7 @@ class Registry:
     def digest(self) -> str:
         """The digest of the image's reference at this moment, from the registry."""
         with self._open(f"manifests/{self._image.digest or self._image.tag}", ", ".join(MANIFESTS)) as answer:
-            return f"sha256:{hashlib.sha256(answer.read(1 << 22)).hexdigest()}"
+            return f"sha256:{hashlib.sha256(answer.read(MANIFEST)).hexdigest()}"
 
     def pieces(self) -> Iterator[tuple[str, IO[bytes]]]:
         """(digest, content) of the image's configuration and then of its layers for this machine, lowest first."""
@@ -93,7 +93,7 @@ class Registry:
                 _keep(digest, manifest)
 
     def _below(self, manifest: IO[bytes], get: Getter) -> Iterator[tuple[str, IO[bytes]]]:
-        found = json.loads(manifest.read(1 << 22))
+        found = json.loads(manifest.read(MANIFEST))
         if "manifests" in found:
             machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
             fitting = [
@@ -104,7 +104,7 @@ class Registry:
             if not fitting:
                 raise Refused(f"{self._image.name} has no image for linux on {machine}")
             with get(fitting[0], lambda: self._manifest(fitting[0]), self._what("the manifest")) as content:
-                found = json.loads(content.read(1 << 22))
+                found = json.loads(content.read(MANIFEST))
         for digest in (found["config"]["digest"], *(layer["digest"] for layer in found["layers"])):
             yield digest, get(digest, lambda digest=digest: self._open(f"blobs/{digest}"), self._what("a layer"))
 

@@ -10,16 +10,18 @@ import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-PORT, AT_ONCE = 22, 64
+from plan.ports import SSH
+
+AT_ONCE = 64
 
 
 def silence(address: str, seconds: float) -> str:
     try:
-        socket.create_connection((address, PORT), seconds).close()
+        socket.create_connection((address, SSH), seconds).close()
     except TimeoutError:
-        return f"no answer at port {PORT} within {seconds:g} s"
+        return f"no answer at port {SSH} within {seconds:g} s"
     except OSError as error:
-        return f"port {PORT}: {error.strerror or error}"
+        return f"port {SSH}: {error.strerror or error}"
     return ""
 
 

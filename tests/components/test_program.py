@@ -34,7 +34,7 @@ from tests.components.recording import (
     stack_config,
     traces,
 )
-from tests.host.support import USERDATA
+from tests.host.support import text_of
 from tests.plan.support import cluster
 from tests.plan.test_access import READ
 
@@ -279,7 +279,7 @@ def test_behind_a_load_balancer_an_edge_is_sent_clients_by_its_address_with_thei
 
 def test_the_balancer_ends_no_connection_before_the_edge_does() -> None:
     prod = run_program("prod", merged("prod", edge={"count": 2, "tls": {"enabled": True}}))
-    haproxy = (USERDATA / "roles/edge/etc/haproxy/haproxy.cfg").read_text()
+    haproxy = text_of("edge", "/etc/haproxy/haproxy.cfg")
     timeouts = {name: int(hours) * 3600 for name, hours in re.findall(r"timeout (tunnel) (\d+)h", haproxy)}
     listeners, groups = prod.of("aws:lb/listener:Listener"), prod.of("aws:lb/targetGroup:TargetGroup")
     assert len(listeners) == len(groups) == 2

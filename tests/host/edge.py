@@ -21,9 +21,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.host.support import USERDATA
+from localcloud.paths import REPOSITORY
+from tests.host.support import text_of
 
-ROLE = USERDATA / "roles/edge"
 CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib/apollo"
 # Seconds: longer than anything takes that works.
 PATIENCE = 90
@@ -178,11 +178,11 @@ class Edge:
             ("etc/apollo/services.ctmpl", "services.ctmpl"),
             ("etc/apollo/edge.hcl", "edge.hcl"),
         ):
-            text = (ROLE / source).read_text()
+            text = text_of("edge", f"/{source}")
             for old, new in self._places().items():
                 text = text.replace(old, new)
             (folder / target).write_text(text)
-        (folder / "bin/apollo").write_text(APOLLO.format(python=sys.executable, root=ROLE.parents[3], folder=folder))
+        (folder / "bin/apollo").write_text(APOLLO.format(python=sys.executable, root=REPOSITORY, folder=folder))
         (folder / "bin/apollo").chmod(0o755)
         # In the place of systemd: a reload is this signal to the master.
         (folder / "bin/systemctl").write_text(f"#!/bin/sh\nkill -USR2 $(cat {folder}/master.pid)\necho >>{folder}/reloads\n")

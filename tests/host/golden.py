@@ -38,7 +38,7 @@ def kinds() -> dict[str, dict[str, HostFile]]:
 
 def own(file: HostFile) -> bool:
     """Whether the file is made for one host."""
-    return file.source is None or file.source.endswith(".tmpl")
+    return file.source is None or file.own
 
 
 def line(file: HostFile) -> str:

@@ -44,6 +44,12 @@ def files_of(plan: Cluster, host: PlannedHost) -> dict[str, HostFile]:
     return {file.path: file for file in host_files(plan, host, STACK)}
 
 
+def text_of(role: str, path: str) -> str:
+    """A file of a host of this role, with mesh weave."""
+    (host,) = [host for host in one_of_each(EXAMPLES["weave"]) if host.role == role]
+    return files_of(EXAMPLES["weave"], host)[path].content
+
+
 def environment(**more: str) -> dict[str, str]:
     """For a Python of its own that imports the hosts' program, wherever it is started."""
     return {**os.environ, "PYTHONPATH": str(USERDATA.parents[1]), **more}

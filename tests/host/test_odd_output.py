@@ -16,13 +16,13 @@ from host.apollo import check, network
 from host.apollo.mesh import mesh, vxlan, wireguard
 from host.apollo.mesh.weave import weave_status
 from host.render import node_facts
-from tests.host.support import EXAMPLES, STACK, USERDATA, left_out
+from tests.host.support import EXAMPLES, STACK, left_out, text_of
 
 PLAN = EXAMPLES["weave"]
 FACTS = node_facts(PLAN, PLAN.slaves[0], STACK)
 # What iproute2 prints with -j where it has nothing to show. [{},{}]: an object for each link that a filter left out.
 NOTHING = ["", "[]", "[{}]", "[{},{}]"]
-CREATE_BRIDGE = (USERDATA / "boot/usr/local/bin/weave").read_text()
+CREATE_BRIDGE = text_of("slave", "/usr/local/bin/weave")
 
 
 class Kernel:
@@ -111,7 +111,7 @@ def test_a_veth_that_goes_while_it_is_attached_stops_nothing(kernel: Kernel) -> 
     ],
 )
 def test_a_bridge_comes_up_under_weave_whatever_the_kernel_lacks(tools: dict[str, str], said: str, tmp_path: Path) -> None:
-    script = (USERDATA / "mesh/weave/usr/local/lib/apollo/mesh-bridge").read_text()
+    script = text_of("slave", "/usr/local/lib/apollo/mesh-bridge")
     for place in ("/usr/local/bin", "/usr/sbin"):
         script = script.replace(place, str(tmp_path))
     for name, text in {"iptables-legacy": "exit 0", "update-alternatives": "exit 0", "iptables": "exit 0", **tools}.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import gzip
 import hashlib
@@ -25,6 +26,7 @@ from host import package
 from host.render import MAX_BYTES, UserDataError, node_facts, programs, user_data, user_data_base64
 from localcloud.paths import cache_dir
 from ops.secrets import generate
+from plan import ports
 from plan.cluster import Cluster
 from plan.mesh import DRIVERS
 from tests.host.golden import golden_files
@@ -93,7 +95,7 @@ def test_programs_are_the_same_whatever_the_stack_and_travel_whole() -> None:
     plan, other = cluster(), cluster(overlay={"cidr": "172.20.0.0/14"}, slaves={"count": 9})
     assert programs(plan, "slave") == programs(other, "slave")
     for file in files_of(plan, plan.slaves[0]).values():
-        if file.source and file.fetched:
+        if file.source and file.fetched and not file.source.endswith(".tmpl"):
             root = USERDATA.parents[1]
             place = root if file.source.startswith(("host/", "plan/")) else USERDATA
             assert file.content == (place / file.source).read_text()
@@ -270,6 +272,27 @@ def test_node_env_reads_the_same_in_a_shell_and_in_python() -> None:
     facts = {key: value.strip('"') for key, value in (line.split("=", 1) for line in text.splitlines())}
     assert {key: pairs[key] for key in facts} == facts
     assert facts["CONTROL_ADDRESSES"].split() == ["10.0.0.11", "10.0.32.12", "10.0.0.13", "10.0.32.14", "10.0.0.15"]
+
+
+def literals(path: Path) -> str:
+    """What a file says, less its comments and a Python program's docstrings."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return re.sub(r"(^|\s)(#|//).*|\{\{-? /\*.*?\*/|\{\{ ports\.\w+ \}\}", "", text, flags=re.MULTILINE)
+    tree = ast.parse(text)
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in said]
+    return "\n".join(str(value) for value in constants if isinstance(value, (int, str)) and not isinstance(value, bool))
+
+
+def test_a_port_of_the_plan_stands_in_the_plan_alone() -> None:
+    """Elsewhere it is `ports.NAME`, in a configuration file `{{ ports.NAME }}` and the file ends in .tmpl."""
+    numbers = {port for name, port in vars(ports).items() if name.isupper()}
+    port = re.compile(rf"(?<![\w.])({'|'.join(map(str, numbers))})(?![\w.])")
+    root = USERDATA.parents[1]
+    files = [path for path in (*USERDATA.rglob("*"), *(root / "host/apollo").rglob("*.py")) if path.is_file()]
+    found = [(path.relative_to(root).as_posix(), match[0]) for path in files for match in port.finditer(literals(path))]
+    assert found == []
 
 
 def test_an_unknown_name_in_a_template_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

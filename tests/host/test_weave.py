@@ -28,7 +28,7 @@ from ops.__main__ import main
 from plan.settings import Settings
 from tests.host.conftest import Agent
 from tests.host.edge import until
-from tests.host.support import EXAMPLES, USERDATA, files_of, needs
+from tests.host.support import EXAMPLES, files_of, needs, text_of
 from tests.host.test_parameters import BUCKET, Cloud
 from tests.plan.support import cluster
 
@@ -356,7 +356,7 @@ def router() -> Generator[str]:
 
 def test_weave_asks_the_router_for_its_own_verbs_with_debians_curl(router: str) -> None:
     needs("curl", "curl")
-    script = (USERDATA / "boot/usr/local/bin/weave").read_text()
+    script = text_of("slave", "/usr/local/bin/weave")
     assert "127.0.0.1:6784" in script
 
     def run(*verbs: str) -> subprocess.CompletedProcess[str]:
@@ -383,7 +383,7 @@ def test_weave_asks_the_router_for_its_own_verbs_with_debians_curl(router: str) 
 def test_the_router_does_not_start_without_a_password(tmp_path: Path) -> None:
     (tmp_path / "secrets/mesh").mkdir(parents=True)
     (tmp_path / "node.env").write_text('CONTROL_ADDRESSES="10.0.0.11"\n')
-    script = (USERDATA / "mesh/weave/usr/local/lib/apollo/weave-router").read_text().replace("/etc/apollo", str(tmp_path))
+    script = text_of("slave", "/usr/local/lib/apollo/weave-router").replace("/etc/apollo", str(tmp_path))
     for content, said in ((None, "No such file"), ("", "the mesh's password is empty")):
         if content is not None:
             (tmp_path / "secrets/mesh/password").write_text(content)
@@ -397,7 +397,7 @@ def test_the_router_has_all_five_control_addresses_for_seeds_however_many_there_
     apollo.write(tmp_path / "node.env", files_of(plan, plan.slaves[0])["/etc/apollo/node.env"].content)
     apollo.write(tmp_path / "secrets/mesh/password", "x")
     apollo.write(tmp_path / "address", "02:77:0a:02:00:01")
-    script = (USERDATA / "mesh/weave/usr/local/lib/apollo/weave-router").read_text()
+    script = text_of("slave", "/usr/local/lib/apollo/weave-router")
     for old, new in (("/etc/apollo", str(tmp_path)), ("/usr/local/bin/weaver", "printf '%s\\n'")):
         script = script.replace(old, new)
     script = script.replace("/sys/class/net/weave/address", str(tmp_path / "address"))
