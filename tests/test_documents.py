@@ -20,7 +20,7 @@ from plan.parse import parse
 from plan.problems import PlanError
 from scripts import tables
 from tests.components.recording import stack_config
-from tests.components.test_contract import CONTRACT
+from tests.components.test_contract import EXPORTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DECISIONS = ROOT / "docs" / "decisions"
@@ -200,18 +200,18 @@ def test_the_refusal_that_the_settings_page_shows_is_the_programs_own() -> None:
     assert str(refused.value) == shown.strip()
 
 
-def fields(shape: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(shape, dict):
-        for name, inner in cast(dict[str, Any], shape).items():
+def fields(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(field, its type) in the contract's words."""
+    if isinstance(value, dict):
+        for name, inner in cast(dict[str, Any], value).items():
             yield from fields(inner, f"{prefix}.{'*' if name == 'slave-1' else name}".strip("."))
     else:
-        yield prefix
+        yield prefix, {str: "string", float: "number", int: "number", list: "list of strings"}[type(value)]
 
 
-def test_the_contracts_document_has_exactly_the_contracts_fields() -> None:
-    described = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "contract.md").read_text(), re.MULTILINE)
-    assert len(described) == len(set(described))
-    assert set(described) - {"slaves"} == set(fields(CONTRACT))
+def test_the_contracts_document_has_exactly_the_contracts_fields_and_their_types() -> None:
+    described = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", (ROOT / "docs" / "contract.md").read_text(), re.MULTILINE)
+    assert sorted(described) == sorted([*fields(EXPORTS), ("slaves", "map")])
 
 
 @pytest.mark.parametrize(("document", "text"), blocks("python"))
