@@ -115,19 +115,3 @@ def test_the_agents_keys_serve_where_the_stack_says_so(secrets: dict[str, str]) 
     admin = {**REGION, "apollo:admin": {**ADMIN["apollo:admin"], "agent": True}}
     connection = run_program("dev", admin, secrets=secrets).named(COMMAND, "slave-1-ready").inputs["connection"]
     assert "privateKey" not in connection
-
-
-def test_the_public_half_is_what_ssh_keygen_says(secrets: dict[str, str], tmp_path: Any) -> None:
-    path = tmp_path / "key"
-    path.write_text(secrets["sshHostKey"])
-    path.chmod(0o600)
-    shown = subprocess.run(["ssh-keygen", "-y", "-f", str(path)], check=True, capture_output=True, text=True).stdout
-    assert public_half(secrets["sshHostKey"]).split() == shown.split()[:2]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "not a key", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----"]
-)
-def test_a_malformed_host_key_is_refused_with_the_command_that_makes_one(text: str) -> None:
-    with pytest.raises(ValueError, match="python -m ops secrets"):
-        public_half(text)

@@ -3,17 +3,22 @@
 # One case a line reads as the table it is.
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import threading
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from moto import settings
 
+from localcloud.api.client import Aws, Keys
 from localcloud.api.refusals import RULES
+from localcloud.api.server import Api
 
-from .support import REGION, World
-
+# Of no other test, as moto's data outlives its server.
+REGION = "eu-west-2"
 TRUST = '{"Version":"2012-10-17","Statement":[]}'
 
 
@@ -23,6 +28,30 @@ def refusal(call: Callable[[], Any]) -> str:
         call()
     error: Any = caught.value.response["Error"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     return f"{error['Code']}: {error['Message']}"
+
+
+class World:
+    """The cloud's API in this process, so that `make mutants` can change it."""
+
+    def __init__(self) -> None:
+        keys = Keys.new()
+        self.http = Api(0, keys, Keys.new()).http
+        self.boto = Aws(f"http://127.0.0.1:{self.http.server_port}", REGION, keys).client
+        numbers = itertools.count(1)
+        self.number = lambda: next(numbers)
+
+
+@pytest.fixture(scope="module")
+def world() -> Generator[World]:
+    found = World()
+    threading.Thread(target=found.http.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patched:
+        # moto reads the server's word for these when it is imported, which another test may have done before the server.
+        for name in ("ENABLE_AMI_VALIDATION", "EC2_ENABLE_INSTANCE_TYPE_VALIDATION"):
+            patched.setattr(settings, name, True)
+        yield found
+    found.http.shutdown()
+    found.http.server_close()
 
 
 class Account:
@@ -209,18 +238,20 @@ def test_the_limits_themselves_pass(account: Account) -> None:
     account.launch(SubnetId=subnet, UserData="x" * 16384)
 
 
-def test_user_data_that_is_too_long_or_no_base64_is_refused(world: World, account: Account) -> None:
+def test_user_data_that_is_too_long_or_no_base64_is_refused(account: Account) -> None:
     subnet = account.subnet(account.vpc())
     words = refusal(lambda: account.launch(SubnetId=subnet, UserData="x" * 16385))
     assert words == "InvalidParameterValue: User data is limited to 16384 bytes before base64, and has 16385"
+
     # AWS's own library encodes it, so that a client which forgets to is played with the bytes that it would send.
-    raw = world.boto("ec2")
-    raw.meta.events.register("before-call.ec2.RunInstances", lambda params, **_: params["body"].update(UserData="not base64!"))
-    account.ec2 = raw
+    def spoil(params: Any, **_: Any) -> None:
+        params["body"].update(UserData="not base64!")
+
+    account.ec2.meta.events.register("before-call.ec2.RunInstances", spoil)
     try:
         words = refusal(lambda: account.launch(SubnetId=subnet, UserData="x"))
     finally:
-        raw.meta.events.unregister("before-call.ec2.RunInstances")
+        account.ec2.meta.events.unregister("before-call.ec2.RunInstances", spoil)
     assert words.startswith("InvalidUserData.Malformed: UserData is not base64")
 
 
@@ -249,7 +280,7 @@ def test_an_image_an_instance_type_and_a_zone_that_do_not_exist_are_refused(acco
     assert "ami-0123" in refusal(lambda: account.launch(SubnetId=subnet, ImageId="ami-01234567"))
     assert "t99.huge" in refusal(lambda: account.launch(SubnetId=subnet, InstanceType="t99.huge"))
     zone = {"VpcId": vpc, "CidrBlock": f"{account.net}.8.0/24", "AvailabilityZone": f"{REGION}x"}
-    assert "eu-west-1x" in refusal(lambda: account.ec2.create_subnet(**zone))
+    assert f"{REGION}x" in refusal(lambda: account.ec2.create_subnet(**zone))
 
 
 def test_a_protected_load_balancer_is_not_deleted(account: Account) -> None:

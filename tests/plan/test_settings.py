@@ -45,6 +45,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"overlay": {"cidr": "10.2.0.0/29", "hostPrefix": 30}}, "overlay.cidr: 10.2.0.0/29 has no room for sixteen infrastructure addresses and a slave; give a /26 or wider such as 10.2.0.0/16"),
         ({"overlay": {"cidr": "10.2.0.0/31"}}, "overlay.cidr: 10.2.0.0/31 has no room for sixteen infrastructure addresses and a slave; give a /26 or wider such as 10.2.0.0/16"),
         ({"overlay": {"cidr": "10.2.0.0/24"}, "slaves": {"count": 1}}, "overlay.hostPrefix: 24 is not longer than the prefix of overlay.cidr 10.2.0.0/24; give 25, 26, 27, 29 or 30, or a wider overlay.cidr"),
+        ({"overlay": {"cidr": "10.2.0.0/25"}, "slaves": {"count": 1}}, "overlay.hostPrefix: 24 is not longer than the prefix of overlay.cidr 10.2.0.0/25; give 26, 27 or 30, or a wider overlay.cidr"),
         ({"overlay": {"cidr": "10.2.0.0/26"}, "slaves": {"count": 1}}, "overlay.hostPrefix: 24 is not longer than the prefix of overlay.cidr 10.2.0.0/26; give 27, or a wider overlay.cidr"),
         ({"overlay": {"cidr": "10.2.0.0/24", "hostPrefix": 28}, "slaves": {"count": 1}}, "overlay.hostPrefix: 28 leaves no slot in overlay.cidr 10.2.0.0/24 beside sixteen infrastructure addresses; give 25, 26, 27, 29 or 30, or a wider overlay.cidr"),
         ({"overlay": {"switchFrom": "weave"}}, "overlay.switchFrom: weave is the new mesh too; give the old one, or leave it out when done"),
