@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from . import cloud as clouds
-from . import tools
 from .apollo import boot
 from .apollo.hosts import HostRow, planned_hosts
 from .cloud import EDGE_PORT, Cloud
+from .engine.programs import pulumi, pulumi_beside
 from .engine.run import Engine, Operation, Run
 from .engine.workspace import Workspace, prepare
 from .errors import LocalCloudError
@@ -104,13 +104,13 @@ def up(request: Request) -> Outcome:
             )
         if machines:
             # On a cold machine both take minutes, each mostly on one core.
-            with tools.pulumi_beside():
+            with pulumi_beside():
                 boot.prepare_machine(folder, None if running else edge_port, request.host_files)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
         elif request.host_files is not None:
             raise LocalCloudError("--host-files is for hosts that boot, and these are in the AWS API only")
-        binary = tools.pulumi()
+        binary = pulumi()
         workspace = workspace_of(folder, request, machines)
         cloud = _cloud(workspace, request.port, edge_port if machines else None)
         outcome = _run("up", binary, workspace, cloud)
@@ -123,7 +123,7 @@ def refresh(request: Request) -> Outcome:
     """Brings the state to what the cloud holds, so that changes made behind the program's back show."""
     with alone(request.stack, "refresh") as folder:
         cloud = cloud_of(request.stack)
-        return _run("refresh", tools.pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
+        return _run("refresh", pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
 
 
 def preview(request: Request) -> Outcome:
@@ -132,10 +132,10 @@ def preview(request: Request) -> Outcome:
     cloud = clouds.find(folder)
     if cloud and cloud.alive():
         with alone(request.stack, "preview"):
-            return _run("preview", tools.pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
+            return _run("preview", pulumi(), workspace_of(folder, request, cloud.edge_port is not None), cloud)
     with passing_folder() as passing:
         workspace = workspace_of(passing, request)
-        binary = tools.pulumi()
+        binary = pulumi()
         return _run("preview", binary, workspace, clouds.start(passing, workspace.region, port=request.port, ephemeral=True))
 
 
@@ -164,12 +164,12 @@ def down(request: Request, *, force: bool = False) -> Outcome:
                 project = state.parent.name
                 other = Workspace(folder, workspace.program, project, state.stem, workspace.region, f"work-{project}")
                 if project != workspace.project and resources(state):
-                    outcome = _run("destroy", tools.pulumi(), other, cloud)
+                    outcome = _run("destroy", pulumi(), other, cloud)
                     if outcome.result != "succeeded":
                         return outcome
             if resources(workspace.state_file):
                 unprotect(cloud)
-                outcome = _run("destroy", tools.pulumi(), workspace, cloud)
+                outcome = _run("destroy", pulumi(), workspace, cloud)
                 outcome.operation = "down"
             if outcome.result != "succeeded":
                 return outcome

@@ -1,4 +1,4 @@
-"""Gets the programs that we run: from PATH, from the cache, from their makers, or built from a pinned go.mod."""
+"""Builds programs with Go from a pinned go.mod, once."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ import fcntl
 import hashlib
 import os
 import platform
-import re
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import LocalCloudError
-from .paths import REPOSITORY, cache_dir
+from .paths import cache_dir
 from .processes import supervised
 from .show import say
 
 PULUMI_VERSION = "3.250.0"
-_OLDEST_PULUMI = (3, 214, 0)  # the first with replacement triggers
-_HERE = Path(__file__).parent
-_DOWNLOADS = "https://get.pulumi.com/releases/sdk"
 
 
 @dataclass(frozen=True)
@@ -62,65 +56,6 @@ GO_TOOLS = {
 }
 
 
-def pulumi() -> Path:
-    """The engine: pulumi from PATH where it is new enough, else cached, downloaded or built.
-
-    LocalCloudError: none of these worked; says what failed in each.
-    """
-    if there := _pulumi_at_hand():
-        return there
-    found = shutil.which("pulumi")
-    tried = [f"pulumi on PATH: {'none' if not found else f'{found} is older than 3.214'}"]
-    try:
-        return _download()
-    except LocalCloudError as error:
-        tried.append(f"the official download: {error}")
-    try:
-        return go_build("pulumi")
-    except LocalCloudError as error:
-        tried.append(f"a build with Go: {error}")
-    raise LocalCloudError("could not get the Pulumi CLI.\n" + "\n".join(f"  {line}" for line in tried))
-
-
-def _pulumi_at_hand() -> Path | None:
-    found = shutil.which("pulumi")
-    if found and (version := _version(found)) and version >= _OLDEST_PULUMI:
-        return Path(found)
-    return next((cached for cached in (_downloaded(), go_binary(GO_TOOLS["pulumi"])) if cached.exists()), None)
-
-
-_BESIDE = """
-from contextlib import suppress
-from localcloud.errors import LocalCloudError
-from localcloud.processes import die_with_parent
-from localcloud.tools import pulumi
-die_with_parent()
-with suppress(LocalCloudError):
-    pulumi()
-"""
-
-
-@contextlib.contextmanager
-def pulumi_beside() -> Generator[None]:
-    """Where the engine is still to be made, begins with it beside what the caller does meanwhile, and waits for it at the end.
-
-    What fails is left to `pulumi()`, which says so. An exception, Ctrl-C too, ends it at once.
-    """
-    if _pulumi_at_hand():
-        yield
-        return
-    # A process, as a thread could not be stopped.
-    process = subprocess.Popen(
-        [sys.executable, "-c", _BESIDE], cwd=REPOSITORY, stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield
-        process.wait()
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def go_binary(tool: GoTool) -> Path:
     """Where the built program is or would be: the folder's name follows from all that goes into the build."""
     digest = hashlib.sha256()
@@ -142,7 +77,7 @@ def go_build(name: str) -> Path:
     go = shutil.which("go") or next((p for p in ("/usr/local/go/bin/go", "/usr/lib/go/bin/go") if Path(p).exists()), None)
     if go is None:
         raise LocalCloudError(f"building {name} needs Go 1.26 or newer, and there is no `go` on PATH")
-    with _locked(binary.parents[2], f"{name}.lock"):
+    with locked(binary.parents[2], f"{name}.lock"):
         if binary.exists():  # another run built it while we waited
             return binary
         for stale in binary.parents[2].glob(f"{name}-*.tmp-*"):
@@ -181,70 +116,9 @@ def _run_go(go: str, tool: GoTool, work: Path) -> None:
     say(f"  built {tool.name} in {time.monotonic() - started:.0f} s")
 
 
-def engine_programs(binary: Path) -> Path:
-    """The folder to come first on the PATH of whoever runs the engine: `pulumi` runs the binary where no other user reaches it,
-    `pulumi-language-python` is our language host. Both run by this very Python."""
-    runs = {
-        "pulumi": ("-I", "-S", str(_HERE / "engine" / "enclosed.py"), str(binary)),
-        "pulumi-language-python": (str(_HERE / "engine" / "language_host.py"),),
-    }
-    texts = {name: f'#!/bin/sh\nexec {shlex.join([sys.executable, *words])} "$@"\n' for name, words in runs.items()}
-    folder = cache_dir() / "tools" / f"engine-{hashlib.sha256(repr(texts).encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        if not (folder / name).exists():
-            draft = folder / f".{name}-{os.getpid()}"
-            draft.write_text(text)
-            draft.chmod(0o755)
-            draft.rename(folder / name)
-    return folder
-
-
-def _version(binary: str) -> tuple[int, ...] | None:
-    """A CLI's version, or None where it does not say."""
-    env = {**os.environ, "PULUMI_SKIP_UPDATE_CHECK": "true"}
-    try:
-        said = subprocess.run([binary, "version"], capture_output=True, text=True, timeout=20, env=env, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"v?(\d+)\.(\d+)\.(\d+)", said)
-    return tuple(int(part) for part in found.groups()) if found else None
-
-
-def _downloaded() -> Path:
-    return cache_dir() / "tools" / f"pulumi-{PULUMI_VERSION}" / "pulumi" / "pulumi"
-
-
-def _download() -> Path:
-    """The official release, unpacked into the cache. LocalCloudError with the reason, soon, where it cannot be had."""
-    import tarfile
-    import urllib.error
-    import urllib.request
-
-    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine())
-    if machine is None:
-        raise LocalCloudError(f"there is none for {platform.machine()}")
-    url = f"{os.environ.get('APOLLO_PULUMI_DOWNLOADS', _DOWNLOADS)}/pulumi-v{PULUMI_VERSION}-linux-{machine}.tar.gz"
-    target = _downloaded().parents[1]
-    work = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    with _locked(target.parent, "pulumi.lock"):
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                say(f"downloading the Pulumi CLI {PULUMI_VERSION}, once (about 100 MB) …")
-                with tarfile.open(fileobj=answer, mode="r|gz") as archive:
-                    archive.extractall(work, filter="data")
-            shutil.rmtree(target, ignore_errors=True)
-            work.rename(target)
-        except (OSError, tarfile.TarError, urllib.error.URLError) as error:
-            raise LocalCloudError(f"{url}: {getattr(error, 'reason', error)}") from None
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return _downloaded()
-
-
 @contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Generator[None]:
-    """One builder at a time. Only the file's lock counts, which ends with its holder."""
+def locked(folder: Path, name: str) -> Generator[None]:
+    """One maker at a time of what a folder has. Only the file's lock counts, which ends with its holder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -21,8 +21,8 @@ def run(args: argparse.Namespace) -> int:
         from ops.__main__ import main
 
         return main(args.argv)
-    from localcloud import tools
     from localcloud.cli.terminal import call
+    from localcloud.engine.programs import pulumi
     from localcloud.engine.run import environment
     from localcloud.engine.workspace import keep_generations
     from localcloud.operations import Request, alone, workspace_of
@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> int:
         stack = [] if args.argv[:1] and args.argv[0] in _WITHOUT_STACK else ["--stack", args.stack]
         with keep_generations(workspace):
             argv = [sys.executable, "-m", "ops", *args.argv, *stack]
-            return call(argv, environment(cloud, workspace, tools.pulumi()), REPOSITORY, own_group=True)
+            return call(argv, environment(cloud, workspace, pulumi()), REPOSITORY, own_group=True)

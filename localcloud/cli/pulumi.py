@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from localcloud import cloud as clouds
-    from localcloud import tools
     from localcloud.cli.terminal import call
+    from localcloud.engine.programs import pulumi
     from localcloud.engine.run import environment
     from localcloud.operations import Request, alone, passing_folder, workspace_of
     from localcloud.stack.running import cloud_of
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         if args.empty_cloud and not workspace.state_file.exists():
             raise LocalCloudError(f"stack {args.stack} has no state here to preview against; `./apollo preview` needs none")
         cloud = own or clouds.start(held.enter_context(passing_folder()), workspace.region, ephemeral=True)
-        env = environment(cloud, workspace, tools.pulumi())
+        env = environment(cloud, workspace, pulumi())
         if not workspace.state_file.exists():
             call(["pulumi", "stack", "init", args.stack, "--non-interactive"], env, workspace.work, own_group=False)
         cloud.ask("begin", {})

@@ -1,1 +1,1 @@
-"""Pulumi's engine: its work directory, a run of it with its events, and the namespace and language host that it runs with."""
+"""Pulumi's engine: its programs and work directory, a run of it with its events, and its namespace and language host."""

@@ -18,8 +18,8 @@ from ..errors import LocalCloudError
 from ..processes import supervised
 from ..show import say
 from ..stack.state import read_state, resources
-from ..tools import engine_programs
 from .events import Report, Step, follow
+from .programs import engine_programs
 from .workspace import Workspace
 
 Operation = Literal["up", "preview", "refresh", "destroy"]

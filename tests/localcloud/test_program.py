@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from localcloud import cloud as clouds
-from localcloud import tools
 from localcloud.cloud import Cloud
+from localcloud.engine.programs import pulumi
 from localcloud.engine.workspace import read_project
 from localcloud.paths import REPOSITORY
 from plan.secrets import CERTIFICATE, SECRETS, parameter_name
@@ -367,7 +367,7 @@ def test_the_cli_heeds_the_version_that_both_projects_ask_for(tmp_path: Path) ->
     def said(versions: str) -> str:
         project = {"name": "versions", "runtime": "python", "requiredPulumiVersion": versions}
         (tmp_path / "Pulumi.yaml").write_text(json.dumps(project))
-        argv = [str(tools.pulumi()), "preview", "--stack", "none", "--non-interactive"]
+        argv = [str(pulumi()), "preview", "--stack", "none", "--non-interactive"]
         return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False).stderr
 
     assert "does not satisfy the version range" in said("<3.214.0")

@@ -14,10 +14,10 @@ import pytest
 
 import sdk_shortcuts
 from localcloud import cloud as clouds
+from localcloud.engine.programs import pulumi
 from localcloud.engine.run import environment
 from localcloud.operations import Request, workspace_of
 from localcloud.paths import REPOSITORY
-from localcloud.tools import pulumi
 
 from .support import PROGRAMS, REGION, CommandLine, end, until
 

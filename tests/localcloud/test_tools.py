@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from localcloud import tools
+from localcloud.engine import programs
 from localcloud.errors import LocalCloudError
 from localcloud.tools import GO_TOOLS, GoTool, go_binary
 from tests.localcloud.support import until
@@ -40,9 +41,9 @@ def script(path: Path, text: str) -> Path:
 
 
 def test_nothing_at_hand_and_no_network_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "go_build", lambda name: (_ for _ in ()).throw(LocalCloudError(f"no Go for {name}")))  # pyright: ignore
+    monkeypatch.setattr(programs, "go_build", lambda name: (_ for _ in ()).throw(LocalCloudError(f"no Go for {name}")))  # pyright: ignore
     with pytest.raises(LocalCloudError) as caught:
-        tools.pulumi()
+        programs.pulumi()
     message = str(caught.value)
     assert "pulumi on PATH: none" in message
     assert "the official download: http://127.0.0.1:1/pulumi-v3.250.0-linux-" in message and "refused" in message
@@ -51,10 +52,10 @@ def test_nothing_at_hand_and_no_network_says_what_was_tried(monkeypatch: pytest.
 
 def test_a_pulumi_on_path_is_taken_and_one_too_old_is_not(tmp_path: Path) -> None:
     binary = script(tmp_path / "bin" / "pulumi", "echo v3.250.0")
-    assert tools.pulumi() == binary
+    assert programs.pulumi() == binary
     script(binary, "echo v3.100.0")
     cached = script(go_binary(GO_TOOLS["pulumi"]), "echo built")
-    assert tools.pulumi() == cached, "a warm cache needs neither PATH nor network"
+    assert programs.pulumi() == cached, "a warm cache needs neither PATH nor network"
 
 
 @pytest.fixture
@@ -83,16 +84,16 @@ def offer(folder: Path, content: bytes, cut: int | None = None) -> None:
 
 def test_the_official_download_lands_in_the_cache(server: Path) -> None:
     offer(server, b"#!/bin/sh\necho downloaded\n")
-    found = tools.pulumi()
+    found = programs.pulumi()
     assert found.read_bytes().endswith(b"downloaded\n")
     shutil.rmtree(server)
-    assert tools.pulumi() == found
+    assert programs.pulumi() == found
 
 
 def test_a_download_cut_off_leaves_nothing_behind(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "go_build", lambda name: script(tmp_path / "built" / name, ""))  # pyright: ignore
+    monkeypatch.setattr(programs, "go_build", lambda name: script(tmp_path / "built" / name, ""))  # pyright: ignore
     offer(server, bytes(range(256)) * 400, cut=300)
-    assert tools.pulumi() == tmp_path / "built" / "pulumi", "the next way is taken"
+    assert programs.pulumi() == tmp_path / "built" / "pulumi", "the next way is taken"
     assert [p.name for p in (tmp_path / "cache" / "tools").iterdir()] == ["pulumi.lock"]
 
 
@@ -148,18 +149,18 @@ def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, m
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     built = go_binary(GO_TOOLS["pulumi"])
 
-    with pytest.raises(KeyboardInterrupt), tools.pulumi_beside():
+    with pytest.raises(KeyboardInterrupt), programs.pulumi_beside():
         until("the build under way", lambda: pids.exists() and pids.read_text() != "")
         raise KeyboardInterrupt
     pid = pids.read_text().split()[0]
     until("its end", lambda: not Path(f"/proc/{pid}").exists())
     assert not built.exists()
 
-    with tools.pulumi_beside():
+    with programs.pulumi_beside():
         until("the second build under way", lambda: len(pids.read_text().split()) == 2)
         gate.touch()
     assert built.exists(), "it waits for the build at the end"
-    with tools.pulumi_beside():
+    with programs.pulumi_beside():
         pass
     assert len(pids.read_text().split()) == 2, "what is there is not made again"
 
@@ -167,14 +168,14 @@ def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, m
 def test_the_engine_and_the_language_host_are_run_by_this_very_python() -> None:
     import sys
 
-    folder = tools.engine_programs(Path("/bin/true"))
+    folder = programs.engine_programs(Path("/bin/true"))
     for name in ("pulumi", "pulumi-language-python"):
         assert sys.executable in (folder / name).read_text()
-    assert tools.engine_programs(Path("/bin/true")) == folder != tools.engine_programs(Path("/bin/false"))
+    assert programs.engine_programs(Path("/bin/true")) == folder != programs.engine_programs(Path("/bin/false"))
 
 
 def test_the_language_host_ends_with_its_engine_however_that_ended() -> None:
-    host = tools.engine_programs(Path("/bin/true")) / "pulumi-language-python"
+    host = programs.engine_programs(Path("/bin/true")) / "pulumi-language-python"
     # The shell stands for an engine: it is killed once its host serves.
     script = f"'{host}' 127.0.0.1:1 & echo $!; wait"
     with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True) as engine:

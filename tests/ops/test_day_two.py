@@ -195,13 +195,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def environment(stack: Stack) -> dict[str, str]:
     """What `./apollo ops` gives its commands."""
-    from localcloud import tools
+    from localcloud.engine.programs import pulumi
     from localcloud.engine.run import environment as found
     from localcloud.engine.workspace import Workspace
 
     folder = stack.run_dir / "local"
     workspace = Workspace(folder, REPOSITORY, "apollo", "local", "eu-west-1")
-    return found(stack.cloud, workspace, tools.pulumi())
+    return found(stack.cloud, workspace, pulumi())
 
 
 def test_secrets_that_a_stack_has_are_not_made_again(stack: Stack) -> None:
