@@ -26,7 +26,7 @@ _QUIET = 15.0
 _MESOS, _MESOS_LONGEST = 10.0, 600.0
 # Seconds until a load balancer knows of an edge that goes or has come: two of its checks and some (components/edge.py). Nothing
 # here can see what it knows.
-BALANCER = 25.0
+BALANCER = 15.0
 # An instance of a service, as a host names its own.
 _INSTANCE = re.compile(r"[0-9.]{7,15}:[0-9]{1,5}")
 # Seconds beyond those, in which the others learn that the host is gone.

@@ -104,6 +104,7 @@ _HEALTH = {
     "port": "HealthCheckPort",
     "path": "HealthCheckPath",
     "interval": "HealthCheckIntervalSeconds",
+    "timeout": "HealthCheckTimeoutSeconds",
     "healthyThreshold": "HealthyThresholdCount",
     "unhealthyThreshold": "UnhealthyThresholdCount",
 }
@@ -126,7 +127,7 @@ class TargetGroup(_Balancing):
     inputs = (*sends, "healthCheck", "targetHealthStates", *attributes, "tags")
     renamed = {"name": "TargetGroupName"}
     parts = {"healthCheck": (*_HEALTH, "matcher"), "targetHealthStates": tuple(_STATE)}
-    computed = ("healthCheck.matcher", "healthCheck.path", "preserveClientIp")
+    computed = ("healthCheck.matcher", "healthCheck.path", "healthCheck.timeout", "preserveClientIp")
     defaults = {"targetType": "instance", "proxyProtocolV2": False}
     autoname = "name"
     name_limit = 32

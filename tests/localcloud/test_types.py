@@ -146,7 +146,7 @@ def _targets(w: World) -> Props:
     return {
         "name": f"tg-{w.number()}", "port": 80, "protocol": "TCP", "targetType": "ip", "vpcId": w.vpc(),
         "proxyProtocolV2": True, "preserveClientIp": "false", "deregistrationDelay": 30,
-        "healthCheck": {"protocol": "TCP", "interval": 10, "healthyThreshold": 2, "unhealthyThreshold": 2},
+        "healthCheck": {"protocol": "TCP", "interval": 10, "timeout": 3, "healthyThreshold": 2, "unhealthyThreshold": 2},
         "targetHealthStates": [{"enableUnhealthyConnectionTermination": False, "unhealthyDrainingInterval": 600}],
     }  # fmt: skip
 
