@@ -73,6 +73,27 @@ def pytest_configure(config: pytest.Config) -> None:
         os.nice(_NICE)
 
 
+# For each worker the seconds of what it ran, by file or stack, and when it ended.
+_TOOK: dict[str, dict[str, float]] = {}
+_ENDED: dict[str, float] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    worker = getattr(report, "worker_id", "")
+    if worker:
+        took = _TOOK.setdefault(worker, {})
+        took[_scope(report.nodeid)] = took.get(_scope(report.nodeid), 0) + report.duration
+        _ENDED[worker] = report.stop
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Who worked on what, longest first: what to order or to split for a shorter run."""
+    for worker, took in sorted(_TOOK.items()):
+        early = max(_ENDED.values()) - _ENDED[worker]
+        longest = ", ".join(f"{scope} {took[scope]:.0f}" for scope in sorted(took, key=took.__getitem__, reverse=True)[:8])
+        terminalreporter.write_line(f"{worker}: {sum(took.values()):.0f} s, ended {early:.0f} s before the last: {longest}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reversed", action="store_true", help="the files in reversed order, which must not matter")
 
