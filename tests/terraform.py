@@ -33,17 +33,24 @@ MADE = {"publicIp": "public_ip", "publicDns": "public_dns", "dnsName": "dns_name
 SECONDS = 600
 
 
-def provider_mirror() -> Path:
-    """The folder that has the provider. Where Terraform or the provider is missing, the test is left out and says so; with
-    CI=true a Terraform without its provider is a failure."""
-    if shutil.which("terraform") is None:
-        pytest.skip("terraform is not on PATH: the real AWS provider judged nothing")
+def found_mirror() -> Path | None:
+    """The folder that has the provider, where there is one."""
     cache = os.environ.get("TF_PLUGIN_CACHE_DIR")
     for pattern in (*([cache] if cache else []), *MIRRORS):
         top = Path(pattern).expanduser()
         for mirror in sorted(top.parent.glob(top.name)):
             if (mirror / SOURCE).is_dir():
                 return mirror
+    return None
+
+
+def provider_mirror() -> Path:
+    """The folder that has the provider. Where Terraform or the provider is missing, the test is left out and says so; with
+    CI=true a Terraform without its provider is a failure."""
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not on PATH: the real AWS provider judged nothing")
+    if mirror := found_mirror():
+        return mirror
     words = f"terraform is on PATH, its AWS provider in none of {', '.join(MIRRORS)} and $TF_PLUGIN_CACHE_DIR"
     if os.environ.get("CI"):
         pytest.fail(words)
