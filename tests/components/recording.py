@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import runpy
 import sys
 import threading
@@ -165,24 +166,34 @@ def stack_config(stack: str, folder: Path = REPOSITORY) -> dict[str, Any]:
     return yaml.safe_load((folder / f"Pulumi.{stack}.yaml").read_text()).get("config") or {}
 
 
+# What was run, by everything that it depends on.
+_RAN: dict[str, Recording] = {}
+
+
 def run_program(
     stack: str = "dev",
     config: Mapping[str, Any] | None = None,
     *,
     secrets: Mapping[str, str] | str = TEST_SECRETS,
     preview: bool = False,
-    lookups: Lookups = lambda *_: None,
+    lookups: Lookups | None = None,
 ) -> Recording:
     """Runs __main__.py with `config` (default: the stack's file) and `apollo:secrets`; raises what the program raises.
 
-    As on the embedded cloud, so that images may be named by tags, unless the configuration has None for awsEndpoint.
+    As on the embedded cloud, so that images may be named by tags, unless the configuration has None for awsEndpoint. It is for
+    reading: what was run with the same before is not run again.
     """
     given: dict[str, Any] = dict(stack_config(stack) if config is None else config)
     given.setdefault("apollo:edgeCertificate", TEST_CERTIFICATE)
     if given.setdefault("apollo:awsEndpoint", "http://169.254.169.250:4566") is None:
         del given["apollo:awsEndpoint"]
     given["apollo:secrets"] = secrets if isinstance(secrets, str) else dict(secrets)
-    return _run(REPOSITORY, "apollo", stack, given, preview, {}, lookups)
+    if lookups:
+        return _run(REPOSITORY, "apollo", stack, given, preview, {}, lookups)
+    key = json.dumps([stack, given, preview, os.environ.get("AWS_REGION")], sort_keys=True)
+    if key not in _RAN:
+        _RAN[key] = _run(REPOSITORY, "apollo", stack, given, preview, {})
+    return _RAN[key]
 
 
 def run_consumer(exports: Mapping[str, Any]) -> Recording:
