@@ -10,7 +10,7 @@ from netaddr import IPAddress, IPNetwork
 
 from plan.addresses import MAX_CONTROL, OverlayPlan, VpcPlan
 from plan.mesh import DRIVERS, Flow, MeshDriver
-from plan.settings import Settings
+from plan.settings import Edge, Settings
 
 Role = Literal["slave", "control", "edge"]
 
@@ -94,53 +94,26 @@ def plan_cluster(settings: Settings) -> Cluster:
     initial = _initial_zones(settings, zones)
     stages = _stages(settings, zones)
 
+    def host(role: Role, index: int, zone: PlannedZone) -> PlannedHost:
+        private_ip = {"slave": vpc.slot_address, "control": vpc.control_address, "edge": vpc.edge_address}[role]
+        bridge = {"slave": overlay.bridge_address, "control": overlay.control_address, "edge": overlay.edge_address}[role]
+        section = {"slave": settings.slaves, "control": settings.control, "edge": settings.edge}[role]
+        return PlannedHost(
+            name=f"{role}-{index}",
+            role=role,
+            index=index,
+            zone=zone,
+            private_ip=private_ip(zone.index, index),
+            bridge_address=bridge(index),
+            docker_subnet=overlay.docker_subnet(index) if role == "slave" else None,
+            generation=section.generations.get(index, 1),
+            instance_type=section.instance_type,
+            root_gib=section.root_gib,
+            data_gib=0 if isinstance(section, Edge) else section.data_gib,
+        )
+
     def slave(slot: int) -> PlannedHost:
-        zone = _turn(next(members for first, members in reversed(stages) if first <= slot), slot)
-        return PlannedHost(
-            name=f"slave-{slot}",
-            role="slave",
-            index=slot,
-            zone=zone,
-            private_ip=vpc.slot_address(zone.index, slot),
-            bridge_address=overlay.bridge_address(slot),
-            docker_subnet=overlay.docker_subnet(slot),
-            generation=settings.slaves.generations.get(slot, 1),
-            instance_type=settings.slaves.instance_type,
-            root_gib=settings.slaves.root_gib,
-            data_gib=settings.slaves.data_gib,
-        )
-
-    def control(index: int) -> PlannedHost:
-        zone = _turn(initial, index)
-        return PlannedHost(
-            name=f"control-{index}",
-            role="control",
-            index=index,
-            zone=zone,
-            private_ip=vpc.control_address(zone.index, index),
-            bridge_address=overlay.control_address(index),
-            docker_subnet=None,
-            generation=settings.control.generations.get(index, 1),
-            instance_type=settings.control.instance_type,
-            root_gib=settings.control.root_gib,
-            data_gib=settings.control.data_gib,
-        )
-
-    def edge(index: int) -> PlannedHost:
-        zone = _turn(initial, index)
-        return PlannedHost(
-            name=f"edge-{index}",
-            role="edge",
-            index=index,
-            zone=zone,
-            private_ip=vpc.edge_address(zone.index, index),
-            bridge_address=overlay.edge_address(index),
-            docker_subnet=None,
-            generation=settings.edge.generations.get(index, 1),
-            instance_type=settings.edge.instance_type,
-            root_gib=settings.edge.root_gib,
-            data_gib=0,
-        )
+        return host("slave", slot, _turn(next(members for first, members in reversed(stages) if first <= slot), slot))
 
     return Cluster(
         settings=settings,
@@ -150,8 +123,8 @@ def plan_cluster(settings: Settings) -> Cluster:
         mtu=settings.overlay_mtu,
         zones=zones,
         slaves=tuple(slave(slot) for slot in settings.slots),
-        control=tuple(control(k) for k in range(1, settings.control.count + 1)),
-        edges=tuple(edge(k) for k in range(1, settings.edge.count + 1)),
+        control=tuple(host("control", k, _turn(initial, k)) for k in range(1, settings.control.count + 1)),
+        edges=tuple(host("edge", k, _turn(initial, k)) for k in range(1, settings.edge.count + 1)),
     )
 
 
