@@ -38,7 +38,7 @@ class Inside:
         return self._stack.out("slave-1", "nsenter", "-t", self.pid, "-n", *argv)
 
     def scan(self, address: str, ports: tuple[int, ...] = PORTS) -> list[int]:
-        return json.loads(self.out("python3", "-c", SCAN, address, *map(str, ports)))
+        return json.loads(self.out("python3", "-c", SCAN, address, "1", *map(str, ports)))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from localcloud import cloud as clouds
 from localcloud.apollo.demo import IMAGE, load_image
 from localcloud.apollo.fleet import fleet
 from tests.booted.conftest import Stack, until
+from tests.host.test_firewall import SCAN
 
 CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
 GROWN = {"control-4": "10.0.32.14", "control-5": "10.0.0.15"}
@@ -148,19 +149,6 @@ def test_growing_control_to_five_touches_no_host_and_going_back_is_one_step_more
 
 # Gossip's, 8301, is open to every node: what is said of the others is no dead network's silence.
 PORTS = (2181, 2888, 3888, 5050, 5052, 8080, 8301, 8500, 8600)
-PROBE = """
-import socket, sys
-from concurrent.futures import ThreadPoolExecutor
-def open_(port):
-    try:
-        socket.create_connection((sys.argv[1], port), 2).close()
-    except ConnectionRefusedError:
-        pass
-    except OSError:
-        return None
-    return port
-print([port for port in ThreadPoolExecutor(16).map(open_, map(int, sys.argv[2:])) if port])
-"""
 
 
 @pytest.mark.parametrize(
@@ -178,16 +166,15 @@ print([port for port in ThreadPoolExecutor(16).map(open_, map(int, sys.argv[2:])
 def test_the_rules_open_the_schedulers_ports_to_those_who_need_them(
     stack: Stack, source: str, target: str, reached: list[int]
 ) -> None:
-    # A port that nobody listens on refuses where the rules let the packet through, and is silent where they do not.
     ports = (5051, 31000, 31005, 32000) if target == "10.0.32.34" else PORTS
-    assert json.loads(stack.out(source, "python3", "-c", PROBE, target, *map(str, ports))) == reached
+    assert json.loads(stack.out(source, "python3", "-c", SCAN, target, "2", *map(str, ports))) == reached
 
 
 def test_a_container_reaches_no_port_of_zookeeper_masters_marathon_or_its_slaves_agent(stack: Stack) -> None:
     pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
-    inside = ("nsenter", "-t", pid, "-n", "python3", "-c", PROBE)
-    assert json.loads(stack.out("slave-1", *inside, "10.0.0.11", *map(str, PORTS))) == []
-    assert json.loads(stack.out("slave-1", *inside, "10.0.0.33", "5051")) == []
+    inside = ("nsenter", "-t", pid, "-n", "python3", "-c", SCAN)
+    assert json.loads(stack.out("slave-1", *inside, "10.0.0.11", "2", *map(str, PORTS))) == []
+    assert json.loads(stack.out("slave-1", *inside, "10.0.0.33", "2", "5051")) == []
 
 
 # -- Mesos
@@ -389,9 +376,9 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
             until(lambda: check_of(stack, host, "mesos") == told, "the master says so")
         assert leaked(stack, host) == []
         pid = stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", "mesos-task")
-        inside = ("nsenter", "-t", pid, "-n", "python3", "-c", PROBE)
-        assert json.loads(stack.out(host, "python3", "-c", PROBE, "10.0.0.33", "41234", "5051")) == [41234, 5051]
-        assert json.loads(stack.out(host, *inside, "10.0.0.33", "41234", "5051", "22")) == []
+        inside = ("nsenter", "-t", pid, "-n", "python3", "-c", SCAN)
+        assert json.loads(stack.out(host, "python3", "-c", SCAN, "10.0.0.33", "2", "41234", "5051")) == [41234, 5051]
+        assert json.loads(stack.out(host, *inside, "10.0.0.33", "2", "41234", "5051", "22")) == []
         units = ("apollo-mesh", "docker", "mesos-agent")
         shown = [stack.out(host, "systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", unit) for unit in units]
         assert list(map(int, shown)) == sorted(map(int, shown)), dict(zip(units, shown, strict=True))

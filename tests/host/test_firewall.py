@@ -40,19 +40,19 @@ PORTS = (
     22, 53, 80, 443, 2181, 2375, 2888, 3888, 4789, 5050, 5051, 5052, 5432, 6783, 6784, 7946, 8080, 8081, 8300, 8301, 8302, 8404,
     8444, 8500, 8510, 8600, 9100, 31000, 32768, 51820,
 )  # fmt: skip
-# A port that nobody listens on refuses where the rules let the packet through, and is silent where they do not.
+# ADDRESS SECONDS PORT …: which let the packet through. Where nobody listens the port refuses then, else it is silent.
 SCAN = """
 import json, socket, sys
 from concurrent.futures import ThreadPoolExecutor
 def open_(port):
     try:
-        socket.create_connection((sys.argv[1], port), 1).close()
+        socket.create_connection((sys.argv[1], port), float(sys.argv[2])).close()
     except ConnectionRefusedError:
         pass
     except OSError:
         return False
     return True
-ports = [int(port) for port in sys.argv[2:]]
+ports = [int(port) for port in sys.argv[3:]]
 print(json.dumps([port for port, found in zip(ports, ThreadPoolExecutor(64).map(open_, ports)) if found]))
 """
 
@@ -155,7 +155,7 @@ def slave(senders: dict[str, list[str]]) -> Generator[Place]:
 
 
 def scan(source: Namespace, address: str, ports: Iterable[int] = PORTS) -> list[int]:
-    return json.loads(source.run([sys.executable, "-c", SCAN, address, *map(str, ports)]))
+    return json.loads(source.run([sys.executable, "-c", SCAN, address, "1", *map(str, ports)]))
 
 
 def arrived(
