@@ -64,6 +64,8 @@ _INSTANCE = re.compile(r"\bi-[0-9a-f]{8,17}\b")
 _ADDRESS = re.compile(r"[\d.]+(:\d+)?")
 # What is said of machines that could not be brought to match: by instance, or "" for the network they share.
 Failures = dict[str, str]
+# Status, headers and body.
+_Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 @dataclass
@@ -86,6 +88,12 @@ class Call:
         )
 
 
+class _Handler(MotoRequestHandler):
+    # An answer leaves as one packet. Status and headers by themselves let Go's AWS SDK end a call before Go's HTTP client is
+    # through with the request: it then closes the connection, loses the body and sends the call once more.
+    wbufsize = 2**18
+
+
 class Api:
     """port: 0 for any free one of 127.0.0.1. owner: the key of whoever the cloud is for. machines: the key of what boots the
     machines, whose calls change none. OSError: the port is taken."""
@@ -98,11 +106,10 @@ class Api:
         self._secrets = {owner.id: owner.secret, machines.id: machines.secret}
         self._machines = machines.id
         self._turn = threading.Lock()
+        self._tokens: dict[tuple[str, str, str], tuple[dict[str, Any], _Answer]] = {}
         # Brings the machines to what the API says.
         self.settle: Callable[[], Failures] | None = None
-        self.http: BaseWSGIServer = make_server(
-            "127.0.0.1", port, self._application, threaded=True, request_handler=MotoRequestHandler
-        )
+        self.http: BaseWSGIServer = make_server("127.0.0.1", port, self._application, threaded=True, request_handler=_Handler)
         self.endpoint = f"http://127.0.0.1:{self.http.server_port}"
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -171,7 +178,22 @@ class Api:
 
     # --- moto ---
 
-    def _answer(self, call: Call, environ: dict[str, Any]) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _answer(self, call: Call, environ: dict[str, Any]) -> _Answer:
+        """moto's. A call that is sent once more with its ClientToken has the first one's answer, as in "Ensuring idempotency in
+        Amazon EC2 API requests"."""
+        with self._turn:
+            token = (call.region, call.operation, str(call.params.get("ClientToken") or ""))
+            params, answer = self._tokens.get(token, (call.params, None))
+            if params != call.params:
+                words = f"ClientToken {token[2]} was used in a {call.operation} with other parameters"
+                raise ApiError(400, "IdempotentParameterMismatch", words)
+            if answer is None:
+                answer = self._first_answer(call, environ)
+                if token[2] and answer[0] < 300:
+                    self._tokens[token] = (call.params, answer)
+            return answer
+
+    def _first_answer(self, call: Call, environ: dict[str, Any]) -> _Answer:
         said: list[Any] = []
         body = b""
 
@@ -180,10 +202,9 @@ class Api:
             return lambda _: None
 
         try:
-            with self._turn:
-                if call.operation:
-                    refusals.check(call.service, call.operation, call.region, call.params)
-                body = b"".join(cast(Iterator[bytes], self._moto(environ, start)))
+            if call.operation:
+                refusals.check(call.service, call.operation, call.region, call.params)
+            body = b"".join(cast(Iterator[bytes], self._moto(environ, start)))
         except ApiError:
             raise
         except Exception:

@@ -315,6 +315,30 @@ def test_a_client_that_dies_in_the_middle_of_its_call_changes_nothing_and_holds_
     assert len(world.boto("ec2").describe_vpcs()["Vpcs"]) == before
 
 
+def test_an_answer_leaves_whole_for_clients_that_hang_up_after_its_headers(world: World) -> None:
+    body = b"Action=DescribeRegions&Version=2016-11-15"
+    headers = signed(world, "ec2", body, {"Content-Type": FORM})
+    host, _, port = world.cloud.endpoint.removeprefix("http://").partition(":")
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    text = "\r\n".join(["POST / HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}", *lines, "", ""])
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(text.encode() + body)
+        answer = connection.recv(2**18)
+    assert answer.startswith(b"HTTP/1.1 200") and answer.rstrip().endswith(b"</DescribeRegionsResponse>")
+
+
+def test_a_launch_sent_once_more_with_its_token_is_the_same_launch(apart: Cloud) -> None:
+    image = apart.ec2.describe_images(Owners=["136693071363"])["Images"][0]["ImageId"]
+    vpc = apart.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = apart.ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    wanted = {"ImageId": image, "InstanceType": "t3.micro", "MinCount": 1, "MaxCount": 1, "SubnetId": subnet}
+    wanted |= {"PrivateIpAddress": "10.0.0.33", "ClientToken": "once"}
+    first, again = (apart.ec2.run_instances(**wanted)["Instances"][0]["InstanceId"] for _ in range(2))
+    assert first == again
+    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+        apart.ec2.run_instances(**wanted | {"PrivateIpAddress": "10.0.0.34"})
+
+
 def test_two_clients_at_once_are_served_one_after_the_other(world: World) -> None:
     vpc = world.vpc()
     with ThreadPoolExecutor(8) as pool:
