@@ -130,6 +130,8 @@ def prepare(name: str) -> Path:
         "also_copy": sorted({path.split("/")[0] for path in sources} - {*packages}),
         "pytest_add_cli_args": ["-m", "not engine and not machines", "-p", "no:cacheprovider", "-q"],
         "pytest_add_cli_args_test_selection": [*AREAS[name].tests],
+        # A test's time is without what is set up once for many, and without what else the machine has to do.
+        "timeout_constant": 10.0,
         # Pulumi's and gRPC's threads do not outlive a fork.
         "process_isolation": "forkserver",
     }

@@ -287,10 +287,12 @@ def _protected(p: Params, elb: Any) -> str | None:
 
 
 def _unusable_key(p: Params, kms: Any) -> str | None:
-    name = str(p.get("KeyId") or "alias/aws/ssm")
+    name = kms.get_alias_name(str(p.get("KeyId") or "alias/aws/ssm"))
     if name.startswith("alias/aws/"):
         return None
-    key = kms.keys.get(kms.any_id_to_key_id(name))
+    # moto breaks at an alias that there is not.
+    id = kms.get_key_id_from_alias(name) if name.startswith("alias/") else name
+    key = kms.keys.get(kms.any_id_to_key_id(id)) if id else None
     if key is None:
         return f"{name} is no KMS key of this account and region"
     return None if key.key_state == "Enabled" else f"{key.arn} is {key.key_state}"

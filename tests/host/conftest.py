@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +36,9 @@ def consul() -> Path:
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folders that Consul's scripts know, somewhere else, with secrets in them."""
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """The folders that Consul's scripts know, somewhere else, with secrets in them. Whatever a test has the programs do, they
+    print none of these, which would be in the journal, and give none to a program as an argument, which every user may see."""
     monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
     places = {"DATA": "data", "SEEN_DATA": "lib/seen", "NEW_CLUSTER": "new-cluster", "FORGOTTEN": "run/forgotten"}
     for name, value in places.items():
@@ -44,7 +47,22 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for secret in SECRETS:
         apollo.write(tmp_path / "secrets" / secret.parameter, values[secret.key] + "\n", 0o600)
     (tmp_path / "data").mkdir()
-    return tmp_path
+    shown, said, start = print, list[str](), subprocess.Popen[Any].__init__
+
+    def prints(*values: object, **how: Any) -> None:
+        said.append(" ".join(map(str, values)))
+        shown(*values, **how)
+
+    def starts(self: Any, argv: Any, *more: Any, **how: Any) -> None:
+        said.append(str(argv))
+        start(self, argv, *more, **how)
+
+    monkeypatch.setattr(builtins, "print", prints)
+    monkeypatch.setattr(subprocess.Popen, "__init__", starts)
+    yield tmp_path
+    for path in (path for path in apollo.SECRETS.rglob("*") if path.is_file()):
+        value = max(path.read_text().splitlines(), key=len)
+        assert not [text for text in said if value in text], f"{path.relative_to(apollo.SECRETS)} was shown"
 
 
 class Agent:

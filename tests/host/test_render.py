@@ -271,7 +271,14 @@ def test_node_env_reads_the_same_in_a_shell_and_in_python() -> None:
     pairs: Mapping[str, str] = dict(entry.split("=", 1) for entry in shell.stdout.split("\0") if "=" in entry)
     facts = {key: value.strip('"') for key, value in (line.split("=", 1) for line in text.splitlines())}
     assert {key: pairs[key] for key in facts} == facts
-    assert facts["CONTROL_ADDRESSES"].split() == ["10.0.0.11", "10.0.32.12", "10.0.0.13", "10.0.32.14", "10.0.0.15"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_every_host_knows_all_five_addresses_of_control_nodes_however_many_there_are(count: int) -> None:
+    plan = cluster(control={"count": count})
+    for host in plan.hosts:
+        known = node_facts(plan, host, STACK)["CONTROL_ADDRESSES"].split()
+        assert known == ["10.0.0.11", "10.0.32.12", "10.0.0.13", "10.0.32.14", "10.0.0.15"]
 
 
 def literals(path: Path) -> str:

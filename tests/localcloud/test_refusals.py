@@ -1,6 +1,7 @@
 """What AWS would refuse, the cloud's API refuses too, to whatever client: here AWS's own library."""
 
 # One case a line reads as the table it is.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import itertools
@@ -14,7 +15,8 @@ from botocore.exceptions import ClientError
 from moto import settings
 
 from localcloud.api.client import Aws, Keys
-from localcloud.api.refusals import RULES
+from localcloud.api.errors import ApiError
+from localcloud.api.refusals import RULES, Params, check
 from localcloud.api.server import Api
 
 # Of no other test, as moto's data outlives its server.
@@ -302,6 +304,9 @@ def test_a_parameter_under_a_key_that_cannot_encrypt_and_one_that_is_too_long_ar
     kms, ssm = world.boto("kms"), world.boto("ssm")
     made = kms.create_key(Description="test")["KeyMetadata"]
     key, id = made["Arn"], made["KeyId"]
+    kms.create_alias(AliasName="alias/own", TargetKeyId=id)
+    for name in (id, key, "alias/own", key.replace(f"key/{id}", "alias/own")):
+        check("ssm", "PutParameter", REGION, {"Value": "x", "KeyId": name})
     about = {"Name": f"/keyed/{world.number()}", "Type": "SecureString", "Value": "one"}
     assert refusal(lambda: kms.schedule_key_deletion(KeyId=id, PendingWindowInDays=1)).endswith("AWS takes 7 to 30")
     kms.schedule_key_deletion(KeyId=id, PendingWindowInDays=7)
@@ -329,6 +334,89 @@ def test_what_these_machines_cannot_carry_is_refused_before_it_exists(account: A
     assert "203.0.113.0/24" in refusal(lambda: account.ec2.allocate_address(Domain="vpc", Address="127.1.2.3"))
     group = {"Name": f"tg-{account.number()}", "Protocol": "TCP", "Port": 80, "VpcId": account.vpc(), "TargetType": "instance"}
     assert refusal(lambda: account.elb.create_target_group(**group)).startswith("UnsupportedOperation: ")
+
+
+IN, OUT, CHANGE = "ec2:AuthorizeSecurityGroupIngress", "ec2:AuthorizeSecurityGroupEgress", "ec2:ModifySecurityGroupRules"
+NEEDS = "InvalidParameterValue: a rule for {} needs both FromPort and ToPort, 0 to 65535"
+OUTSIDE = "InvalidParameterValue: ports {} to {} are not within 0 to 65535"
+PREFIX_LISTS = "UnsupportedOperation: prefix lists are not enforced here; name CIDR blocks or security groups"
+
+
+def allowed(**rule: Any) -> Params:
+    return {"IpPermissions": [{"IpProtocol": "-1"}, rule]}
+
+
+def new(**rule: Any) -> Params:
+    return {"SecurityGroupRules": [{"SecurityGroupRuleId": "sgr-1"}, {"SecurityGroupRule": {"IpProtocol": "-1"} | rule}]}
+
+
+@pytest.mark.parametrize(
+    ("call", "params", "words"),
+    [
+        ("ssm:PutParameter", {"Value": "x" * 4096}, ""),
+        ("ssm:PutParameter", {"Value": "x" * 4097}, "ValidationException: Value has 4097 bytes; tier Standard takes at most 4096"),
+        ("ssm:PutParameter", {"Value": "é" * 2049}, "ValidationException: Value has 4098 bytes; tier Standard takes at most 4096"),
+        ("ssm:PutParameter", {"Value": "x" * 8192, "Tier": "Advanced"}, ""),
+        ("ssm:PutParameter", {"Value": "x" * 8193, "Tier": "Advanced"}, "ValidationException: Value has 8193 bytes; tier Advanced takes at most 8192"),
+        ("ssm:PutParameter", {"Value": "x" * 8192, "Tier": "Intelligent-Tiering"}, ""),
+        ("ssm:PutParameter", {"Value": "x", "KeyId": "alias/aws/ssm"}, ""),
+        ("ssm:PutParameter", {"Value": "x", "KeyId": "alias/mine"}, "InvalidKeyId: alias/mine is no KMS key of this account and region"),
+        ("kms:ScheduleKeyDeletion", {}, ""),
+        ("kms:ScheduleKeyDeletion", {"PendingWindowInDays": 7}, ""),
+        ("kms:ScheduleKeyDeletion", {"PendingWindowInDays": 30}, ""),
+        ("kms:ScheduleKeyDeletion", {"PendingWindowInDays": 6}, "ValidationException: PendingWindowInDays is 6; AWS takes 7 to 30"),
+        ("kms:ScheduleKeyDeletion", {"PendingWindowInDays": 31}, "ValidationException: PendingWindowInDays is 31; AWS takes 7 to 30"),
+        ("logs:PutRetentionPolicy", {"retentionInDays": 3653}, ""),
+        (
+            "logs:PutRetentionPolicy", {"retentionInDays": 2},
+            "InvalidParameterException: retentionInDays is 2; AWS takes 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, "
+            "731, 1096, 1827, 2192, 2557, 2922, 3288, 3653",
+        ),
+        ("elbv2:CreateTargetGroup", {"TargetType": "ip"}, ""),
+        ("elbv2:CreateTargetGroup", {}, "UnsupportedOperation: target groups of type instance are not carried here; use ip"),
+        ("elbv2:CreateTargetGroup", {"TargetType": "lambda"}, "UnsupportedOperation: target groups of type lambda are not carried here; use ip"),
+        ("ec2:AllocateAddress", {}, ""),
+        ("ec2:AllocateAddress", {"Address": "203.0.113.254"}, ""),
+        ("ec2:AllocateAddress", {"Address": "203.0.114.1"}, "UnsupportedOperation: Address 203.0.114.1 cannot be routed here; leave it out, or take one of 203.0.113.0/24"),
+        (IN, allowed(IpProtocol="tcp", FromPort=1), NEEDS.format("tcp")),
+        (IN, allowed(IpProtocol="UDP", ToPort=1), NEEDS.format("udp")),
+        (OUT, {"IpProtocol": "17"}, NEEDS.format("17")),
+        (IN, allowed(IpProtocol="icmp", FromPort=-1, ToPort=-1), ""),
+        (IN, allowed(IpProtocol="tcp", FromPort=0, ToPort=65535), ""),
+        (IN, allowed(IpProtocol="tcp", FromPort=-1, ToPort=1), OUTSIDE.format(-1, 1)),
+        (IN, allowed(IpProtocol="tcp", FromPort=1, ToPort=65536), OUTSIDE.format(1, 65536)),
+        (IN, allowed(IpProtocol="tcp", FromPort=65536, ToPort=1), OUTSIDE.format(65536, 1)),
+        (CHANGE, new(IpProtocol="6", FromPort=5, ToPort=4), "InvalidParameterValue: FromPort 5 is above ToPort 4; the lower port comes first"),
+        (CHANGE, new(IpProtocol="6", FromPort=5, ToPort=5), ""),
+        (CHANGE, new(CidrIpv4="10.0.0.1/8"), "InvalidParameterValue: 10.0.0.1/8 is no network: 10.0.0.1/8 has host bits set"),
+        (CHANGE, new(CidrIpv6="::1/64"), "InvalidParameterValue: ::1/64 is no network: ::1/64 has host bits set"),
+        (IN, allowed(IpProtocol="-1", Ipv6Ranges=[{"CidrIpv6": "::1/64"}]), "InvalidParameterValue: ::1/64 is no network: ::1/64 has host bits set"),
+        (IN, allowed(IpProtocol="-1", IpRanges=[{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "x"}]), "InvalidParameterValue: x is no network: 'x' does not appear to be an IPv4 or IPv6 network"),
+        (OUT, {"IpProtocol": "-1", "CidrIp": "10.0.0.1/8"}, "InvalidParameterValue: 10.0.0.1/8 is no network: 10.0.0.1/8 has host bits set"),
+        (OUT, allowed(IpProtocol="-1", PrefixListIds=[{"PrefixListId": "pl-1"}]), PREFIX_LISTS),
+        (CHANGE, new(PrefixListId="pl-1"), PREFIX_LISTS),
+        ("ec2:CreateVolume", {"VolumeType": "gp9"}, "InvalidParameterValue: VolumeType is 'gp9'; one of standard, io1, io2, gp2, sc1, st1, gp3 is needed"),
+        (
+            "elbv2:ModifyListener", {"DefaultActions": [{"Type": "forward"}, {"Type": "away"}]},
+            "ValidationException: DefaultActions[1].Type is 'away'; one of forward, authenticate-oidc, authenticate-cognito, redirect, fixed-response",
+        ),
+        # moto has newer instance types than the model, and says itself what does not exist.
+        ("ec2:RunInstances", {"InstanceType": "t99.huge"}, ""),
+        ("ec2:RunInstances", {"SubnetId": "subnet-9", "PrivateIpAddress": "10.0.0.4"}, ""),
+        ("ec2:CreateRoute", {"RouteTableId": "rtb-9", "DestinationCidrBlock": "0.0.0.0/0"}, ""),
+        ("elbv2:DeleteLoadBalancer", {"LoadBalancerArn": "arn:none"}, ""),
+        # What the API has no model or no rule of passes.
+        ("ec2:DescribeRegions", {}, ""),
+    ],
+)  # fmt: skip
+def test_a_limit_is_awss_own_to_the_last_number(call: str, params: Params, words: str) -> None:
+    service, operation = call.split(":")
+    said = ""
+    try:
+        check(service, operation, REGION, params)
+    except ApiError as error:
+        said = f"{error.code}: {error}"
+    assert said.startswith(words) if words else said == ""
 
 
 def test_every_rule_has_a_source_and_a_test_here_that_names_its_code() -> None:

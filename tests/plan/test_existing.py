@@ -131,6 +131,8 @@ def test_a_zone_that_is_appended_changes_no_byte_of_another_host() -> None:
         (settings("subnets.a.public.cidr", "10.8.240.0/28"), "network.existing.subnets.a.public.cidr: 10.8.240.0/28 is too small: ten edges need 22 addresses with firstHost 8; give a /27 or wider, or a lower firstHost"),
         (settings("subnets.a.private.cidr", "10.8.0.0/27"), "network.existing.subnets.a.private.cidr: 10.8.0.0/27 is too small: five control nodes and a slave need 35 addresses with firstHost 8; give a /26 or wider, or a lower firstHost"),
         (settings("subnets.a.private.cidr", "10.8.0.0/26"), "slaves.count: 40 needs slot 40, which does not fit its zone's subnet (10.8.0.0/26); slots end at 30, so give fewer, or create a new stack with wider subnets or a lower firstHost"),
+        (settings("cidr", "10.0.0.0/8"), "network.existing.cidr: 10.0.0.0/8 is larger than AWS allows for a VPC; give a /16 to /21 such as 10.0.0.0/16"),
+        (settings(zones=["a", "b", "c", "d"], tags={f"t{n}": "x" for n in range(41)}), "tags: has 41, and AWS takes 50 with the 10 of the program itself; give at most 40"),
         (settings("cidr", "10.0.0.0/8"), "overlay.cidr: 10.2.0.0/16 overlaps network.existing.cidr 10.0.0.0/8; give a range outside it such as 172.20.0.0/16"),
         (settings("cidr", "10.2.0.0/15"), "overlay.cidr: 10.2.0.0/16 overlaps network.existing.cidr 10.2.0.0/15; give a range outside it such as 10.0.0.0/16"),
         (settings("id", "my-vpc"), "network.existing.id: my-vpc is malformed; give one such as vpc-0123456789abcdef0"),
@@ -186,7 +188,13 @@ def subnet_with(id: str, present: tuple[str, ...] = (), **members: Any) -> Any:
 
 
 def route_of(id: str, target: str) -> Any:
-    return lambda account: replace(account, routes={**account.routes, id: target})
+    """target: empty for none."""
+
+    def change(account: Account) -> Account:
+        others = {other: there for other, there in account.routes.items() if other != id}
+        return replace(account, routes=others | ({id: target} if target else {}))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -210,6 +218,7 @@ def route_of(id: str, target: str) -> Any:
             "10.8.0.43 (eni-43), 10.8.0.44 (eni-44) and 2 more; give one above those, or free them",
         ),
         (changed(stacks={"other": {f"apollo:{A_PRIVATE}": "264-535"}}), "subnets.a.private.firstHost", f"8 gives hosts the offsets 8 to 271 of {A_PRIVATE}, and stack other has 264 to 535; give 536 or more, or other subnets"),
+        (changed(stacks={"other": {f"apollo:{A_PRIVATE}": "1-8"}}), "subnets.a.private.firstHost", f"8 gives hosts the offsets 8 to 271 of {A_PRIVATE}, and stack other has 1 to 8; give 16 or more, or other subnets"),
         (changed(stacks={"other": {f"apollo:{A_PRIVATE}": "271-280"}}), "subnets.a.private.firstHost", f"8 gives hosts the offsets 8 to 271 of {A_PRIVATE}, and stack other has 271 to 280; give 288 or more, or other subnets"),
         (subnet_with(A_PRIVATE, availableIpAddressCount=3), "subnets.a.private.id", f"{A_PRIVATE} has 3 free addresses, and 4 hosts are planned there; free some, or give another subnet"),
         (changed(endpoints=("vpce-1", "vpce-2")), "s3Endpoint", "true, and the subnets have one already (vpce-1, vpce-2); leave it out"),
@@ -277,4 +286,7 @@ def test_a_running_stack_neither_leaves_its_own_vpc_nor_comes_back_to_one() -> N
         assert first.startswith(
             f"network.existing: {now} is not what this stack was made with, {was}, and every host's address "
         )
+    assert recorded(other)["network.cidr"] == "10.8.0.0/16"
+    # A record of before there were others' VPCs says nothing of them.
+    assert list(changes({"overlay.mesh": "weave"}, other)) == []
     assert "network.existing" not in recorded(own), "a stack of its own VPC would be shown a change"

@@ -129,13 +129,17 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ({"slaves": {"instanceType": "t4g.medium"}}, "slaves.instanceType: t4g.medium is arm64, and image.name debian-12-amd64-* is x86_64; give one of that architecture such as t3.small"),
         ({"edge": {"instanceType": "a1.large"}}, "edge.instanceType: a1.large is arm64, and image.name debian-12-amd64-* is x86_64; give one of that architecture such as t3.small"),
         ({"control": {"instanceType": "t4g.small"}, "image": {"name": "my-own-*"}}, "control.instanceType: t4g.small is arm64, and slaves.instanceType is x86_64; give one of that architecture such as t3.small"),
+        ({"image": {"name": "debian-12-arm64-*"}, "control": {"instanceType": "t4g.small"}, "edge": {"instanceType": "t4g.small"}}, "slaves.instanceType: t3.medium is x86_64, and image.name debian-12-arm64-* is arm64; give one of that architecture such as t4g.small"),
         ({"region": "cn-north-1"}, "aws:region: cn-north-1 is in a partition of its own, with other endpoints and other owners of images, which this program does not know; give a region of AWS's main partition such as eu-west-1"),
         ({"region": "us-gov-west-1"}, "aws:region: us-gov-west-1 is in a partition of its own, with other endpoints and other owners of images, which this program does not know; give a region of AWS's main partition such as eu-west-1"),
         ({"admin": {"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": ["203.0.113.7/32", "203.0.113.7/32"]}}, "admin.allowedCidrs[1]: 203.0.113.7/32 is listed twice; list each network once"),
         ({"admin": {"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": [f"203.0.113.{n}/32" for n in range(59)]}}, "admin.allowedCidrs: has 59 networks, and AWS takes 60 rules in a group, a few of them the edge's own; give at most 58, or wider ones"),
         ({"tags": {"owner": "R&D (core)"}}, "tags.owner: its value has &(), which IAM does not take; give letters, digits, spaces and _.:/=+-@"),
         ({"tags": {"a*b": "x"}}, "tags.a*b: its name has *, which IAM does not take; give letters, digits, spaces and _.:/=+-@"),
-        ({"tags": {"owner": "x" * 300}}, "tags.owner: its value has 300 characters; give 256 at most"),
+        ({"tags": {"owner": "x" * 257}}, "tags.owner: its value has 257 characters; give 256 at most"),
+        ({"tags": {"APOLLO:owner": "me"}}, "tags.APOLLO:owner: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
+        ({"tags": {"": "x"}}, "tags.: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
+        ({"tags": {"x" * 129: "x"}}, f"tags.{'x' * 129}: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
         ({"tags": {f"t{n}": "x" for n in range(60)}}, f"tags: has 60, and AWS takes 50 with the {OWN_TAGS} of the program itself; give at most {50 - OWN_TAGS}"),
         ({"tags": {"Team": "a", "team": "b"}}, "tags.team: is there in other letters, which IAM takes for the same; give one of the two"),
         ({"tags": {"name": "a"}}, "tags.name: is not yours to set; give a name of 1 to 128 characters not starting with aws: or apollo:"),
@@ -144,6 +148,27 @@ def problems(raw: dict[str, Any]) -> list[str]:
 )  # fmt: skip
 def test_a_bad_value_is_refused_with_its_key_its_value_and_what_would_do(raw: dict[str, Any], expected: str) -> None:
     assert problems(raw) == [expected]
+
+
+GRAVITON = {name: {"instanceType": "t4g.small"} for name in ("slaves", "control", "edge")}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"tags": {"x" * 128: "y" * 256}},
+        {"tags": {f"t{n}": "x" for n in range(50 - OWN_TAGS)}},
+        {"admin": {"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": [f"203.0.113.{n}/32" for n in range(58)]}},
+        {"image": {"name": "debian-12-arm64-*"}, **GRAVITON},
+        {"image": {"name": "debian-12-aarch64-*"}, **GRAVITON},
+        # A name with both says nothing, and neither does the name of an image that is given by its id.
+        {"image": {"name": "amd64-or-arm64-*"}, **GRAVITON},
+        {"image": {"id": "ami-0123456789abcdef0"}, **GRAVITON},
+    ],
+)
+def test_a_value_at_its_limit_and_an_image_of_the_hosts_kind_pass(raw: dict[str, Any]) -> None:
+    settings, found = examine({"region": "eu-west-1", **raw})
+    assert [*found, *check_aws_limits(settings)] == []
 
 
 def test_more_nodes_than_the_mesh_supports_name_one_that_does() -> None:
