@@ -42,9 +42,12 @@ def generate(datacenter: str = "dc1", domain: str = "consul") -> dict[str, str]:
         "agentPassword": secrets.token_urlsafe(32),
         "sshHostKey": _host_key(),
     }
-    return {
-        secret.key: values.get(secret.key) or str(uuid.UUID(bytes=secrets.token_bytes(16), version=4)) for secret in SECRETS
+    tokens = {
+        secret.key: str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+        for secret in SECRETS
+        if secret.key.endswith("Token")
     }
+    return {secret.key: (values | tokens)[secret.key] for secret in SECRETS}
 
 
 def missing(stack: str) -> list[str]:

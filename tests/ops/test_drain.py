@@ -26,6 +26,7 @@ class Hosts(Ssh):
             ("", "probe", "10"): json.dumps(dict.fromkeys((HOST, EDGE, *CONTROL), "")),
         } | answers
         self.calls: list[tuple[str, ...]] = []
+        self.words: list[tuple[str, ...]] = []
 
     def knock(self, seconds: float = 0) -> None:
         del seconds
@@ -35,6 +36,7 @@ class Hosts(Ssh):
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
         assert seconds > 0
         call = (address, program, arguments[0])
+        self.words.append((address, program, *arguments))
         if program != "probe":
             self.calls.append(call)
         answer = self.answers.get(call, "")
@@ -59,6 +61,50 @@ def test_a_host_is_emptied_before_it_ends_and_forgotten_last(tmp_path: Path) -> 
         (CONTROL[0], "mesos", "up"),
         (CONTROL[0], "forget", "slave-2"),
     ]
+
+
+def test_each_program_is_given_what_it_needs_and_each_step_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drain.time, "monotonic", lambda: 0.0)
+    waits: list[float] = []
+    monkeypatch.setattr(drain.time, "sleep", waits.append)
+    hosts = Hosts(
+        tmp_path,
+        {(CONTROL[0], "mesos", "needs"): "0 s for 0 tasks", (HOST, "leave", "end"): "2 containers stopped\nleft Consul"},
+    )
+    drained(hosts)
+    assert hosts.words == [
+        ("", "probe", "10", HOST, EDGE, *CONTROL),
+        (HOST, "leave", "begin", "0", "i-1"),
+        (EDGE, "edge", "quiet", "15", "10.2.2.0:80"),
+        (CONTROL[0], "mesos", "needs", HOST),
+        (CONTROL[0], "mesos", "down", HOST),
+        (HOST, "leave", "end", "60"),
+        (CONTROL[0], "mesos", "up", HOST),
+        (CONTROL[0], "forget", "slave-2", HOST),
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "slave-2: in maintenance (0.0 s)",
+        "slave-2: 1 services out of 1 edges (0.0 s)",
+        "slave-2: Mesos: 0 s for 0 tasks",
+        "slave-2: 2 containers stopped (0.0 s)",
+        "slave-2: left Consul (0.0 s)",
+    ]
+    # An edge is no machine of Mesos's, and its load balancer is waited for where there are others.
+    other = Hosts(tmp_path, {("10.0.224.12", "leave", "begin"): '{"services": []}'})
+    drain.drain(other, "edge-2", "10.0.224.12", [EDGE], CONTROL[1:], 60)
+    assert other.words == [
+        ("", "probe", "10", "10.0.224.12", EDGE, CONTROL[1]),
+        ("10.0.224.12", "leave", "begin", "0", ""),
+        ("10.0.224.12", "leave", "end", "60"),
+        (CONTROL[1], "forget", "edge-2", "10.0.224.12"),
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "edge-2: in maintenance (0.0 s)",
+        "edge-2: out of the load balancer (0.0 s)",
+    ]
+    assert waits == [drain.BALANCER]
 
 
 @pytest.mark.parametrize(

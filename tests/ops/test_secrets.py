@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import uuid
 from pathlib import Path
@@ -26,7 +27,9 @@ def test_values_have_the_form_that_consul_and_ssh_take() -> None:
     assert len(base64.b64decode(values["gossipKey"], validate=True)) == 32
     for key, value in values.items():
         if key.endswith("Token"):
-            assert str(uuid.UUID(value)) == value
+            assert (str(uuid.UUID(value)), uuid.UUID(value).version) == (value, 4)
+        if key.endswith("Password"):
+            assert re.fullmatch(r"[A-Za-z0-9_-]{43}", value), "32 bytes, in characters that no file or shell reads as its own"
     assert values["sshHostKey"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----\n")
 
 
