@@ -266,6 +266,22 @@ def checks(facts: Facts) -> dict[str, Callable[[Facts], str]]:
     return found
 
 
+def results(facts: Facts) -> list[dict[str, Any]]:
+    """What each check found: its name, whether the host has its place, whether it is a warning, and words."""
+    found: list[dict[str, Any]] = []
+    for name, check in checks(facts).items():
+        try:
+            found.append({"check": name, "ok": True, "detail": check(facts)})
+        except Warned as warning:
+            found.append({"check": name, "ok": True, "warning": True, "detail": str(warning)})
+        except (Failed, apollo.ConsulError, subprocess.SubprocessError, OSError, ValueError) as error:
+            found.append({"check": name, "ok": False, "detail": str(error)})
+        except Exception as error:
+            # Some program's answer had another shape than ever before; the other checks go on.
+            found.append({"check": name, "ok": False, "detail": f"could not be made: {error!r}"})
+    return found
+
+
 def main(argv: Sequence[str]) -> int:
     facts = apollo.facts()
     asked = argparse.ArgumentParser(prog="apollo check", description="Checks this host against its plan.")
@@ -274,25 +290,15 @@ def main(argv: Sequence[str]) -> int:
     options = asked.parse_args(argv)
     end = time.monotonic() + options.wait
     while True:
-        results: list[dict[str, Any]] = []
-        for name, check in checks(facts).items():
-            try:
-                results.append({"check": name, "ok": True, "detail": check(facts)})
-            except Warned as warning:
-                results.append({"check": name, "ok": True, "warning": True, "detail": str(warning)})
-            except (Failed, apollo.ConsulError, subprocess.SubprocessError, OSError, ValueError) as error:
-                results.append({"check": name, "ok": False, "detail": str(error)})
-            except Exception as error:
-                # Some program's answer had another shape than ever before; the other checks go on.
-                results.append({"check": name, "ok": False, "detail": f"could not be made: {error!r}"})
-        good = all(result["ok"] for result in results)
+        found = results(facts)
+        good = all(result["ok"] for result in found)
         if good or time.monotonic() > end:
             break
         time.sleep(1)
     if options.json:
-        print(json.dumps({"host": facts["NODE_NAME"], "ok": good, "checks": results}))
+        print(json.dumps({"host": facts["NODE_NAME"], "ok": good, "checks": found}))
     else:
-        for result in results:
+        for result in found:
             word = "FAILED" if not result["ok"] else "WARN  " if result.get("warning") else "ok    "
             print(word, f"{result['check']:<9}", result["detail"])
     return 0 if good else 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
@@ -53,12 +53,22 @@ def bridge(facts: Mapping[str, str], claimed: str) -> str:
         return ""
 
 
+def connections() -> list[str]:
+    """The router's lines. Raises OSError where it does not answer."""
+    with urllib.request.urlopen(CONNECTIONS, timeout=5) as answer:
+        return [line for line in answer.read().decode().splitlines() if len(line.split()) > 2]
+
+
+def linked(lines: Iterable[str]) -> set[str]:
+    """The addresses to which a connection stands."""
+    return {address(line) for line in lines if state(line) == "established"}
+
+
 def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
     """(what stands, what an operator should look at). Raises ValueError where this host is cut off, and
     ConsulError where only the catalog could tell."""
     try:
-        with urllib.request.urlopen(CONNECTIONS, timeout=5) as answer:
-            lines = [line for line in answer.read().decode().splitlines() if len(line.split()) > 2]
+        lines = connections()
     except OSError as error:
         why = "see journalctl -u apollo-mesh"
         raise ValueError(f"Weave's router does not answer: containers reach their own host only; {why} ({error})") from None
@@ -69,11 +79,11 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
         if not made:
             raise
         others, strangers = dict[str, Host](), list[str]()  # the check of Consul says so
-    linked = {address(line) for line in made} | {facts["PRIVATE_IP"]}
+    reached = linked(lines) | {facts["PRIVATE_IP"]}
     # A seed that the catalog does not have is a control node that does not exist: the router asks all five for ever.
     absent = set(facts["CONTROL_ADDRESSES"].split()) - others.keys()
-    tried = {address(line): line for line in lines if address(line) not in linked | absent}
-    missing = [f"{others[host].name} ({host})" for host in sorted(others) if host not in linked]
+    tried = {address(line): line for line in lines if address(line) not in reached | absent}
+    missing = [f"{others[host].name} ({host})" for host in sorted(others) if host not in reached]
     why = " ".join(next(iter(tried.values()), "the router tries none").split())
     if missing and not made:
         raise ValueError(
@@ -91,7 +101,7 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
     if strangers:
         warnings.append(f"{len(strangers)} hosts of another mesh, such as {strangers[0]}")
     stand = f"{len(made)} connections"
-    asked = {host.name: host.bridge for place, host in others.items() if place in linked and host.bridge}
+    asked = {host.name: host.bridge for place, host in others.items() if place in reached and host.bridge}
     if not asked:
         return stand, warnings
     try:
