@@ -41,7 +41,11 @@ def exports(
         "vpcId": vpc.vpc_id,
         "privateSubnetIds": list(vpc.private_subnet_ids.values()),
         "publicSubnetIds": list(vpc.public_subnet_ids.values()),
-        "securityGroupIds": {"client": security.groups["client"].id, "slaves": security.groups["slave"].id},
+        "securityGroupIds": {
+            "client": security.groups["client"].id,
+            "slaves": security.groups["slave"].id,
+            "metrics": security.groups["metrics"].id,
+        },
         "overlay": {
             "cidr": str(cluster.overlay.network),
             "bridge": "weave",

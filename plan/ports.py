@@ -17,6 +17,9 @@ CONSUL_HTTP = 8500
 CONSUL_DNS = 8600
 # Where dnsmasq asks on a slave, of what keeps made-up names from the agent.
 CONSUL_NAMES = 8601
+# Where each host serves its metrics. Not node_exporter's own 9100: containers are kept from this port in the whole VPC, and may
+# have somebody else's node exporters to scrape there.
+METRICS = 8520
 # Where Consul's servers give each host the token of its own node.
 CONSUL_TOKENS = 8510
 

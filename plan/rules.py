@@ -13,7 +13,7 @@ from plan import ports
 from plan.mesh import DRIVERS, Flow
 from plan.settings import Settings
 
-Group = Literal["node", "slave", "control", "edge", "client", "balancer"]
+Group = Literal["node", "slave", "control", "edge", "client", "balancer", "metrics"]
 INTERNET = "0.0.0.0/0"
 # In the table in place of each network of that setting.
 ADMINISTRATORS = "admin.allowedCidrs"
@@ -26,6 +26,7 @@ GROUPS: dict[Group, str] = {
     "edge": "HAProxy edges",
     "client": "Attach to reach the edge and Consul from inside the VPC",
     "balancer": "Load balancer before the edges",
+    "metrics": "Attach to scrape the metrics of every host from inside the VPC",
 }
 
 # When a rule is part of a stack, in the documents' words → the same of its settings.
@@ -73,6 +74,9 @@ TABLE: tuple[Rule, ...] = (
     _tcp("node", "node", ports.CONSUL_SERF, "Consul gossip"),
     _udp("node", "node", ports.CONSUL_SERF, "Consul gossip"),
     _tcp("node", "edge", ports.SSH, "SSH through the edge", "`admin.allowedCidrs`"),
+    _tcp("node", "metrics", ports.METRICS, "Metrics for Prometheus in the VPC"),
+    # Edges alone listen there. In their group it would take the place of one of the administrators' networks.
+    _tcp("node", "metrics", ports.EDGE_STATS, "HAProxy metrics of edges for Prometheus in the VPC"),
     _tcp("control", "node", ports.CONSUL_RPC, "Consul RPC from every agent"),
     _tcp("control", "node", ports.CONSUL_TOKENS, "Consul tokens for hosts"),
     _tcp("control", "client", ports.CONSUL_HTTP, "Consul HTTP API for clients in the VPC"),

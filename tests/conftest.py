@@ -24,7 +24,7 @@ settings.load_profile("steady")
 _ONE, _OTHER = "one stack", "the other stack"
 _BOOTED = "tests/booted/test_"
 _SHARED = {
-    **dict.fromkeys(("commands", "edge", "firewall", "lifecycle", "names", "network", "rotation"), _ONE),
+    **dict.fromkeys(("commands", "edge", "firewall", "lifecycle", "metrics", "names", "network", "rotation"), _ONE),
     **dict.fromkeys(("living", "mesos"), _OTHER),
 }
 # What takes longest, the longest first, so that no worker is left alone with it at the end; then all the others.

@@ -28,7 +28,7 @@ what ops asks for: --needs VERSION, then
   probe SECONDS ADDRESS …
   edge quiet SECONDS ADDRESS:PORT … | edge published SECONDS JSON
 what units run:
-  programs, secrets, firewall [check], names, register, servers, mesh up | sync | programs, edge apply [later],
+  programs, secrets, firewall [check], metrics, names, register, servers, mesh up | sync | programs, edge apply [later],
   consul configure | acl | tokens, mesos master | marathon | agent | agent-stopped, zookeeper prepare"""
 # Exit status: this program has no such verb (EX_USAGE of sysexits.h).
 UNKNOWN = 64
@@ -89,6 +89,10 @@ def run(words: Sequence[str]) -> int | str | None:
             from host.apollo.consul import consul_acl
 
             consul_acl.serve(apollo.facts())
+        case ["metrics"]:
+            from host.apollo import metrics
+
+            return metrics.main()
         case ["names"]:
             from host.apollo.consul import names
 

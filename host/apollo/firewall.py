@@ -32,8 +32,9 @@ KERNEL, SETTINGS = Path("/proc/sys"), Path("/etc/sysctl.d")
 INTERVAL, PAUSE, PATIENCE = 10, 1, 2
 # The device from which a mesh's packets come unwrapped. Weave's come through a port of the bridge.
 DEVICES = {"vxlan": "vxweave", "wireguard": "wgweave"}
-# What any host of the stack takes from any other, and so from a container in the name of its slave: gossip and every mesh.
-HOST_TCP = (ports.CONSUL_SERF, ports.WEAVE)
+# What any host of the stack takes from any other, and so from a container in the name of its slave: gossip and every mesh. And
+# metrics, for where a slave is a member of the group that may scrape them.
+HOST_TCP = (ports.CONSUL_SERF, ports.WEAVE, ports.METRICS)
 HOST_UDP = (ports.CONSUL_SERF, ports.VXLAN, ports.WEAVE, ports.WEAVE_DATA, ports.WIREGUARD)
 # What one container may have of the connections that the kernel keeps in mind: one part of so many.
 SHARE = 16
@@ -181,11 +182,12 @@ def packets(facts: Mapping[str, str], uplink: str, known: Mapping[str, Iterable[
             share,
             # Another network of Docker's, or from there into the overlay.
             f'oifname != "{uplink}" drop',
-            'ip daddr 169.254.0.0/16 counter drop comment "a container must not take the host\'s role"',
-            f"ip daddr {{ {', '.join(facts['CONTROL_ADDRESSES'].split())} }} counter drop",
-            f"ip daddr {vpc} tcp dport {braced(HOST_TCP)} counter drop",
-            f"ip daddr {vpc} udp dport {braced(HOST_UDP)} counter drop",
-            f"ip daddr {vpc} meta l4proto esp counter drop",
+            # A container must not take the host's role. The comments are the guards' names in metrics.py.
+            'ip daddr 169.254.0.0/16 counter drop comment "metadata"',
+            f'ip daddr {{ {", ".join(facts["CONTROL_ADDRESSES"].split())} }} counter drop comment "control"',
+            f'ip daddr {vpc} tcp dport {braced(HOST_TCP)} counter drop comment "host-tcp"',
+            f'ip daddr {vpc} udp dport {braced(HOST_UDP)} counter drop comment "host-udp"',
+            f'ip daddr {vpc} meta l4proto esp counter drop comment "host-esp"',
             "meta nfproto ipv4 accept",
         ]
         # Inside the overlay nothing is.

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from host.apollo import apollo
+from host.apollo.consul.consul_config import METRICS
 from plan import ports
 
 # Seconds for apollo-check, which asks each part of the host in turn.
@@ -47,6 +48,8 @@ def catalog(token: str) -> dict[str, Any]:
             "maintenance": any(check["CheckID"] == "_node_maintenance" for check in checks),
         }
     for name in sorted(apollo.consul("catalog/services", token)[0]):
+        if name == METRICS:
+            continue  # every host itself
         for entry in apollo.consul(f"health/service/{quote(name, safe='')}", token)[0]:
             service = entry["Service"]
             found["services"].append(

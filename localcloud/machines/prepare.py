@@ -32,7 +32,7 @@ TOOLS = {
     "dpkg-deb": "dpkg",
 }
 # Run on this machine by the tests alone.
-CHECKS = {"haproxy": "haproxy", "zsh": "zsh"}
+CHECKS = {"haproxy": "haproxy", "zsh": "zsh", "promtool": "prometheus"}
 MEMORY_GIB = 4
 DISK_GIB = 5
 GIB = 1 << 30

@@ -14,7 +14,11 @@ EXPORTS: dict[str, Any] = {
     "vpcId": "network-vpc-id",
     "privateSubnetIds": ["network-private-a-id", "network-private-b-id"],
     "publicSubnetIds": ["network-public-a-id", "network-public-b-id"],
-    "securityGroupIds": {"client": "security-client-id", "slaves": "security-slave-id"},
+    "securityGroupIds": {
+        "client": "security-client-id",
+        "slaves": "security-slave-id",
+        "metrics": "security-metrics-id",
+    },
     "overlay": {"cidr": "10.2.0.0/16", "bridge": "weave", "mesh": "weave", "mtu": 8916},
     "slaves": {
         "slave-1": {

@@ -29,6 +29,8 @@ CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib
 PATIENCE = 90
 # Where containers are in these tests, where clients and balancer are, who ask from 127.0.0.1, and a slave's address in the VPC.
 OVERLAY, CONTAINERS, CONTAINER = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7"
+# Where an edge has its VPC address.
+PRIVATE = "127.1.0.2"
 # Two networks, as a VPC that exists may have.
 BALANCERS, SLAVE = "127.0.0.0/25 127.0.0.128/25", "127.0.32.33"
 CONTROL = "127.0.0.11"
@@ -154,6 +156,7 @@ class Edge:
             **os.environ,
             "NODE_NAME": "edge-1",
             "OVERLAY_CIDR": OVERLAY,
+            "PRIVATE_IP": PRIVATE,
             "EDGE_BALANCERS": BALANCERS,
             "CONTROL_ADDRESSES": f"127.0.0.10 {CONTROL}",
             "EDGE_CONTAINERS": CONTAINERS,
@@ -194,7 +197,7 @@ class Edge:
             "    user haproxy\n    group haproxy\n": "",
             "bind :8081 ": f"bind 127.0.0.1:{port['balancer']} ",
             "bind :8444 ": f"bind 127.0.0.1:{port['balancer_tls']} ",
-            "bind :8404\n": f"bind 127.0.0.1:{port['inside']}\n",
+            "bind :8404\n": f"bind 127.0.0.1:{port['inside']},{PRIVATE}:{port['inside']}\n",
             "bind :443 ": f"bind 127.0.0.1:{port['tls']} ",
             "bind :80\n": f"bind 127.0.0.1:{port['web']}\n",
             "/run/haproxy/admin.sock": str(folder / "admin.sock"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import socket
 import ssl
@@ -18,7 +19,7 @@ from host.apollo.edge import edge_apply
 from localcloud.apollo.boot import edge_certificate
 from localcloud.errors import LocalCloudError
 from localcloud.machines.programs import host_program
-from tests.host.edge import CONTAINER, CONTROL, SLAVE, Edge, Instance, Tunnel, until
+from tests.host.edge import CONTAINER, CONTROL, PRIVATE, SLAVE, Edge, Instance, Tunnel, until
 from tests.host.support import left_out, needs
 
 NOBODY = "No service is published under this name.\n"
@@ -529,6 +530,15 @@ def test_stats_and_metrics_are_on_the_inside_port_alone(edge: Edge) -> None:
     assert "haproxy_frontend_http_requests_total" in edge.ask("/metrics", port="inside").text
     assert "Apollo edge edge-1" in edge.ask("/", port="inside").text
     assert edge.ask("/metrics").status == 404
+
+
+def test_on_the_hosts_vpc_address_there_are_the_metrics_and_no_statistics(edge: Edge) -> None:
+    def status(path: str) -> int:
+        connection = http.client.HTTPConnection(PRIVATE, edge.port["inside"], timeout=10)
+        connection.request("GET", path)
+        return connection.getresponse().status
+
+    assert [status(path) for path in ("/metrics", "/", "/;csv", "/metrics/x")] == [200, 403, 403, 403]
 
 
 def websocket(edge: Edge, service: str) -> socket.socket:

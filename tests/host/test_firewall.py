@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from host.apollo import apollo, bridge_ports, firewall
+from host.apollo import apollo, bridge_ports, firewall, metrics
 from host.apollo.mesh import mesh, vxlan
 from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
 from plan.mesh import DRIVERS
-from plan.ports import CONSUL_SERF
+from plan.ports import CONSUL_SERF, METRICS
 from tests.host.support import STACK, environment, left_out, needs
 from tests.plan.support import cluster
 
@@ -38,7 +38,7 @@ INTERNET, METADATA = "198.51.100.7", "169.254.169.254"
 # Ports of every program of a host, and some of none.
 PORTS = (
     22, 53, 80, 443, 2181, 2375, 2888, 3888, 4789, 5050, 5051, 5052, 5432, 6783, 6784, 7946, 8080, 8081, 8300, 8301, 8302, 8404,
-    8444, 8500, 8510, 8600, 9100, 31000, 32768, 51820,
+    8444, 8500, 8510, 8520, 8600, 9100, 31000, 32768, 51820,
 )  # fmt: skip
 # ADDRESS SECONDS PORT …: which let the packet through. Where nobody listens the port refuses then, else it is silent.
 SCAN = """
@@ -222,6 +222,19 @@ def test_a_container_reaches_no_control_node_no_credentials_and_no_port_between_
     assert scan(inside, METADATA, [80]) == []
     assert scan(inside, DATABASE) == [port for port in PORTS if port not in firewall.HOST_TCP]
     assert scan(inside, INTERNET) == list(PORTS)
+
+
+def test_what_each_guard_dropped_is_among_the_metrics(slave: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "output", lambda *argv: slave.host.run(list(argv)))
+
+    def dropped() -> dict[str, float]:
+        return {sample.labels["guard"]: sample.value for sample in metrics.guards(FACTS)}
+
+    before = dropped()
+    assert before.keys() == {"metadata", "control", "host-tcp", "host-udp", "host-esp"}
+    assert scan(slave.web, METADATA, [80]) == scan(slave.web, DATABASE, [METRICS]) == []
+    after = dropped()
+    assert {guard for guard in after if after[guard] > before[guard]} == {"metadata", "host-tcp"}
 
 
 @pytest.mark.parametrize("container", ["web", "compose"])

@@ -25,6 +25,7 @@ PROGRAMS = (
     "usr/bin/consul-template",
     "usr/bin/java",
     "usr/sbin/mesos-agent",
+    "usr/bin/prometheus-node-exporter",
     "usr/bin/python3",
     "usr/bin/systemctl",
     "usr/bin/wireguard-go",

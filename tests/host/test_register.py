@@ -10,6 +10,7 @@ import pytest
 
 from host.apollo import apollo
 from host.apollo.consul import consul_acl
+from host.apollo.consul.consul_config import METRICS
 from host.apollo.registration import register
 from tests.host.conftest import Agent
 
@@ -285,10 +286,11 @@ def test_one_container_that_cannot_be_understood_hides_no_other(capsys: pytest.C
 
 
 def known_to() -> dict[str, tuple[str, str]]:
-    """ID → (name, check's status) of what the agent has."""
+    """ID → (name, check's status) of what the agent has beside what every host registers."""
     token = apollo.secret("consul/registration-token")
     checks = {check["ServiceID"]: check["Status"] for check in apollo.consul("agent/checks", token)[0].values()}
-    return {key: (entry["Service"], checks.get(key, "")) for key, entry in apollo.consul("agent/services", token)[0].items()}
+    services = apollo.consul("agent/services", token)[0].items()
+    return {key: (entry["Service"], checks.get(key, "")) for key, entry in services if key != METRICS}
 
 
 def wanted(number: int, *env: str) -> dict[str, dict[str, Any]]:

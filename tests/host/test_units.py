@@ -51,6 +51,9 @@ apollo-mesh-sync       consul                 After           all            rou
 apollo-mesh-sync       apollo-secrets         After           all            routed     it reads the catalog with the role's token
 apollo-wireguard       systemd-modules-load   After           all            wireguard  only where the kernel has none
 apollo-firewall        network-online.target  Wants           all            any        the uplink is in the rules
+apollo-exporter        network-online.target  Wants           all            any        it listens on the host's address
+apollo-exporter        apollo-firewall        After           all            any        nothing is open before the rules
+apollo-metrics         apollo-secrets         After           all            any        it asks Consul with the role's token
 apollo-data-grow       apollo-data            Requisite       all            any        it grows what is mounted, and mounts nothing
 dnsmasq                weave-bridge           After           all            any        it answers on the bridge's address
 apollo-names           apollo-secrets         After           slave          any        it asks with the role's token
@@ -142,10 +145,11 @@ def test_units_start_in_this_order_and_need_these_others(plan: Cluster, host: Pl
 
 # What runs as long as its host does, and what runs once.
 FOR_EVER = {
-    "slave": {"consul", "apollo-firewall", "apollo-names", "apollo-register", "mesos-agent"},
+    "slave": {"consul", "apollo-exporter", "apollo-firewall", "apollo-names", "apollo-register", "mesos-agent"},
     "control": {
         *(
             "consul",
+            "apollo-exporter",
             "apollo-firewall",
             "apollo-node-tokens",
             "apollo-zookeeper",
@@ -154,7 +158,7 @@ FOR_EVER = {
             "marathon",
         ),
     },
-    "edge": {"consul", "apollo-firewall", "apollo-edge"},
+    "edge": {"consul", "apollo-exporter", "apollo-firewall", "apollo-edge"},
 }
 OF_MESH = {"weave": {"apollo-mesh"}, "vxlan": {"apollo-mesh-sync"}, "wireguard": {"apollo-mesh-sync", "apollo-wireguard"}}
 

@@ -272,7 +272,8 @@ class Events:
 
 
 def services() -> set[str]:
-    return set(apollo.consul("agent/services", apollo.secret("consul/registration-token"))[0])
+    known, _ = apollo.consul("agent/services", apollo.secret("consul/registration-token"))
+    return {key for key in known if key.startswith(consul_config.CONTAINERS)}
 
 
 def until(condition: Any) -> None:

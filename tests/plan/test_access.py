@@ -61,6 +61,8 @@ def test_every_secret_is_in_the_table_and_the_certificate_is_one_with_tls_alone(
 ALWAYS = """
 node     tcp 8301   node
 node     udp 8301   node
+node     tcp 8520   metrics
+node     tcp 8404   metrics
 control  tcp 8300   node
 control  tcp 8510   node
 control  tcp 8500   client
@@ -133,5 +135,5 @@ def test_the_rules_of_a_stack_are_these_and_no_others(keys: dict[str, object], p
 
 
 def test_a_balancer_has_a_group_where_there_is_one() -> None:
-    assert groups_of(settings()) == ["node", "slave", "control", "edge", "client"]
-    assert groups_of(settings(edge={"count": 2})) == ["node", "slave", "control", "edge", "client", "balancer"]
+    assert groups_of(settings()) == ["node", "slave", "control", "edge", "client", "metrics"]
+    assert groups_of(settings(edge={"count": 2})) == ["node", "slave", "control", "edge", "client", "balancer", "metrics"]

@@ -44,9 +44,11 @@ MANAGEMENT, GOSSIP = "consul/management-token", "consul/gossip-key"
 READ = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read" }\n'
 # Services of the control nodes themselves, which no other host may claim to be.
 OWN = "".join(f'service "{name}" {{ policy = "write" }}\n' for name in ("zookeeper", "mesos-master", "marathon"))
+# What every host registers of itself.
+METRICS = f'service "{consul_config.METRICS}" {{ policy = "write" }}\n'
 # Name: (secret that is the token, its rules). A role's token reads the catalog: names for DNS, peers for the mesh.
 TOKENS: Mapping[str, tuple[str, str]] = {
-    f"apollo-{role}": (f"consul/{role}-token", READ + (OWN if role == "control" else ""))
+    f"apollo-{role}": (f"consul/{role}-token", READ + METRICS + (OWN if role == "control" else ""))
     for role in ("slave", "control", "edge")
 } | {
     "apollo-registration": (

@@ -47,6 +47,8 @@ FORGOTTEN = Path("/run/apollo/containers-forgotten")
 CONTAINERS = "apollo:"
 RPC_PORT = ports.CONSUL_RPC
 OWN_TOKEN = "consul/node-token"
+# Under which name every host registers where it serves its metrics.
+METRICS = "apollo-metrics"
 # Seconds that an agent waits for a server before it starts without: a join over silent addresses takes ten for each.
 WAIT = 30
 # Seconds that a reload waits: the leader makes a new token within one of its rounds, each of a minute.
@@ -71,7 +73,8 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
     role = facts["ROLE"]
     # Names are asked with the role's token: before it is known that is an error, which no cache keeps. Without one the answer
     # would be empty, and the cache would hold on to it.
-    tokens = {"agent": token, "dns": apollo.secret(f"consul/{role}-token")}
+    own = apollo.secret(f"consul/{role}-token")
+    tokens = {"agent": token, "dns": own, "config_file_service_registration": own}
     values: dict[str, Any] = {
         "node_name": facts["NODE_NAME"],
         "datacenter": facts["CONSUL_DATACENTER"],
@@ -80,6 +83,7 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
         "encrypt": apollo.secret("consul/gossip-key"),
         "retry_join": servers,
         "acl": {"tokens": tokens},
+        "services": [{"name": METRICS, "port": ports.METRICS, "meta": {"role": role, "zone": facts["ZONE"]}}],
         # What a peer's mesh checks against its own arithmetic.
         "node_meta": {
             "role": role,
@@ -93,13 +97,13 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
     if MESH_KEY.exists():
         values["node_meta"]["key"] = MESH_KEY.read_text().strip()
     if facts["CONSUL_TLS"] == "1":
-        own = str(CERTIFICATES / "own.pem")
+        pem = str(CERTIFICATES / "own.pem")
         # A peer without a certificate of ours is not heard, and a server is known by the name in its certificate.
         values["tls"] = {
             "internal_rpc": {
                 "ca_file": str(CERTIFICATES / "ca.pem"),
-                "cert_file": own,
-                "key_file": own,
+                "cert_file": pem,
+                "key_file": pem,
                 "verify_incoming": True,
                 "verify_outgoing": True,
                 "verify_server_hostname": True,
