@@ -20,6 +20,8 @@ CONSUL_NAMES = 8601
 # Where each host serves its metrics. Not node_exporter's own 9100: containers are kept from this port in the whole VPC, and may
 # have somebody else's node exporters to scrape there.
 METRICS = 8520
+# Where dockerd tells its own, on a slave's loopback.
+DOCKER_METRICS = 9323
 # Where Consul's servers give each host the token of its own node.
 CONSUL_TOKENS = 8510
 

@@ -8,7 +8,10 @@ exporter itself serves when it was written (node_textfile_mtime_seconds).
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +19,16 @@ from typing import NamedTuple
 
 from host.apollo import apollo, check
 from host.apollo.consul.consul_config import CERTIFICATES, CONTAINERS
+from plan import ports
 
 TARGET = Path("/run/apollo/metrics/apollo.prom")
 # The key of the programs that this host was made with: programs/<role>/<SHA-256>.
 PROGRAMS = Path("/etc/apollo/programs")
+
+# What is kept of the metrics of others: their names begin so. All of a server's would be as many series again as the machine's.
+OF_CONSUL = tuple(f"consul_{part}" for part in ("autopilot_", "members_", "memberlist_health", "raft_state_", "raft_leader_",
+    "raft_commitTime", "rpc_re", "rpc_query", "runtime_"))  # fmt: skip
+OF_DOCKER = tuple(f"engine_daemon_{part}" for part in ("container_", "engine_info", "health_checks_"))
 
 Facts = Mapping[str, str]
 
@@ -44,6 +53,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "apollo_guard_dropped_packets_total": ("counter", "Packets of containers that a guard dropped"),
     "apollo_containers_running": ("gauge", "Containers that run here"),
     "apollo_services_registered": ("gauge", "Ports of containers that are registered in Consul"),
+    "apollo_names_lookup_seconds": ("gauge", "How long the name of Consul's servers took to be answered"),
     "apollo_certificate_expiry_timestamp_seconds": ("gauge", "When a certificate of this host ends"),
     "apollo_metrics_part_ok": ("gauge", "1 where this part of the metrics could be made"),
 }
@@ -52,6 +62,14 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 def output(*argv: str) -> str:
     """Raises OSError or CalledProcessError."""
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def told(url: str, names: tuple[str, ...], token: str = "") -> str:
+    """What another program of this host serves for Prometheus, of the families whose names begin so. Raises OSError."""
+    request = urllib.request.Request(url, headers={"X-Consul-Token": token} if token else {})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        lines = answer.read().decode().splitlines(keepends=True)
+    return "".join(line for line in lines if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(names))
 
 
 def host(facts: Facts) -> Iterator[Sample]:
@@ -95,10 +113,22 @@ def guards(_: Facts) -> Iterator[Sample]:
         yield Sample("apollo_guard_dropped_packets_total", packets, {"guard": rule["comment"]})
 
 
-def containers(facts: Facts) -> Iterator[Sample]:
+def containers(facts: Facts) -> Iterator[Sample | str]:
     yield Sample("apollo_containers_running", len(output("docker", "ps", "-q").split()))
     services, _ = apollo.consul("agent/services", apollo.secret(f"consul/{facts['ROLE']}-token"))
     yield Sample("apollo_services_registered", sum(id.startswith(CONTAINERS) for id in services))
+    yield told(f"http://127.0.0.1:{ports.DOCKER_METRICS}/metrics", OF_DOCKER)
+
+
+def consul(_: Facts) -> Iterator[str]:
+    """A server's. What agents say of themselves their hosts' checks say too."""
+    yield told(f"{apollo.CONSUL}/v1/agent/metrics?format=prometheus", OF_CONSUL, apollo.secret("consul/management-token"))
+
+
+def names(facts: Facts) -> Iterator[Sample]:
+    begun = time.monotonic()
+    socket.gethostbyname(f"consul.service.{facts['CONSUL_DOMAIN']}")
+    yield Sample("apollo_names_lookup_seconds", time.monotonic() - begun)
 
 
 def certificates(facts: Facts) -> Iterator[Sample]:
@@ -112,13 +142,17 @@ def certificates(facts: Facts) -> Iterator[Sample]:
             yield Sample("apollo_certificate_expiry_timestamp_seconds", when.timestamp(), {"certificate": name})
 
 
-def parts(facts: Facts) -> Mapping[str, Callable[[Facts], Iterable[Sample]]]:
-    of_slaves = {"guards": guards, "containers": containers} if facts["DOCKER_SUBNET"] else {}
-    return {"host": host, "mesh": mesh, **of_slaves, "certificates": certificates, "findings": findings}
+def parts(facts: Facts) -> Mapping[str, Callable[[Facts], Iterable[Sample | str]]]:
+    own: Mapping[str, Callable[[Facts], Iterable[Sample | str]]] = (
+        {"guards": guards, "containers": containers} if facts["DOCKER_SUBNET"] else {}
+    )
+    if facts["ROLE"] == "control":
+        own = {"consul": consul}
+    return {"host": host, "mesh": mesh, **own, "names": names, "certificates": certificates, "findings": findings}
 
 
-def collect(facts: Facts) -> list[Sample]:
-    samples: list[Sample] = []
+def collect(facts: Facts) -> list[Sample | str]:
+    samples: list[Sample | str] = []
     for name, part in parts(facts).items():
         try:
             found = list(part(facts))
@@ -129,15 +163,20 @@ def collect(facts: Facts) -> list[Sample]:
     return samples
 
 
-def text(samples: Iterable[Sample]) -> str:
-    """Prometheus' text format, the lines of a family together. Raises KeyError for a sample of no family."""
+def text(samples: Iterable[Sample | str]) -> str:
+    """Prometheus' text format, the lines of a family together, and what is text already. Raises KeyError for a sample of no
+    family."""
     lines: dict[str, list[str]] = {}
+    others = ""
     for sample in samples:
+        if isinstance(sample, str):
+            others += sample
+            continue
         kind, what = FAMILIES[sample.name]
         family = lines.setdefault(sample.name, [f"# HELP {sample.name} {what}", f"# TYPE {sample.name} {kind}"])
         labels = ",".join(f'{key}="{value}"' for key, value in sample.labels.items())
         family.append(f"{sample.name}{{{labels}}} {sample.value:.17g}" if labels else f"{sample.name} {sample.value:.17g}")
-    return "".join(f"{line}\n" for family in lines.values() for line in family)
+    return "".join(f"{line}\n" for family in lines.values() for line in family) + others
 
 
 def main() -> int:

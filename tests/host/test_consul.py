@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, parameters
+from host.apollo import apollo, metrics, parameters
 from host.apollo.consul import consul_acl, consul_config, forget
 from host.render import node_facts
 from plan.cluster import PlannedHost
@@ -615,6 +615,13 @@ def test_an_agent_restores_no_container_of_before_the_boot_and_all_that_others_r
         known = apollo.consul(f"agent/{what}", token_of("registration"))[0]
         own = {consul_config.METRICS} if what == "services" else set[str]()
         assert {entry.get("ServiceID") or entry["ID"] for entry in known.values()} == {"theirs"} | own, what
+
+
+def test_of_a_servers_own_metrics_those_of_the_leader_are_served(agent: Agent) -> None:
+    (text,) = metrics.consul(agent.facts)
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert "consul_autopilot_healthy" in values and values["consul_raft_state_leader"] != "0"
+    assert all(name.startswith("consul_") for name in values) and len(values) < 150
 
 
 # -- TLS

@@ -114,6 +114,8 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
         values["server"] = True
         values["dns_config"] = {"use_cache": False}  # it has the catalog itself
         values["ui_config"] = {"enabled": True}
+        # For metrics.py, which asks each minute.
+        values["telemetry"] = {"prometheus_retention_time": "150s", "disable_hostname": True}
         # Clients in the VPC reach the API and DNS of servers; the security group decides which.
         values["client_addr"] = f"127.0.0.1 {facts['PRIVATE_IP']}"
         if bootstrap:
