@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Of 127.0.0.1, where the edge's port 80 is offered unless another is asked for.
 EDGE_PORT = 8080
+# The same for Prometheus, and where it listens on its own machine.
+PROMETHEUS_PORT = 9090
 _START_SECONDS = 90.0
 # A host that boots may take this long to be ready.
 _ANSWER_SECONDS = 600.0

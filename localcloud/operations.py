@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cloud as clouds
-from .apollo import boot
+from .apollo import boot, monitoring
 from .apollo.hosts import HostRow, planned_hosts
 from .cloud import EDGE_PORT, Cloud
 from .engine.programs import pulumi, pulumi_beside
@@ -39,6 +39,7 @@ class Request:
     machines: whether hosts boot; a running cloud stays with what it began with. edge_port: where the edge is offered,
     0 for any port; None for the usual one, or where a running cloud offers it.
     host_files: a folder to lay over the root of hosts that are made from now on; None leaves it as it is.
+    metrics: where Prometheus is offered, 0 for any port; None starts none.
     """
 
     stack: str = "local"
@@ -49,6 +50,7 @@ class Request:
     demo: bool = False
     rotate: Sequence[str] = ()
     host_files: Path | None = None
+    metrics: int | None = None
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Outcome:
     # The demo's services and the host names they answer to, at a port of 127.0.0.1.
     urls: dict[str, str] = field(default_factory=dict[str, str])
     edge_port: int = 0
+    # Prometheus', of 127.0.0.1, where this `up` was to start it.
+    metrics_port: int = 0
 
     def public(self) -> dict[str, Any]:
         return {
@@ -81,6 +85,7 @@ class Outcome:
             "hosts": [host.public() for host in self.hosts],
             "outputs": self.outputs,
             "errors": self.errors,
+            "metricsPort": self.metrics_port,
         }
 
 
@@ -102,14 +107,16 @@ def up(request: Request) -> Outcome:
                 f"the cloud offers its edge at port {running.edge_port} already; "
                 f"`down` ends it, then --edge-port {edge_port} holds"
             )
+        if request.metrics is not None and machines:
+            monitoring.check()
         if machines:
             # On a cold machine both take minutes, each mostly on one core.
             with pulumi_beside():
                 boot.prepare_machine(folder, None if running else edge_port, request.host_files)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
-        elif request.host_files is not None:
-            raise LocalCloudError("--host-files is for hosts that boot, and these are in the AWS API only")
+        elif request.host_files is not None or request.metrics is not None:
+            raise LocalCloudError("--host-files and --metrics are for hosts that boot, and these are in the AWS API only")
         binary = pulumi()
         workspace = workspace_of(folder, request, machines)
         cloud = _cloud(workspace, request.port, edge_port if machines else None)
@@ -169,6 +176,7 @@ def down(request: Request, *, force: bool = False) -> Outcome:
                         return outcome
             if resources(workspace.state_file):
                 unprotect(cloud)
+                monitoring.stop(cloud)
                 outcome = _run("destroy", pulumi(), workspace, cloud)
                 outcome.operation = "down"
             if outcome.result != "succeeded":
@@ -245,6 +253,8 @@ def _finish_boot(request: Request, cloud: Cloud, outcome: Outcome) -> None:
             started = boot.start_demo(cloud, outcome.hosts, domain)
             outcome.urls = {c.service: f"{c.service}.{domain}" for c in sorted(started, key=lambda c: c.service)}
             outcome.edge_port = cloud.edge_port or 0
+        if outcome.result == "succeeded" and request.metrics is not None:
+            outcome.metrics_port = monitoring.start(cloud, request.stack, outcome.outputs, request.metrics)
     except LocalCloudError as error:
         outcome.errors.append(str(error))
         outcome.result = "failed"

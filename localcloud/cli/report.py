@@ -35,7 +35,9 @@ def _describe(outcome: Outcome) -> None:
         print()
     for name in outcome.urls.values():
         print(f"  curl -H 'Host: {name}' http://127.0.0.1:{outcome.edge_port}/")
-    if outcome.urls:
+    if outcome.metrics_port:
+        print(f"  Prometheus: http://127.0.0.1:{outcome.metrics_port}/alerts")
+    if outcome.urls or outcome.metrics_port:
         print()
     done = show.counts(outcome.changes, future=outcome.operation == "preview")
     verdict = {"succeeded": "", "failed": "failed: ", "interrupted": "stopped: "}[outcome.result]

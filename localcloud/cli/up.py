@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from localcloud.cli.arguments import endpoint_port, folder, port, settings
-from localcloud.cloud import EDGE_PORT
+from localcloud.cloud import EDGE_PORT, PROMETHEUS_PORT
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--edge-port", type=port, metavar="PORT",
         help=f"port of 127.0.0.1 that leads to the edge's 80 (default: {EDGE_PORT}; 0: any)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metrics", nargs="?", type=port, const=PROMETHEUS_PORT, metavar="PORT",
+        help=f"show examples/monitoring in Prometheus, at a port of 127.0.0.1 (default: {PROMETHEUS_PORT}; 0: any)",
     )  # fmt: skip
     parser.add_argument(
         "--rotate", action="append", default=[], type=_secret, metavar="KEY",
@@ -40,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         demo=not args.no_demo,
         rotate=args.rotate,
         host_files=args.host_files,
+        metrics=args.metrics,
     )
     return report(operations.up(request), args.json)
 

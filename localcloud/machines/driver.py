@@ -102,6 +102,7 @@ class MachineDriver:
         # leave of one control node after the other would take a quarter of a minute.
         self.ending = False
         self._cut: set[str] = set()
+        self._offered: dict[tuple[str, int], int] = {}
         self._wanted = Wanted(region)
         self._machines: dict[str, Machine] = {}
         self._networks: dict[str, VpcNetwork] = {}
@@ -249,6 +250,21 @@ class MachineDriver:
         self._cut.discard(self._find(host).instance.id)
         with self._lock:
             self._apply()
+
+    def offer(self, host: str, port: int, far: int) -> int:
+        """Leads a port of 127.0.0.1 to one of the host's own loopback, until the cloud ends, and gives it. port: 0 for any.
+        MachineError: it is taken."""
+        if (host, far) not in self._offered:
+            listener = listen_on_loopback(port, host, "--metrics")
+            self._offered[host, far] = listener.getsockname()[1]
+
+            def dial() -> list[tuple[socket.socket, str, int]]:
+                with contextlib.suppress(MachineError, OSError):
+                    return [(namespaces.socket_inside(self._find(host).root().with_name("ns") / "net"), "127.0.0.1", far)]
+                return []
+
+            self._relay.add(listener, dial)
+        return self._offered[host, far]
 
     def command(self, host: str, argv: list[str]) -> list[str]:
         """The command line that runs argv inside as root. Raises MachineError if the host is not running."""

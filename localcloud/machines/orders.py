@@ -11,13 +11,15 @@ from .programs import host_program
 
 
 def answer(driver: MachineDriver, body: dict[str, Any]) -> dict[str, Any]:
-    """One order for one host: {"order": stop|start|reboot|kill|cut|heal|ready|look|denied, "host": …, "seconds": …}."""
+    """One order for one host: {"order": stop|start|reboot|kill|cut|heal|ready|look|offer|denied, "host": …, "seconds": …}."""
     orders = {name: getattr(driver, name) for name in ("stop", "start", "reboot", "kill", "cut", "heal")}
     try:
         if body["order"] == "ready":
             driver.wait_ready(body["host"], float(body["seconds"]))
         elif body["order"] == "look":
             driver.reconcile()
+        elif body["order"] == "offer":
+            return {"port": driver.offer(body["host"], int(body["port"]), int(body["far"]))}
         elif body["order"] == "denied":
             return {"denied": driver.denied()}
         else:

@@ -1,33 +1,112 @@
-"""What every booted host serves for Prometheus: to members of one group and no one else, and what it says is so."""
+"""Debian's Prometheus beside booted hosts: what it reads of them is so, and what breaks there fires its alert and clears."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import yaml
 
 from localcloud import cloud as clouds
+from localcloud.apollo import monitoring
 from plan import ports
 from tests.booted.conftest import Stack, until
 from tests.host.test_firewall import SCAN
 
 SLAVES = {"slave-1": "10.0.0.33", "slave-2": "10.0.32.34", "slave-3": "10.0.0.35"}
-HOSTS = {
-    **SLAVES,
-    "control-1": "10.0.0.11",
-    "control-2": "10.0.32.12",
-    "control-3": "10.0.0.13",
-    "edge-1": "10.0.224.11",
-}
-# A slave, as the worst that an operator could make a member.
+CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
+HOSTS = {**SLAVES, **CONTROL, "edge-1": "10.0.224.11"}
+# A slave, as the worst that an operator could make a member of the group.
 MEMBER = "slave-1"
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """port: of 127.0.0.1."""
+
+    stack: Stack
+    port: int
+
+    def ask(self, path: str, **query: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
+            return json.loads(answer.read())["data"]
+
+    def hosts(self, expression: str) -> dict[str, float]:
+        """The expression's value of each host."""
+        result = self.ask("query", query=expression)["result"]
+        found = {one["metric"]["host"]: float(one["value"][1]) for one in result}
+        assert len(found) == len(result), result
+        return found
+
+    def look(self, *hosts: str) -> None:
+        """These look at themselves now, not within a minute; one that is down does not."""
+        for host in hosts:
+            self.stack.run(host, "systemctl", "start", "apollo-metrics")
+
+    def firing(self, alert: str) -> set[str]:
+        """Of which hosts it is."""
+        alerts = self.ask("alerts")["alerts"]
+        return {
+            one["labels"].get("host", "") for one in alerts if one["labels"]["alertname"] == alert and one["state"] == "firing"
+        }
+
+
+@pytest.fixture(scope="module")
+def prometheus(stack: Stack) -> Generator[Prometheus]:
+    """As `up --metrics` starts it, then with its example at the pace of a test: nothing else of it is changed."""
+    cloud = clouds.find(stack.run_dir / "local")
+    assert cloud is not None
+    try:
+        made = Prometheus(stack, stack.up("--metrics", "0")["metricsPort"])
+        configuration = monitoring.configuration(cloud, "local")
+        configuration["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}
+        rules = yaml.safe_load((monitoring.EXAMPLES / "rules.yml").read_text())
+        for rule in (rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule):
+            rule["for"] = "0s"
+        monitoring.configure(cloud, configuration, rules)
+        until(lambda: len(made.hosts('up{job="apollo"} == 1')) == len(HOSTS), "Prometheus reaches every host")
+        yield made
+    finally:
+        monitoring.stop(cloud)
+
+
+def test_every_target_that_the_example_finds_is_up(prometheus: Prometheus) -> None:
+    def found() -> dict[tuple[str, str], str]:
+        targets = prometheus.ask("targets", state="active")["activeTargets"]
+        return {(one["labels"]["job"], one["labels"]["host"]): one["health"] for one in targets}
+
+    wanted = {**{("apollo", host): "up" for host in HOSTS}, ("apollo-edge", "edge-1"): "up"}
+    until(lambda: found() == wanted, "all targets are up", why=lambda: str(found()))
+
+
+def test_what_hosts_say_is_so(prometheus: Prometheus) -> None:
+    def wrong() -> Any:
+        prometheus.look(*HOSTS)
+        return prometheus.ask("query", query="apollo_metrics_part_ok == 0 or apollo_check_ok == 0")["result"]
+
+    until(lambda: prometheus.hosts("apollo_mesh_peers_present") == dict.fromkeys(HOSTS, 6), "every host has its six peers")
+    until(lambda: not wrong(), "every part of every host is well", why=lambda: str(wrong()))
+    assert prometheus.hosts("apollo_mesh_peers_wanted") == dict.fromkeys(HOSTS, 6)
+    for host in HOSTS:
+        digest = prometheus.stack.out(host, "cat", "/etc/apollo/programs").rpartition("/")[2]
+        assert prometheus.hosts(f'apollo_host_info{{programs="{digest}",host="{host}"}}') == {host: 1}
+    running = prometheus.hosts('engine_daemon_container_states_containers{state="running"}')
+    assert running == prometheus.hosts("apollo_containers_running") and running.keys() == SLAVES.keys()
+    assert prometheus.hosts("consul_raft_state_leader").keys() == CONTROL.keys()
+    # A few hundred a host, whatever runs on it.
+    assert max(prometheus.hosts('count by (host) ({job="apollo"})').values()) < 1000
 
 
 @pytest.fixture(scope="module")
 def member(stack: Stack) -> Generator[None]:
-    """While a host is in the group `metrics`, as Prometheus' machine is."""
+    """While a host is in the group `metrics`."""
     cloud = clouds.find(stack.run_dir / "local")
     assert cloud is not None
     ec2 = cloud.api().client("ec2")
@@ -42,55 +121,25 @@ def member(stack: Stack) -> Generator[None]:
         ec2.modify_instance_attribute(InstanceId=instance["InstanceId"], Groups=groups)
 
 
-def scraped(stack: Stack, host: str, port: int = ports.METRICS) -> str:
-    return stack.out(MEMBER, "curl", "-sSf", "-m", "10", f"http://{HOSTS[host]}:{port}/metrics")
-
-
-def value(text: str, name: str) -> float:
-    (found,) = re.findall(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(found)
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_member_of_the_group_sees_the_machine_and_what_apollo_knows_of_it(stack: Stack, member: None, host: str) -> None:
-    del member
-    until(lambda: "apollo_check_ok" in scraped(stack, host), f"{host} has looked at itself", 180)
-    text = scraped(stack, host)
-    assert "node_memory_MemTotal_bytes" in text
-    assert f'apollo_host_info{{host="{host}"' in text
-    assert (value(text, "apollo_mesh_peers_wanted"), value(text, "apollo_mesh_peers_present")) == (6, 6)
-    assert not re.findall(r"^apollo_metrics_part_ok\{.*\} 0$", text, re.MULTILINE), text
-    failing = re.findall(r"^apollo_check_ok\{(.*)\} 0$", text, re.MULTILINE)
-    assert not failing
-    digest = stack.out(host, "cat", "/etc/apollo/programs").rpartition("/")[2]
-    assert f'programs="{digest}"' in text
-    # A few hundred series a host, whatever runs on it.
-    assert len([line for line in text.splitlines() if not line.startswith("#")]) < 1500
-
-
-def test_haproxys_own_metrics_are_there_and_its_statistics_are_not(stack: Stack, member: None) -> None:
-    del member
-    assert "haproxy_frontend_http_responses_total" in scraped(stack, "edge-1", ports.EDGE_STATS)
-    page = stack.run(MEMBER, "curl", "-sf", "-m", "10", f"http://{HOSTS['edge-1']}:{ports.EDGE_STATS}/")
-    assert page.returncode == 22
-
-
-def test_no_other_host_and_no_container_not_even_of_the_member_reaches_them(stack: Stack, member: None) -> None:
+def test_no_other_host_and_no_container_not_even_of_a_member_reaches_them(stack: Stack, member: None) -> None:
     del member
     pid = stack.out(MEMBER, "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
-    for port in (ports.METRICS, ports.EDGE_STATS):
-        for host, address in HOSTS.items():
-            if host != "slave-2":
-                assert json.loads(stack.out("slave-2", "python3", "-c", SCAN, address, str(port))) == [], (host, port)
-    for address in HOSTS.values():
+    for host, address in HOSTS.items():
+        assert json.loads(stack.out(MEMBER, "python3", "-c", SCAN, address, str(ports.METRICS))) == [ports.METRICS], host
         inside = stack.out(MEMBER, "nsenter", "-t", pid, "-n", "python3", "-c", SCAN, address, str(ports.METRICS))
-        assert json.loads(inside) == [], address
+        assert json.loads(inside) == [], host
+        if host != "slave-2":
+            for port in (ports.METRICS, ports.EDGE_STATS):
+                assert json.loads(stack.out("slave-2", "python3", "-c", SCAN, address, str(port))) == [], (host, port)
 
 
-def test_no_secret_is_among_what_a_host_serves(stack: Stack, member: None) -> None:
+def test_members_see_of_haproxy_its_metrics_alone_and_no_secret_of_any_host(stack: Stack, member: None) -> None:
     del member
-    for host in HOSTS:
-        text = scraped(stack, host)
+    edge = f"http://{HOSTS['edge-1']}:{ports.EDGE_STATS}"
+    assert "haproxy_frontend_http_responses_total" in stack.out(MEMBER, "curl", "-sSf", "-m", "30", f"{edge}/metrics")
+    assert stack.run(MEMBER, "curl", "-sf", "-m", "30", f"{edge}/").returncode == 22
+    for host, address in HOSTS.items():
+        text = stack.out(MEMBER, "curl", "-sSf", "-m", "30", f"http://{address}:{ports.METRICS}/metrics")
         shown = stack.out(host, "sh", "-c", "cd /etc/apollo/secrets && cat $(find . -type f ! -name bucket)")
         assert not [line for line in shown.splitlines() if len(line) > 15 and line in text], host
 
@@ -104,13 +153,69 @@ def test_the_catalog_says_where_metrics_are(stack: Stack) -> None:
     }
 
 
-def test_what_a_check_finds_is_a_metric_and_goes_again(stack: Stack, member: None) -> None:
-    del member
+def leader(stack: Stack) -> str:
+    """The control node that leads Consul."""
+    address = stack.out("slave-1", "curl", "-sf", "http://127.0.0.1:8500/v1/status/leader")
+    return next(host for host, own in CONTROL.items() if f'"{own}:' in address)
+
+
+Fault = tuple[str, str, Callable[[], object], Callable[[], object]]
+
+
+def mesh_cut(stack: Stack) -> Fault:
+    rules = "table inet cut { chain out { type filter hook output priority 0; udp dport 4789 drop; }; }"
+    return (
+        *("MeshFails", "slave-2"),
+        lambda: stack.out("slave-2", "nft", rules),
+        lambda: stack.run("slave-2", "nft", "delete table inet cut"),
+    )
+
+
+def disk_filled(stack: Stack) -> Fault:
+    fill = "fallocate -l $(df --output=avail -B1 /data | tail -1) /data/filled"
+    return (
+        *("DiskNearlyFull", "slave-3"),
+        lambda: stack.out("slave-3", "sh", "-c", fill),
+        lambda: stack.run("slave-3", "rm", "-f", "/data/filled"),
+    )
+
+
+def edge_stopped(stack: Stack) -> Fault:
+    return "HostAway", "edge-1", lambda: stack.order("stop", "edge-1"), lambda: stack.order("start", "edge-1")
+
+
+def leader_gone(stack: Stack) -> Fault:
+    led = leader(stack)
+    return (
+        *("NoConsulLeader", led),
+        lambda: stack.out(led, "systemctl", "stop", "consul"),
+        lambda: stack.run(led, "systemctl", "start", "consul"),
+    )
+
+
+def service_without_instance(stack: Stack) -> Fault:
+    def move(*names: str) -> None:
+        stack.run("slave-3", "docker", "exec", "demo-api", "sh", "-c", f"mv /www/{names[0]} /www/{names[1]}")
+
+    return "ServiceWithoutInstance", "edge-1", lambda: move("index.html", "away"), lambda: move("away", "index.html")
+
+
+@pytest.mark.parametrize("broken", [mesh_cut, disk_filled, service_without_instance, leader_gone, edge_stopped])
+def test_a_fault_fires_its_alert_which_clears_after_it(
+    stack: Stack, prometheus: Prometheus, broken: Callable[[Stack], Fault]
+) -> None:
+    alert, host, begin, end = broken(stack)
+
+    def fires() -> bool:
+        prometheus.look(host)
+        return host in prometheus.firing(alert)
+
+    until(lambda: not fires(), f"{alert} of {host} is silent before", why=lambda: str(prometheus.ask("alerts")))
     try:
-        stack.out("slave-2", "systemctl", "stop", "dnsmasq")
-        stack.out("slave-2", "systemctl", "start", "apollo-metrics")
-        assert value(scraped(stack, "slave-2"), 'apollo_check_ok{check="names"}') == 0
+        begin()
+        until(fires, f"{alert} of {host} fires", why=lambda: str(prometheus.ask("alerts")))
     finally:
-        stack.out("slave-2", "systemctl", "start", "dnsmasq")
-    stack.out("slave-2", "systemctl", "start", "apollo-metrics")
-    assert value(scraped(stack, "slave-2"), 'apollo_check_ok{check="names"}') == 1
+        end()
+    until(lambda: not fires(), f"{alert} of {host} clears", why=lambda: str(prometheus.ask("alerts")))
+    until(lambda: len(prometheus.hosts('up{job="apollo"} == 1')) == len(HOSTS), "every host is up again")
+    until(lambda: re.match("api on", stack.curl("api.apollo.test")) is not None, "the edge serves")
