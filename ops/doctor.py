@@ -142,6 +142,11 @@ def _live(stack: str, plan: Cluster, seen: Survey, lost: set[str], jump: str) ->
                 room = check["check"] == "disks"
                 look = on(name, "du -xhd2 / /data" if room else "apollo-check")
                 yield Finding("plan and machine", name, f"apollo-check, {check['check']}: {check['detail']}", look)
+    for name, exporter in seen.metrics.items():
+        # One that should run and does not is among what apollo-check finds.
+        if name not in lost and exporter in ("", "inactive"):
+            silent = "serves no metrics: it was made before hosts did, or of an image without prometheus-node-exporter"
+            yield Finding("plan and machine", name, silent, _roll(stack, planned[name]))
     for name, node in (seen.nodes or {}).items():
         host = planned.get(name)
         if name in away:

@@ -47,6 +47,7 @@ class _Answer(TypedDict):
     """What `apollo survey` prints. A host may have been taken over, so its answer is checked against this."""
 
     consul: str
+    metrics: NotRequired[str]
     checks: NotRequired[list[Check]]
     slow: NotRequired[str]
     mesh: NotRequired[list[str]]
@@ -64,7 +65,8 @@ class Survey:
     """nodes, services: Consul's, None where no host could tell. mesh: peers by host. silent: host → why it did not answer.
 
     slow: host → how it is known to be up, though it did not tell in time. odd: host → what is wrong with its answer.
-    lost: host → why it cannot read its mesh's table. consul: host → the state of its agent's unit. checks: host → what its
+    lost: host → why it cannot read its mesh's table. consul: host → the state of its agent's unit. metrics: host → that of its
+    exporter, "" where its programs know of none. checks: host → what its
     apollo-check fails or warns of. routes: host name and path at the edge, with a slash at the end (`web.example.com/`,
     `*/api/`), → service. unreachable: why no host could be asked at all.
     """
@@ -77,6 +79,7 @@ class Survey:
     odd: dict[str, str] = field(default_factory=dict[str, str])
     lost: dict[str, str] = field(default_factory=dict[str, str])
     consul: dict[str, str] = field(default_factory=dict[str, str])
+    metrics: dict[str, str] = field(default_factory=dict[str, str])
     checks: dict[str, list[Check]] = field(default_factory=dict[str, list[Check]])
     routes: dict[str, str] = field(default_factory=dict[str, str])
     unreachable: str = ""
@@ -135,6 +138,7 @@ def _keep(found: Survey, host: PlannedHost, answer: _Answer, teller: bool) -> No
     else:
         found.lost[name] = answer.get("meshProblem", "it does not say why")
     found.consul[name] = answer["consul"]
+    found.metrics[name] = answer.get("metrics", "")
     found.checks[name] = answer.get("checks", [])
     if "slow" in answer:
         found.slow[name] = answer["slow"]

@@ -81,8 +81,9 @@ def complaints(check: subprocess.Popen[str]) -> dict[str, Any]:
 def main(*wanted: str) -> int:
     facts = apollo.facts()
     check = subprocess.Popen(["apollo-check", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    state = subprocess.run(["systemctl", "is-active", "consul"], capture_output=True, text=True, check=False)
-    seen: dict[str, Any] = {"host": facts["NODE_NAME"], "consul": state.stdout.strip()}
+    units = subprocess.run(["systemctl", "is-active", "consul", "apollo-exporter"], capture_output=True, text=True, check=False)
+    agent, exporter = units.stdout.split()
+    seen: dict[str, Any] = {"host": facts["NODE_NAME"], "consul": agent, "metrics": exporter}
     if ROUTES.exists():
         entries = (line.split() for line in ROUTES.read_text().splitlines() if line.strip())
         seen["routes"] = {entry[0]: entry[1] for entry in entries if entry[1:] != ["-"]}

@@ -73,7 +73,7 @@ class Answering(Ssh):
 
 
 def told(**other: Any) -> dict[str, Any]:
-    return {"consul": "active", "mesh": [], "checks": [], **other}
+    return {"consul": "active", "metrics": "active", "mesh": [], "checks": [], **other}
 
 
 @pytest.fixture
@@ -206,6 +206,13 @@ def test_a_host_that_answers_is_not_to_be_rolled_for_what_its_agent_does(plan: C
     found = findings(plan, survey(Answering(tmp_path, lambda _: json.dumps(answer)), plan))
     assert {f.found for f in found} == {"its agent does not answer the others", "is not in the catalog"}
     assert all(f.fix.endswith("sudo systemctl restart consul") for f in found)
+
+
+@pytest.mark.parametrize(("answer", "named"), [({"metrics": "inactive"}, True), ({}, True), ({"metrics": "failed"}, False)])
+def test_a_host_that_serves_no_metrics_yet_is_named(plan: Cluster, tmp_path: Path, answer: dict[str, str], named: bool) -> None:
+    given = {"consul": "active", "mesh": [host.name for host in plan.hosts], **answer}
+    found = findings(plan, survey(Answering(tmp_path, lambda _: json.dumps(given)), plan))
+    assert {f.host for f in found if "serves no metrics" in f.found} == ({host.name for host in plan.hosts} if named else set())
 
 
 def test_what_apollo_check_fails_is_named_but_not_what_follows_from_another_host(plan: Cluster, tmp_path: Path) -> None:
