@@ -39,8 +39,8 @@ def test_each_alert_leads_to_a_task_of_the_documents() -> None:
         assert anchor in {slug(heading) for heading in headings}, alert["alert"]
 
 
-def test_the_rules_name_metrics_and_checks_that_hosts_have() -> None:
-    text = (FOLDER / "rules.yml").read_text()
+def test_rules_and_dashboard_name_metrics_and_checks_that_hosts_have() -> None:
+    text = (FOLDER / "rules.yml").read_text() + (FOLDER / "dashboard.json").read_text()
     assert set(re.findall(r"\bapollo_[a-z_]+", text)) <= set(metrics.FAMILIES)
     roles = [
         {"DATA_DEVICE": "/dev/sdf", "DOCKER_SUBNET": "x", "MESH": "vxlan", "ROLE": role}

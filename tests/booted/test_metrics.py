@@ -104,6 +104,17 @@ def test_what_hosts_say_is_so(prometheus: Prometheus) -> None:
     assert max(prometheus.hosts('count by (host) ({job="apollo"})').values()) < 1000
 
 
+def test_each_panel_of_the_dashboard_shows_something(prometheus: Prometheus) -> None:
+    panels = json.loads((monitoring.EXAMPLES / "dashboard.json").read_text())["panels"]
+
+    def empty() -> list[str]:
+        shown = [target["expr"].replace("$stack", "local") for panel in panels for target in panel["targets"]]
+        return [expression for expression in shown if not prometheus.ask("query", query=expression)["result"]]
+
+    # A rate needs two samples.
+    until(lambda: not empty(), "no panel is empty", why=lambda: "\n".join(empty()))
+
+
 @pytest.fixture(scope="module")
 def member(stack: Stack) -> Generator[None]:
     """While a host is in the group `metrics`."""
