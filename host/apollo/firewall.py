@@ -34,7 +34,7 @@ INTERVAL, PAUSE, PATIENCE = 10, 1, 2
 DEVICES = {"vxlan": "vxweave", "wireguard": "wgweave"}
 # What any host of the stack takes from any other, and so from a container in the name of its slave: gossip and every mesh. And
 # metrics, for where a slave is a member of the group that may scrape them.
-HOST_TCP = (ports.CONSUL_SERF, ports.WEAVE, ports.METRICS)
+HOST_TCP = (ports.CONSUL_SERF, ports.WEAVE, ports.METRICS, ports.EDGE_STATS)
 HOST_UDP = (ports.CONSUL_SERF, ports.VXLAN, ports.WEAVE, ports.WEAVE_DATA, ports.WIREGUARD)
 # What one container may have of the connections that the kernel keeps in mind: one part of so many.
 SHARE = 16
