@@ -27,6 +27,7 @@ from pathlib import Path
 
 from host import package
 from plan import ports
+from plan.addresses import OverlayPlan
 from plan.admin import ADMIN_USER
 from plan.cluster import Cluster, PlannedHost, Role
 from plan.secrets import parameters
@@ -168,7 +169,7 @@ def host_files(cluster: Cluster, host: PlannedHost, stack: str) -> list[HostFile
         HostFile(PARAMETERS, 0o644, "".join(f"{name}\n" for name in names), None),
         *_mesos_files(cluster.settings.mesos, host.role),
         HostFile(PROGRAMS, 0o644, f"{programs(cluster, host.role).key}\n", None),
-        *_from_repository(cluster, host, _template_values(host, facts)),
+        *_from_repository(cluster, host, _template_values(cluster.overlay, host, facts)),
     ]
     files.sort(key=lambda file: (file.path, file.source or ""))
     for one, other in pairwise(files):
@@ -255,7 +256,7 @@ def _mesos_files(mesos: Mesos, role: Role) -> Iterator[HostFile]:
         )
 
 
-def _template_values(host: PlannedHost, facts: Mapping[str, str]) -> dict[str, str]:
+def _template_values(overlay: OverlayPlan, host: PlannedHost, facts: Mapping[str, str]) -> dict[str, str]:
     return {
         "bridge_address": str(host.bridge_address),
         "bridge_ip": facts["BRIDGE_ADDRESS"],
@@ -265,19 +266,19 @@ def _template_values(host: PlannedHost, facts: Mapping[str, str]) -> dict[str, s
         # On a slave by way of names.py, which keeps made-up names from the agent.
         "consul_dns_port": str(ports.CONSUL_NAMES if host.role == "slave" else ports.CONSUL_DNS),
         "vpc_resolver": facts["VPC_RESOLVER"],
-        **_kernel_limits(int(facts["OVERLAY_CIDR"].partition("/")[2]), int(facts["HOST_PREFIX"])),
+        **_kernel_limits(overlay),
     }
 
 
-def _kernel_limits(overlay_prefix: int, host_prefix: int) -> dict[str, str]:
+def _kernel_limits(overlay: OverlayPlan) -> dict[str, str]:
     """What all containers of a host have together, from the most containers that it holds and the addresses they can ask for.
 
     The neighbour table is one for all network namespaces of a kernel: twice what a scan of the whole overlay puts into it. For
     each container 1,024 connections, 16 inotify instances and 512 watches. The kernel pins about 400, 320 and 1,000 bytes for
     a neighbour, a connection and a watch in use.
     """
-    containers = max(1 << (32 - host_prefix), 64)
-    neighbours = 2 * min(1 << (32 - overlay_prefix), 1 << 16)
+    containers = max(overlay.block_size, 64)
+    neighbours = 2 * min(overlay.network.size, 1 << 16)
     return {
         "neighbours": str(neighbours),
         "neighbours_soft": str(neighbours // 2),
