@@ -22,7 +22,6 @@ class PlanError(ValueError):
 
     def __init__(self, problems: Sequence[Problem], source: str = "configuration") -> None:
         self.problems = tuple(problems)
-        self.source = source
         count = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(f"{source}: {count}, nothing was created.{lines}")

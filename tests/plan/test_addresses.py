@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -47,18 +49,6 @@ def test_control_and_edges_have_the_reserved_node_addresses() -> None:
 def test_last_slot_of_other_sizes(cidr: str, host_prefix: int, node_blocks: int, last_slot: int) -> None:
     plan = OverlayPlan(IPNetwork(cidr), host_prefix)
     assert (plan.node_blocks, plan.last_slot) == (node_blocks, last_slot)
-
-
-@pytest.mark.parametrize("slot", [0, -1, 240])
-def test_a_slot_outside_the_overlay_is_refused_with_the_range(slot: int) -> None:
-    with pytest.raises(AddressError, match=rf"slot {slot} .*1 to 239"):
-        SEED.bridge_address(slot)
-
-
-@pytest.mark.parametrize("index", [0, 6])
-def test_a_sixth_control_node_has_no_address(index: int) -> None:
-    with pytest.raises(AddressError, match="1 to 5"):
-        SEED.control_address(index)
 
 
 @st.composite
@@ -168,3 +158,25 @@ def test_every_address_that_a_host_may_ever_have_is_reserved_and_aws_keeps_room(
         assert all(block in subnet and block.first >= subnet.first + 4 for block in blocks)
         # A load balancer asks for eight free addresses in each of its subnets (ELB guide), a NAT gateway for one.
         assert subnet.size - 5 - sum(block.size for block in blocks) >= 9
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda overlay, _: overlay.bridge_address(240), "slot 240 has no overlay address: give 1 to 239"),
+        (lambda overlay, _: overlay.bridge_address(-1), "slot -1 has no overlay address: give 1 to 239"),
+        (lambda overlay, _: overlay.control_address(0), "control node 0 has no overlay address: give 1 to 5"),
+        (lambda overlay, _: overlay.docker_subnet(0), "slot 0 has no overlay address: give 1 to 239"),
+        (lambda overlay, _: overlay.control_address(6), "control node 6 has no overlay address: give 1 to 5"),
+        (lambda overlay, _: overlay.edge_address(11), "edge 11 has no overlay address: give 1 to 10"),
+        (lambda _, vpc: vpc.private_subnet(7), "zone 7 has no subnet: a VPC is planned for zones 0 to 6"),
+        (lambda _, vpc: vpc.public_subnet(-1), "zone -1 has no subnet: a VPC is planned for zones 0 to 6"),
+        (lambda _, vpc: vpc.slot_address(0, 0), "slot 0 has no address in 10.0.0.0/19: give 1 to 8158"),
+    ],
+)
+def test_an_address_that_there_is_not_is_refused_with_those_that_there_are(
+    call: Callable[[OverlayPlan, VpcPlan], object], words: str
+) -> None:
+    with pytest.raises(AddressError) as refused:
+        call(OverlayPlan(IPNetwork("10.2.0.0/16"), 24), VpcPlan(IPNetwork("10.0.0.0/16")))
+    assert str(refused.value) == words

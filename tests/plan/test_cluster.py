@@ -99,3 +99,23 @@ def test_an_overlay_of_65000_hosts_is_planned_where_the_vpc_holds_them() -> None
     last = planned.slaves[-1]
     assert (str(last.bridge_address), str(last.docker_subnet)) == ("10.0.253.232/8", "10.254.231.0/24")
     assert len({h.docker_subnet for h in planned.slaves}) == 65_000
+
+
+def test_hosts_have_what_their_own_section_says() -> None:
+    planned = cluster(
+        zones=["eu-west-1a", "b"],
+        overlay={"hostPrefix": 25},
+        slaves={"count": 2, "generations": {"2": 2}, "instanceType": "t3.large", "rootGib": 20, "dataGib": 50},
+        control={"count": 1, "generations": {"1": 3}, "instanceType": "m5.large", "rootGib": 21, "dataGib": 51},
+        edge={"count": 2, "generations": {"2": 4}, "instanceType": "c5.large", "rootGib": 22},
+    )
+    found = {h.name: (h.role, h.index, h.generation, h.instance_type, h.root_gib, h.data_gib) for h in planned.hosts}
+    assert found == {
+        "slave-1": ("slave", 1, 1, "t3.large", 20, 50),
+        "slave-2": ("slave", 2, 2, "t3.large", 20, 50),
+        "control-1": ("control", 1, 3, "m5.large", 21, 51),
+        "edge-1": ("edge", 1, 1, "c5.large", 22, 0),
+        "edge-2": ("edge", 2, 4, "c5.large", 22, 0),
+    }
+    assert {h.docker_subnet.prefixlen for h in planned.slaves if h.docker_subnet} == {25}
+    assert [h.zone.name for h in planned.slaves] == ["eu-west-1a", "eu-west-1b"]

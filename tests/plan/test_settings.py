@@ -156,7 +156,8 @@ GRAVITON = {name: {"instanceType": "t4g.small"} for name in ("slaves", "control"
 @pytest.mark.parametrize(
     "raw",
     [
-        {"tags": {"x" * 128: "y" * 256}},
+        {"tags": {"x" * 128: "y" * 256, "z": ""}},
+        {"slaves": {"count": 239}, "control": {"count": 5}, "edge": {"count": 10}},
         {"tags": {f"t{n}": "x" for n in range(50 - OWN_TAGS)}},
         {"admin": {"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": [f"203.0.113.{n}/32" for n in range(58)]}},
         {"image": {"name": "debian-12-arm64-*"}, **GRAVITON},
