@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import urllib.parse
@@ -35,8 +37,16 @@ class Prometheus:
 
     def ask(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
-            return json.loads(answer.read())["data"]
+        opener, said = urllib.request.build_opener(urllib.request.ProxyHandler({})), list[Any]()
+
+        def answers() -> bool:
+            # While it begins, or on a busy machine, it does not.
+            with contextlib.suppress(OSError, http.client.HTTPException), opener.open(url, timeout=30) as answer:
+                said.append(json.loads(answer.read())["data"])
+            return bool(said)
+
+        until(answers, f"Prometheus answers {path} {query}")
+        return said[0]
 
     def hosts(self, expression: str) -> dict[str, float]:
         """The expression's value of each host."""
@@ -165,8 +175,16 @@ def test_the_catalog_says_where_metrics_are(stack: Stack) -> None:
 
 def leader(stack: Stack) -> str:
     """The control node that leads Consul."""
-    address = stack.out("slave-1", "curl", "-sf", "http://127.0.0.1:8500/v1/status/leader")
-    return next(host for host, own in CONTROL.items() if f'"{own}:' in address)
+
+    found = list[str]()
+
+    def leads() -> bool:
+        address = stack.run("slave-1", "curl", "-sf", "http://127.0.0.1:8500/v1/status/leader").stdout
+        found[:] = [host for host, own in CONTROL.items() if f'"{own}:' in address]
+        return bool(found)
+
+    until(leads, "a server leads")
+    return found[0]
 
 
 Fault = tuple[str, str, Callable[[], object], Callable[[], object]]
