@@ -14,6 +14,7 @@ import pytest
 from localcloud.apollo.demo import IMAGE
 from localcloud.paths import REPOSITORY
 from tests.booted.conftest import Stack, until
+from tests.booted.test_lifecycle import address_of
 from tests.host.test_firewall import PORTS, SCAN
 
 # TCP ports open to a container, by the host's role, on the host's overlay address; "own" is its own slave.
@@ -215,10 +216,11 @@ def test_no_container_takes_the_address_of_its_bridge_an_edge_or_a_neighbour(
     until(lambda: settled(stack), "the rules know all ports")
     networks.update({name: Inside(stack, name) for name in networks})
     victim = Inside(stack, "demo-web")
-    taken = [("10.2.0.1", victim), ("10.2.0.240", victim), ("10.2.3.0", victim)]
+    away, near = address_of(stack, "slave-3", "demo-api"), address_of(stack, "slave-1", "demo-web")
+    taken = [("10.2.0.1", victim), ("10.2.0.240", victim), (away, victim)]
     before = [neighbour(who, address) for address, who in taken]
     for address, _ in taken:
-        networks["attacker"].out("python3", "-c", ARP, address, "10.2.1.0")
+        networks["attacker"].out("python3", "-c", ARP, address, near)
     # What comes after them comes later.
     assert [neighbour(who, address) for address, who in taken] == before
     own = stack.out("slave-1", "docker", "inspect", "-f", "{{.NetworkSettings.MacAddress}}", "attacker")
