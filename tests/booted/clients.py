@@ -1,10 +1,12 @@
-"""Clients on the internet of the booted stack."""
+"""Clients on the internet of the booted stack, and its hosts with less patience."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from localcloud.machines.driver import prefix
@@ -22,6 +24,21 @@ def curl(stack: Stack, url: str, *options: str) -> str:
     argv = on_the_internet(stack, "curl", "-s", "-m", "5", "--cacert", str(stack.run_dir / "local/edge.pem"))
     resolve = [part for port in (80, 443) for part in ("--connect-to", f"::{address}:{port}") if f":{port}" in url]
     return subprocess.run([*argv, *resolve, *options, url], capture_output=True, text=True, check=False).stdout
+
+
+@contextmanager
+def changed(stack: Stack, host: str, program: str, line: str, other: str) -> Generator[None]:
+    """A host's program with another line in place of this one, such as a time that is long to wait for."""
+
+    def change(old: str, new: str) -> None:
+        find = f"program=$(grep -rlx --include={program} '{old}' /usr/local/lib/apollo)"
+        stack.out(host, "sh", "-ec", f"{find}; sed -i 's/^{old}$/{new}/' $program")
+
+    change(line, other)
+    try:
+        yield
+    finally:
+        change(other, line)
 
 
 class Running:
