@@ -1,7 +1,7 @@
 """Writes tests/host/golden/: what each kind of host gets, to be read in a review.
 
-files.txt: every file that hosts have alike, with mode, owner, size, digest and on which hosts it is. configuration.txt: of
-those the units and the configuration whole. <kind of host>.txt: what is made for that host alone.
+files.txt: every file that hosts have alike, with mode, owner, size, digest and on which hosts it is; it is whole in host/files
+or host/apollo. <kind of host>.txt: what is made for that host alone.
 
 python -m tests.host.golden   after a change of host/ that is meant; prints the difference
 """
@@ -60,26 +60,14 @@ def where(names: Iterable[str], every: Iterable[str]) -> str:
     return " ".join((*found, *sorted(left)))
 
 
-def shared(files: Mapping[str, Mapping[str, HostFile]]) -> dict[str, tuple[HostFile, str]]:
-    """Line → (file, on which kinds of host it is) of what is not made for one host."""
-    found: dict[str, tuple[HostFile, list[str]]] = {}
+def listed(files: Mapping[str, Mapping[str, HostFile]]) -> str:
+    """Every file that several hosts have alike, a line each, by path."""
+    found: dict[tuple[str, str], list[str]] = {}
     for kind, on in files.items():
         for file in on.values():
             if not own(file):
-                found.setdefault(line(file), (file, []))[1].append(kind)
-    return {text: (file, where(names, files)) for text, (file, names) in found.items()}
-
-
-def listed(files: Mapping[str, Mapping[str, HostFile]]) -> str:
-    """Every file that several hosts have alike, a line each, by path."""
-    rows = sorted(shared(files).items(), key=lambda row: (row[1][0].path, row[0]))
-    return "".join(f"{text}  on: {on}\n" for text, (_, on) in rows)
-
-
-def whole(files: Mapping[str, Mapping[str, HostFile]]) -> str:
-    """Of those files the units and the configuration, as they are on a host."""
-    rows = sorted(shared(files).values(), key=lambda row: (row[0].path, row[1]))
-    return "".join(f"--- {file.path} on: {on}\n{file.content}" for file, on in rows if file.path.startswith("/etc/"))
+                found.setdefault((file.path, line(file)), []).append(kind)
+    return "".join(f"{text}  on: {where(names, files)}\n" for (_, text), names in sorted(found.items()))
 
 
 def decoded(plan: Cluster, host: PlannedHost, files: Mapping[str, HostFile]) -> str:
@@ -125,7 +113,6 @@ def golden_files() -> dict[Path, str]:
     hosts = [(f"{name}-{host.name}", plan, host) for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
     return {
         FOLDER / "files.txt": listed(files),
-        FOLDER / "configuration.txt": whole(files),
         FOLDER / "mesos-commands.txt": mesos_commands(),
         **{FOLDER / f"{kind}.txt": decoded(plan, host, files[kind]) for kind, plan, host in hosts},
     }
