@@ -146,8 +146,8 @@ def test_no_other_host_and_no_container_not_even_of_a_member_reaches_them(stack:
     del member
     pid = stack.out(MEMBER, "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
     for host, address in HOSTS.items():
-        assert json.loads(stack.out(MEMBER, "python3", "-c", SCAN, address, str(ports.METRICS))) == [ports.METRICS], host
-        both = ["python3", "-c", SCAN, address, str(ports.METRICS), str(ports.EDGE_STATS)]
+        assert json.loads(stack.out(MEMBER, "python3", "-c", SCAN, address, "1", str(ports.METRICS))) == [ports.METRICS], host
+        both = ["python3", "-c", SCAN, address, "1", str(ports.METRICS), str(ports.EDGE_STATS)]
         assert json.loads(stack.out(MEMBER, "nsenter", "-t", pid, "-n", *both)) == [], host
         if host != "slave-2":
             assert json.loads(stack.out("slave-2", *both)) == [], host
