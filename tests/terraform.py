@@ -19,7 +19,7 @@ from typing import Any, cast
 import pytest
 
 from localcloud.paths import cache_dir
-from tests.components.recording import ACCOUNT, IMAGE, Recording, Registration
+from tests.components.recording import IMAGE, Recording, Registration, mock_arn
 
 # An image of the embedded cloud, in the place of the one that the mocks make up.
 AMI = "ami-0d12a0e1b8c53f7a2"
@@ -216,13 +216,16 @@ class Translation:
             other = self.recording.resources.get(urn)
             if other is None or not other.type.startswith("aws:"):
                 continue
-            made = {"id": f"{other.name}-id", "arn": f"arn:aws:test:eu-west-1:{ACCOUNT}:{other.name}"}
+            made = {"id": f"{other.name}-id", "arn": mock_arn(other.type, other.name)}
             if text == other.name and "name" not in other.inputs:
                 made["name"] = text
             made |= {
                 name: self.recording.made[urn][pulumi] for pulumi, name in MADE.items() if pulumi in self.recording.made[urn]
             }
-            known |= {value: f"${{{self.address(other)}.{name}}}" for name, value in made.items()}
+            for name, value in made.items():
+                reference = f"${{{self.address(other)}.{name}}}"
+                either = known.setdefault(value, reference) != reference and value in text
+                assert not either, f"{one.type} {one.name}: {key}: {value} is {known[value]} or {reference}"
         escaped = re.sub(r"([$%])\{", r"\1\1{", text).replace(IMAGE, AMI)
         longest = sorted(known, key=len, reverse=True)
         if longest:

@@ -38,6 +38,11 @@ TEST_CERTIFICATE = "".join(
 )
 
 
+def mock_arn(type_: str, name: str) -> str:
+    """What the mocks take for the ARN of a resource: of two types that share a name, each has its own."""
+    return f"arn:aws:test:eu-west-1:{ACCOUNT}:{type_.rpartition(':')[2]}:{name}"
+
+
 def _text(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
@@ -100,7 +105,7 @@ class _Cloud(mocks.Mocks):
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         if args.typ == "pulumi:pulumi:StackReference":
             return args.name, {"name": args.name, "outputs": dict(self._exports), "secretOutputNames": []}
-        state: dict[str, Any] = {"arn": f"arn:aws:test:eu-west-1:{ACCOUNT}:{args.name}", **args.inputs}
+        state: dict[str, Any] = {"arn": mock_arn(args.typ, args.name), **args.inputs}
         if args.typ == "aws:ec2/eip:Eip":
             state |= {"publicIp": "203.0.113.10", "publicDns": "ec2-203-0-113-10.example.com"}
         if args.typ == "aws:lb/loadBalancer:LoadBalancer":

@@ -29,6 +29,7 @@ from tests.components.recording import (
     TEST_CERTIFICATE,
     TEST_SECRETS,
     Recording,
+    mock_arn,
     plain_text,
     run_program,
     stack_config,
@@ -340,7 +341,7 @@ def test_prod_records_its_traffic_and_protects_its_load_balancer_and_dev_does_ne
     prod = run_program("prod")
     log = prod.named("aws:ec2/flowLog:FlowLog", "network-flow-logs").inputs
     assert (log["vpcId"], log["trafficType"]) == ("network-vpc-id", "ALL")
-    assert log["logDestination"] == f"arn:aws:test:eu-west-1:{ACCOUNT}:network-flow-logs"
+    assert log["logDestination"] == mock_arn("aws:cloudwatch/logGroup:LogGroup", "network-flow-logs")
     trust = json.loads(prod.named("aws:iam/role:Role", "network-flow-logs").inputs["assumeRolePolicy"])["Statement"][0]
     assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
     assert prod.named("aws:lb/loadBalancer:LoadBalancer", "edge-balancer").inputs["enableDeletionProtection"] is True
@@ -358,12 +359,12 @@ def test_a_role_may_read_exactly_its_own_parameters_and_programs(dev: Recording)
         secrets = {f"secrets-{name.replace('/', '-')}" for name in own}
         assert readable == secrets | {"programs-bucket"}
         # By the stack's key, for those very parameters, and for no other.
-        assert decrypt["Resource"] == f"arn:aws:test:eu-west-1:{ACCOUNT}:secrets-key"
+        assert decrypt["Resource"] == mock_arn("aws:kms/key:Key", "secrets-key")
         ((context, arns),) = decrypt["Condition"]["StringEquals"].items()
         assert context == "kms:EncryptionContext:PARAMETER_ARN"
         assert {arn.rsplit(":", 1)[1] for arn in arns} == secrets - {"secrets-control-count"}
         # Its own programs, old and new, and what there is: else a missing object and a refused one look the same.
-        bucket = f"arn:aws:test:eu-west-1:{ACCOUNT}:programs-bucket"
+        bucket = mock_arn("aws:s3/bucket:Bucket", "programs-bucket")
         assert (get["Action"], get["Resource"]) == ("s3:GetObject", f"{bucket}/programs/{role}/*")
         assert (share["Action"], share["Resource"]) == (["s3:GetObject", "s3:PutObject"], f"{bucket}/images/*")
         assert (look["Action"], look["Resource"]) == ("s3:ListBucket", bucket)
@@ -373,7 +374,7 @@ def test_every_secret_is_under_the_stacks_own_key_which_is_used_for_its_paramete
     for name, parameter in dev.of("aws:ssm/parameter:Parameter").items():
         secret = parameter.inputs["type"] == "SecureString"
         assert ("keyId" in parameter.inputs) == secret, name
-        assert parameter.inputs.get("keyId") in (None, f"arn:aws:test:eu-west-1:{ACCOUNT}:secrets-key")
+        assert parameter.inputs.get("keyId") in (None, mock_arn("aws:kms/key:Key", "secrets-key"))
     key = dev.named("aws:kms/key:Key", "secrets-key").inputs
     assert key["enableKeyRotation"] is True
     for statement in json.loads(key["policy"])["Statement"]:
@@ -409,7 +410,7 @@ def test_the_bucket_is_private_takes_tls_alone_and_goes_with_the_stack(dev: Reco
     assert closed.pop("bucket") == "programs-bucket-id"
     assert closed == dict.fromkeys(("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"), True)
     (statement,) = json.loads(dev.named("aws:s3/bucketPolicy:BucketPolicy", "programs-bucket").inputs["policy"])["Statement"]
-    arn = f"arn:aws:test:eu-west-1:{ACCOUNT}:programs-bucket"
+    arn = mock_arn("aws:s3/bucket:Bucket", "programs-bucket")
     assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
     assert statement["Resource"] == [arn, f"{arn}/*"]
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
