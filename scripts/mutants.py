@@ -64,7 +64,7 @@ EQUIVALENT: tuple[tuple[str, str], ...] = (
 )
 # Functions that run while modules are imported, which is once, before any mutant is. What they made is in tables, which tests
 # hold by tables written by hand: tests/plan/test_access.py, tests/components/test_aws_takes.py.
-IMPORTED = re.compile(r"(plan\.rules\.x__(tcp|udp)|localcloud\.api\.texts\.x__of)__")
+IMPORTED = re.compile(r"(plan\.rules\.x__(tcp|udp)|localcloud\.api\.texts\.x__(of|strict))__")
 # Where mutmut keeps which test calls what.
 STATS = "mutmut-stats.json"
 _NOTICED = ("killed", "timeout", "segfault")

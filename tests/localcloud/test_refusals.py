@@ -166,6 +166,8 @@ def test_what_faces_the_internet_is_refused_until_the_vpc_has_its_gateway(accoun
         return account.ec2.associate_address(AllocationId=address, NetworkInterfaceId=card)
 
     assert f"InvalidSubnet: VPC {vpc} has no internet gateway" in refusal(lambda: balancer("internet-facing"))
+    mapped = {"Name": f"lb-{account.number()}", "Type": "network", "SubnetMappings": [{"SubnetId": subnet}]}
+    assert f"InvalidSubnet: VPC {vpc} has no internet gateway" in refusal(lambda: account.elb.create_load_balancer(**mapped))
     assert f"Gateway.NotAttached: Network {vpc}" in refusal(gateway)
     assert f"Gateway.NotAttached: Network {vpc}" in refusal(bound)
     balancer("internal")
@@ -383,6 +385,8 @@ def new(**rule: Any) -> Params:
         (OUT, {"IpProtocol": "17"}, NEEDS.format("17")),
         (IN, allowed(IpProtocol="icmp", FromPort=-1, ToPort=-1), ""),
         (IN, allowed(IpProtocol="tcp", FromPort=0, ToPort=65535), ""),
+        (IN, allowed(IpProtocol="tcp", FromPort=0, ToPort=0), ""),
+        (IN, allowed(IpProtocol="tcp", FromPort=65535, ToPort=65535), ""),
         (IN, allowed(IpProtocol="tcp", FromPort=-1, ToPort=1), OUTSIDE.format(-1, 1)),
         (IN, allowed(IpProtocol="tcp", FromPort=1, ToPort=65536), OUTSIDE.format(1, 65536)),
         (IN, allowed(IpProtocol="tcp", FromPort=65536, ToPort=1), OUTSIDE.format(65536, 1)),

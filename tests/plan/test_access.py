@@ -137,3 +137,10 @@ def test_the_rules_of_a_stack_are_these_and_no_others(keys: dict[str, object], p
 def test_a_balancer_has_a_group_where_there_is_one() -> None:
     assert groups_of(settings()) == ["node", "slave", "control", "edge", "client", "metrics"]
     assert groups_of(settings(edge={"count": 2})) == ["node", "slave", "control", "edge", "client", "balancer", "metrics"]
+
+
+def test_each_network_of_administrators_has_a_rule_of_its_own_that_names_it() -> None:
+    networks = ["203.0.113.7/32", "198.51.100.0/24"]
+    rules = rules_of(settings(admin={"publicKey": "ssh-ed25519 AAAA", "allowedCidrs": networks}))
+    found = [(rule.source, rule.flow.purpose) for rule in rules if (rule.to, rule.flow.first_port) == ("edge", 22)]
+    assert found == [(network, f"SSH for administrators in {network}") for network in networks]
