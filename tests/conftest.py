@@ -30,7 +30,7 @@ _SHARED = {
 # What takes longest, the longest first, so that no worker is left alone with it at the end; then all the others.
 _LONGEST = (
     *(_OTHER, _ONE, "tests/ops/test_day_two.py", "tests/localcloud/test_program.py", "tests/localcloud/test_terraform.py"),
-    *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot", "existing_vpc")),
+    *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot", "existing_vpc", "terraform")),
     *("tests/localcloud/test_shortcuts.py", "tests/localcloud/test_engine.py", "tests/localcloud/test_existing_vpc.py"),
     *("tests/localcloud/machines/test_machines.py", "tests/localcloud/machines/test_serve.py"),
 )
