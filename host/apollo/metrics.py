@@ -1,8 +1,8 @@
 """`apollo metrics`: what node_exporter does not know of this host, as a text for its textfile collector.
 
-Each part stands for itself: one that fails is left out, and said in apollo_metrics_part_ok. Nothing of a secret, a container's
-environment or a name that a container chose is among it. The file is in memory, so a full disk keeps no metric back, and the
-exporter itself serves when it was written (node_textfile_mtime_seconds).
+Each part stands for itself: one that fails is left out, and said in apollo_metrics_part_ok. Nothing of a secret or of a
+container's environment is among it, but the names of public services, which HAProxy's own metrics have too. The file is in
+memory, so a full disk keeps no metric back, and the exporter itself serves when it was written (node_textfile_mtime_seconds).
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "apollo_guard_dropped_packets_total": ("counter", "Packets of containers that a guard dropped"),
     "apollo_containers_running": ("gauge", "Containers that run here"),
     "apollo_services_registered": ("gauge", "Ports of containers that are registered in Consul"),
+    "apollo_service_published": (
+        "gauge",
+        "1 for each public service of the catalog. proxy: HAProxy's name for it",
+    ),
+    "apollo_services_published": ("gauge", "How many public services the catalog has"),
     "apollo_names_lookup_seconds": ("gauge", "How long the name of Consul's servers took to be answered"),
     "apollo_certificate_expiry_timestamp_seconds": ("gauge", "When a certificate of this host ends"),
     "apollo_metrics_part_ok": ("gauge", "1 where this part of the metrics could be made"),
@@ -125,6 +130,16 @@ def consul(_: Facts) -> Iterator[str]:
     yield told(f"{apollo.CONSUL}/v1/agent/metrics?format=prometheus", OF_CONSUL, apollo.secret("consul/management-token"))
 
 
+def edge(_: Facts) -> Iterator[Sample]:
+    """What consul-template wrote last. HAProxy itself has a service that is gone, without servers, until its next reload."""
+    from host.apollo.edge import edge_apply
+
+    services = edge_apply.written(edge_apply.NEW.read_text()).servers
+    yield Sample("apollo_services_published", len(services))
+    for service in services:
+        yield Sample("apollo_service_published", 1, {"proxy": f"service:{service}"})
+
+
 def names(facts: Facts) -> Iterator[Sample]:
     begun = time.monotonic()
     socket.gethostbyname(f"consul.service.{facts['CONSUL_DOMAIN']}")
@@ -146,8 +161,7 @@ def parts(facts: Facts) -> Mapping[str, Callable[[Facts], Iterable[Sample | str]
     own: Mapping[str, Callable[[Facts], Iterable[Sample | str]]] = (
         {"guards": guards, "containers": containers} if facts["DOCKER_SUBNET"] else {}
     )
-    if facts["ROLE"] == "control":
-        own = {"consul": consul}
+    own = {"control": {"consul": consul}, "edge": {"edge": edge}}.get(facts["ROLE"], own)
     return {"host": host, "mesh": mesh, **own, "names": names, "certificates": certificates, "findings": findings}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from host.apollo import apollo, check, metrics
+from host.apollo.edge import edge_apply
 from host.apollo.mesh import mesh, vxlan
 from host.apollo.mesh.weave import weave_status
 from host.render import node_facts
@@ -55,6 +56,18 @@ def test_peers_and_certificates_are_counted_as_they_are(host: Path, monkeypatch:
     assert (info["host"], info["programs"]) == ("slave-1", "ab" * 32)
     ((name, end),) = found(samples, "apollo_certificate_expiry_timestamp_seconds").items()
     assert name == "consul" and end > time.time() + 86400
+
+
+def test_an_edge_says_the_services_of_the_catalog_and_none_that_haproxy_alone_still_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_apply, "NEW", tmp_path / "services.cfg")
+    edge_apply.NEW.write_text("#!route web.example/ web\nbackend service:web\n    server a 10.2.1.0:80 check\n#!end\n")
+    samples = list(metrics.parts({**FACTS, "ROLE": "edge", "DOCKER_SUBNET": ""})["edge"](FACTS))
+    assert [sample for sample in samples if isinstance(sample, str)] == []
+    assert metrics.text(samples).endswith('apollo_service_published{proxy="service:web"} 1\n')
+    edge_apply.NEW.write_text("#!end\n")
+    assert list(metrics.edge(FACTS)) == [metrics.Sample("apollo_services_published", 0)], "none is no failure"
 
 
 def test_the_peers_of_weave_are_those_of_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
