@@ -283,12 +283,16 @@ def test_the_leading_master_has_its_name_from_anywhere(stack: Stack) -> None:
 def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: Stack) -> None:
     image = "registry.invalid/mesos:1"
     with from_image(stack, "slave-1", "mesos-agent", "AGENT", image):
-        until(lambda: f"cannot pull {image}" in check_of(stack, "slave-1", "mesos")[1], "the check says so")
-        assert check_of(stack, "slave-1", "mesos")[0] == "warning"
+
+        def warns() -> bool:
+            kind, words = check_of(stack, "slave-1", "mesos")
+            return kind == "warning" and f"cannot pull {image}" in words
+
+        until(warns, "the check warns, and says why")
         # What an `up` and a roll wait for.
         assert stack.run("slave-1", "apollo-check").returncode == 0
         stack.assert_all_reachable()
-    assert check_of(stack, "slave-1", "mesos")[0] == "ok"
+    until(lambda: check_of(stack, "slave-1", "mesos")[0] == "ok", "the host has no agent again")
 
 
 def test_only_an_agent_that_says_so_of_its_state_is_counted_by_the_hosts_own_journal(stack: Stack) -> None:
