@@ -17,6 +17,7 @@ import pytest
 
 from localcloud import cloud as clouds
 from localcloud.apollo.fleet import Fleet, fleet
+from localcloud.cloud import Cloud
 from localcloud.errors import LocalCloudError
 from localcloud.machines import namespaces
 from localcloud.machines.cgroups import hierarchies
@@ -42,6 +43,13 @@ class Stack:
         env = {**os.environ, "APOLLO_RUN_DIR": str(self.run_dir)}
         argv = [sys.executable, "-m", "localcloud", *arguments]
         return subprocess.run(argv, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+    @property
+    def cloud(self) -> Cloud:
+        """As it runs now."""
+        found = clouds.find(self.run_dir / "local")
+        assert found is not None, "no cloud runs"
+        return found
 
     def up(self, *arguments: str) -> dict[str, Any]:
         done = self.cli("up", "--json", "--edge-port", str(self.edge_port), *arguments, timeout=1500)
@@ -74,8 +82,7 @@ class Stack:
     @property
     def fleet(self) -> Fleet:
         """The hosts as they are now."""
-        cloud = clouds.find(self.run_dir / "local")
-        assert cloud is not None, "no cloud runs"
+        cloud = self.cloud
         return fleet(cloud.folder, cloud.hosts())
 
     def out(self, host: str, *argv: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-from localcloud import cloud as clouds
 from tests.booted.conftest import Stack, until
 
 
@@ -68,8 +67,7 @@ def test_a_slave_more_and_one_replaced_and_all_back_again_cost_old_containers_no
 
 
 def test_removing_a_needed_rule_breaks_exactly_its_flow(stack: Stack) -> None:
-    cloud = clouds.find(stack.run_dir / "local")
-    assert cloud is not None
+    cloud = stack.cloud
     ec2 = cloud.api().client("ec2")
     rules = ec2.describe_security_group_rules()["SecurityGroupRules"]
     (web,) = [r for r in rules if not r["IsEgress"] and r.get("FromPort") == 80 and r.get("CidrIpv4") == "0.0.0.0/0"]
@@ -89,8 +87,7 @@ def test_removing_a_needed_rule_breaks_exactly_its_flow(stack: Stack) -> None:
 
 
 def test_a_first_boot_with_a_wrong_object_says_so_and_the_next_boot_tries_again(stack: Stack) -> None:
-    cloud, host = clouds.find(stack.run_dir / "local"), "slave-2"
-    assert cloud is not None
+    cloud, host = stack.cloud, "slave-2"
     s3 = cloud.api(cloud.region).client("s3")
     here = {
         "Bucket": stack.out(host, "cat", "/etc/apollo/secrets/bucket"),

@@ -12,7 +12,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from localcloud import cloud as clouds
 from localcloud.paths import REPOSITORY
 from tests.booted.clients import Running
 from tests.booted.conftest import Stack, until
@@ -137,8 +136,7 @@ def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(st
 
 
 def test_a_machine_that_aws_lost_comes_back_and_one_that_died_is_named_and_brought_back_by_its_command(stack: Stack) -> None:
-    cloud = clouds.find(stack.run_dir / "local")
-    assert cloud is not None
+    cloud = stack.cloud
     ec2 = cloud.api().client("ec2")
     (lost,) = [row.instanceId for row in stack.fleet.rows if row.name == "slave-3"]
     ec2.terminate_instances(InstanceIds=[lost])

@@ -10,9 +10,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from localcloud import cloud as clouds
 from localcloud.apollo.demo import IMAGE, load_image
-from localcloud.apollo.fleet import fleet
 from tests.booted.conftest import Stack, until
 from tests.host.test_firewall import SCAN
 
@@ -224,9 +222,7 @@ httpd -f -p "$ip:5050" -h /www & wait
 
 def standin(stack: Stack, host: str, name: str, script: str, more: str = "") -> None:
     """Makes an image on the host whose program of this name is the script. more: a line of shell that adds files to it."""
-    cloud = clouds.find(stack.run_dir / "local")
-    assert cloud is not None
-    hosts = fleet(cloud.folder, cloud.hosts())
+    hosts = stack.fleet
     load_image(hosts, host)
     hosts.check(host, ["sh", "-c", f"cat > /tmp/{name}; chmod 755 /tmp/{name}"], stdin=script.encode())
     lines = (

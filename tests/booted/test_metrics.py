@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 
-from localcloud import cloud as clouds
 from localcloud.apollo import monitoring
 from plan import ports
 from tests.booted.conftest import Stack, until
@@ -71,8 +70,7 @@ class Prometheus:
 @pytest.fixture(scope="module")
 def prometheus(stack: Stack) -> Generator[Prometheus]:
     """As `up --metrics` starts it, then with its example at the pace of a test: nothing else of it is changed."""
-    cloud = clouds.find(stack.run_dir / "local")
-    assert cloud is not None
+    cloud = stack.cloud
     try:
         made = Prometheus(stack, stack.up("--metrics", "0")["metricsPort"])
         configuration = monitoring.configuration(cloud, "local")
@@ -133,8 +131,7 @@ def test_each_panel_of_the_dashboard_shows_something(prometheus: Prometheus) -> 
 @pytest.fixture(scope="module")
 def member(stack: Stack) -> Generator[None]:
     """While a host is in the group `metrics`."""
-    cloud = clouds.find(stack.run_dir / "local")
-    assert cloud is not None
+    cloud = stack.cloud
     ec2 = cloud.api().client("ec2")
     query = [{"Name": "private-ip-address", "Values": [HOSTS[MEMBER]]}, {"Name": "instance-state-name", "Values": ["running"]}]
     (instance,) = ec2.describe_instances(Filters=query)["Reservations"][0]["Instances"]

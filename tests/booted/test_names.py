@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from localcloud import cloud as clouds
 from localcloud.apollo.demo import IMAGE
 from localcloud.paths import REPOSITORY
 from tests.booted import names_watch
@@ -351,8 +350,7 @@ def test_no_key_or_token_stands_where_it_does_not_belong(stack: Stack) -> None:
     }
     # The bucket's name is read with the secrets, and is none. Certificates are none, their keys are: both are held to the same.
     assert len(secrets) > 20
-    cloud = clouds.find(stack.run_dir / "local")
-    assert cloud is not None
+    cloud = stack.cloud
     ec2 = cloud.api().client("ec2")
     texts: dict[str, str] = {"outputs": stack.cli("outputs", "--json").stdout}
     for reservation in ec2.describe_instances()["Reservations"]:
