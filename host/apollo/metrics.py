@@ -158,11 +158,19 @@ def certificates(facts: Facts) -> Iterator[Sample]:
 
 
 def parts(facts: Facts) -> Mapping[str, Callable[[Facts], Iterable[Sample | str]]]:
-    own: Mapping[str, Callable[[Facts], Iterable[Sample | str]]] = (
-        {"guards": guards, "containers": containers} if facts["DOCKER_SUBNET"] else {}
-    )
-    own = {"control": {"consul": consul}, "edge": {"edge": edge}}.get(facts["ROLE"], own)
-    return {"host": host, "mesh": mesh, **own, "names": names, "certificates": certificates, "findings": findings}
+    own: Mapping[str, Mapping[str, Callable[[Facts], Iterable[Sample | str]]]] = {
+        "slave": {"guards": guards, "containers": containers},
+        "control": {"consul": consul},
+        "edge": {"edge": edge},
+    }
+    return {
+        "host": host,
+        "mesh": mesh,
+        **own[facts["ROLE"]],
+        "names": names,
+        "certificates": certificates,
+        "findings": findings,
+    }
 
 
 def collect(facts: Facts) -> list[Sample | str]:

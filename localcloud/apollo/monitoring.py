@@ -47,7 +47,6 @@ def check() -> None:
 
 def start(cloud: Cloud, stack: str, exports: dict[str, Any], port: int) -> int:
     """Gives the port of 127.0.0.1 that leads to Prometheus. port: 0 for any. LocalCloudError where it does not come up."""
-    check()
     if not _machine(cloud):
         _launch(cloud, exports)
     _order(cloud, "ready", seconds=READY_SECONDS)
