@@ -50,6 +50,12 @@ def expect(what: str, found: Any, planned: Any) -> None:
         raise Failed(f"{what} is {found}, planned {planned}")
 
 
+def is_off(state: Mapping[str, str]) -> bool:
+    """Whether a unit does not run because its conditions forbade it, by what systemctl shows of it. Such a unit may also be
+    called failed: by the end of an attempt before the one that was forbidden."""
+    return state["ActiveState"] != "active" and state["ConditionResult"] == "no" and bool(state["ConditionTimestamp"])
+
+
 def units(_: Facts) -> str:
     names = " ".join(path.read_text() for path in sorted(Path("/etc/apollo/units.d").iterdir())).split()
     shown = run("systemctl", "show", "-p", "Id,ActiveState,ConditionResult,ConditionTimestamp", *names).strip().split("\n\n")
@@ -57,7 +63,7 @@ def units(_: Facts) -> str:
     # They have a check of their own, as a host is well without them.
     states = [state for state in states if state["Id"] not in mesos.UNITS.values()]
     idle = [state for state in states if state["ActiveState"] != "active"]
-    off = [state["Id"] for state in idle if state["ConditionResult"] == "no" and state["ConditionTimestamp"]]
+    off = [state["Id"] for state in idle if is_off(state)]
     bad = [f"{state['Id']} is {state['ActiveState']}" for state in idle if state["Id"] not in off]
     if bad:
         raise Failed(f"{', '.join(bad)}; see journalctl -u")
@@ -220,9 +226,8 @@ def scheduler(facts: Facts) -> str:
     for name in {"control": ("master", "marathon"), "slave": ("agent",)}[facts["ROLE"]]:
         shown = run("systemctl", "show", "-p", "ActiveState,ConditionResult,ConditionTimestamp", mesos.UNITS[name])
         state = dict(line.split("=", 1) for line in shown.splitlines())
-        off = state["ActiveState"] == "inactive" and state["ConditionResult"] == "no" and state["ConditionTimestamp"]
         complaint = mesos.complaint(name)
-        if off:
+        if is_off(state):
             parts.append(f"{name} off: there is no such program here")
         elif state["ActiveState"] != "active" or complaint:
             why = complaint or f"it is {state['ActiveState']}; see journalctl -u {mesos.UNITS[name]}"

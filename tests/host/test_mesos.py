@@ -652,6 +652,15 @@ def test_an_image_that_cannot_be_pulled_is_a_warning_as_the_network_does_without
     assert asked(SLAVE) == ("warning", f"agent does not run: cannot pull example/mesos:1: no such host{NOT_NEEDED}")
 
 
+@pytest.mark.parametrize("state", ["inactive", "failed"])
+def test_an_agent_whose_image_was_taken_away_is_off_however_its_last_attempt_ended(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """systemd keeps a unit `failed` that was stopped while its ExecStopPost ran, though its condition forbids the next start."""
+    monkeypatch.setattr(check, "run", lambda *_: f"ActiveState={state}\nConditionResult=no\nConditionTimestamp=today\n")
+    assert asked(SLAVE) == ("ok", "agent off: there is no such program here")
+
+
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
