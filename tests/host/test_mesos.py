@@ -656,7 +656,7 @@ def test_an_image_that_cannot_be_pulled_is_a_warning_as_the_network_does_without
 def test_an_agent_whose_image_was_taken_away_is_off_however_its_last_attempt_ended(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    """systemd keeps a unit `failed` that was stopped while its ExecStopPost ran, though its condition forbids the next start."""
+    """systemd keeps a unit `failed` that was stopped while its ExecStopPost ran, though its condition forbids the next."""
     monkeypatch.setattr(check, "run", lambda *_: f"ActiveState={state}\nConditionResult=no\nConditionTimestamp=today\n")
     assert asked(SLAVE) == ("ok", "agent off: there is no such program here")
 
