@@ -29,9 +29,10 @@ from localcloud.api.client import Aws
 from localcloud.apollo import host_files
 from localcloud.machines import cgroups, namespaces, volumes, wanted
 from localcloud.machines.balancer import Balancers
+from localcloud.machines.container import Container
 from localcloud.machines.errors import MachineError
 from localcloud.machines.image import PLAIN_AMI, ensure_image, ensure_plain_image
-from localcloud.machines.machine import REBOOT_STATUS, Machine
+from localcloud.machines.machine import Machine
 from localcloud.machines.metadata import Metadata, MetadataServer
 from localcloud.machines.mirror import MirrorServer
 from localcloud.machines.namespaces import Namespace
@@ -41,7 +42,7 @@ from localcloud.machines.processes import Children, end_recorded
 from localcloud.machines.relay import Relay, dial_from, listen_on_loopback
 from localcloud.machines.security_groups import API, API_PORT, METADATA, permits
 from localcloud.machines.volumes import Volumes
-from localcloud.machines.wanted import Instance, Wanted
+from localcloud.machines.wanted import Disk, Instance, Wanted
 from localcloud.processes import wait_until
 
 HTTP = 80
@@ -170,7 +171,7 @@ class MachineDriver:
         """Returns when the host's cloud-init is through. deadline: seconds from now. Raises MachineError with cloud-init's own
         words if it failed, or with the console's last lines if the host ended or took too long."""
         machine = self._find(host)
-        if not wait_until(machine.first_boot_finished, deadline, 0.2):
+        if not wait_until(machine.first_boot_finished, deadline, machine.look_interval):
             raise MachineError(
                 f"{machine.instance.name} is not ready after {deadline:g} s; its console ends with:\n{machine.console_tail(25)}"
             )
@@ -230,7 +231,7 @@ class MachineDriver:
         """Shuts the host down in order and boots it again; returns when its init runs."""
         machine = self._find(host)
         with machine.lock:
-            machine.root()
+            machine.check_running()
             machine.power_off()
             self._boot(machine)
 
@@ -260,7 +261,7 @@ class MachineDriver:
 
             def dial() -> list[tuple[socket.socket, str, int]]:
                 with contextlib.suppress(MachineError, OSError):
-                    return [(namespaces.socket_inside(self._find(host).root().with_name("ns") / "net"), "127.0.0.1", far)]
+                    return [(namespaces.socket_inside(self._find(host).network()), "127.0.0.1", far)]
                 return []
 
             self._relay.add(listener, dial)
@@ -361,7 +362,7 @@ class MachineDriver:
 
     def _new_machine(self, instance: Instance) -> Machine:
         key = instance.id
-        return Machine(
+        return Container(
             instance,
             self._run_dir / "machines" / key,
             self._prefix,
@@ -399,8 +400,7 @@ class MachineDriver:
             machine.power_off()
 
     def _boot(self, machine: Machine) -> None:
-        machine.start(self._image_of(machine.instance))
-        self._plug_disks(machine)
+        machine.start(self._image_of(machine.instance), self._disks_of(machine))
 
     def _image_of(self, instance: Instance) -> Path:
         with self._image_lock:
@@ -422,8 +422,8 @@ class MachineDriver:
             if network := self._networks.get(nic.vpc_id):
                 network.detach(nic)
 
-    def _plug_disks(self, machine: Machine) -> None:
-        machine.set_disks({disk: self._volumes.device(disk) for disk in machine.instance.disks if disk.device})
+    def _disks_of(self, machine: Machine) -> dict[Disk, Path]:
+        return {disk: self._volumes.device(disk) for disk in machine.instance.disks if disk.device}
 
     def _ended_by_itself(self, key: str, status: int) -> None:
         machine = self._machines.get(key)
@@ -431,7 +431,7 @@ class MachineDriver:
             return
         # A failure shows in wait_ready(), which knows why the machine ended.
         with contextlib.suppress(MachineError, BotoCoreError, ClientError):
-            if status == REBOOT_STATUS:
+            if status == machine.reboot_status:
                 with machine.lock:
                     self._boot(machine)
             elif status == 0:
@@ -483,7 +483,7 @@ class MachineDriver:
         running = {m.instance.id for m in self._machines.values() if m.running}
         for machine in self._machines.values():
             if machine.running:
-                self._plug_disks(machine)
+                machine.set_disks(self._disks_of(machine))
         self._volumes.keep_only(set(self._wanted.disks))
         self._volumes.release_all_but({d.id for d in self._wanted.disks.values() if d.instance_id in running and d.device})
         for folder in (self._run_dir / "machines").glob("i-*"):

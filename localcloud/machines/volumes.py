@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from localcloud.machines.processes import run
@@ -72,7 +73,7 @@ def _loops_below(folder: Path) -> list[tuple[Path, Path]]:
     return [(Path(file), Path(device)) for device, file in pairs if file.startswith(f"{folder}/")]
 
 
-def plug(leader: int, disks: dict[Disk, Path]) -> None:
+def plug(leader: int, disks: Mapping[Disk, Path]) -> None:
     """Makes the machine's /dev hold exactly these attached volumes, each with its loop device, under its device name and under
     the name by volume id that udev gives on EC2. leader: the pid of the machine's init."""
     # The machine's /dev is in memory, so nothing needs undoing when it stops.
