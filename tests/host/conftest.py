@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Generator, Sequence
@@ -22,7 +21,7 @@ from localcloud.machines.programs import host_program
 from ops.secrets import generate
 from plan.cluster import PlannedHost
 from plan.secrets import SECRETS
-from tests.host.support import EXAMPLES, STACK, files_of, left_out
+from tests.host.support import EXAMPLES, STACK, files_of, free_ports, left_out
 
 PLAN = EXAMPLES["vxlan-baked"]
 
@@ -96,7 +95,7 @@ class Agent:
     def until_it_leads(self) -> None:
         """And has compared the catalog with the members, as it is in there itself: it takes out whoever else stands there as
         one, then and each minute."""
-        token, deadline = apollo.secret("consul/management-token"), time.monotonic() + 60
+        token, deadline = apollo.secret("consul/management-token"), time.monotonic() + 300
         own = f"health/node/{self.facts['NODE_NAME']}"
         while True:
             with contextlib.suppress(apollo.ConsulError):
@@ -128,11 +127,3 @@ def agent(consul: Path, host: Path, monkeypatch: pytest.MonkeyPatch) -> Generato
         yield agent
     finally:
         agent.close()
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from localcloud.paths import REPOSITORY
-from tests.host.support import text_of
+from tests.host.support import free_ports, text_of
 
 CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib/apollo"
 # Seconds: longer than anything takes that works.
@@ -48,14 +48,6 @@ edge_apply.ADMIN, edge_apply.MASTER = (str(folder / f"{{name}}.sock") for name i
 edge_apply.LATER = (str(folder / "bin/apollo"), *edge_apply.LATER[1:])
 sys.exit(__main__.run(sys.argv[1:]))
 """
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:

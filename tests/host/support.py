@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +37,20 @@ EXAMPLES: dict[str, Cluster] = {
     ),
     "wireguard": cluster(overlay={"mesh": "wireguard"}, admin={"publicKey": PUBLIC_KEY}),
 }
+
+
+_places = itertools.count(os.getpid() * 131)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free, and stay so until they are used: other tests of this process are given others, and who
+    lets the kernel choose gets one from 32,768 on (ip_local_port_range)."""
+    found = list[int]()
+    while len(found) < count:
+        port = 10_000 + next(_places) % 20_000
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 def one_of_each(plan: Cluster) -> list[PlannedHost]:

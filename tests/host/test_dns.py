@@ -20,8 +20,8 @@ from host.apollo import apollo
 from host.apollo.consul import consul_acl, names
 from localcloud.machines.namespaces import Namespace
 from tests.booted.names_watch import addresses, query
-from tests.host.conftest import PLAN, Agent, free_ports
-from tests.host.support import files_of, left_out, needs
+from tests.host.conftest import PLAN, Agent
+from tests.host.support import files_of, free_ports, left_out, needs
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 
 from host.apollo import apollo
 from host.apollo.zookeeper import zookeeper
+from tests.host.support import free_ports
 
 ADDRESSES = [f"127.0.0.{n}" for n in range(11, 16)]
 CONF = """\
@@ -58,9 +59,7 @@ class Peer:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A control node's folders somewhere else, three nodes planned, ZooKeeper's port one that is free here."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(zookeeper, "CLIENT_PORT", probe.getsockname()[1])
+    monkeypatch.setattr(zookeeper, "CLIENT_PORT", free_ports(1)[0])
     monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
     monkeypatch.setattr(zookeeper, "DATA", tmp_path)
     monkeypatch.setattr(zookeeper, "CONFIG", tmp_path / "zoo.cfg")

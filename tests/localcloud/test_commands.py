@@ -19,6 +19,7 @@ from localcloud import cloud as clouds
 from localcloud.provider.command import Runner, ssh_session
 from localcloud.provider.kind import CloudError
 from localcloud.provider.values import Props, Secret, plain
+from tests.host.support import free_ports
 
 from .support import REGION, Client, World, naming, refusal, until
 
@@ -87,7 +88,7 @@ class Server:
 
     def connection(self, **more: object) -> Props:
         return {"host": "127.0.0.1", "port": self.port, "user": "root", "privateKey": self.user_key, "hostKey": self.host_key,
-                "dialErrorLimit": 2, "perDialTimeout": 5, **more}  # fmt: skip
+                "dialErrorLimit": 2, "perDialTimeout": 30, **more}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +105,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     (folder / "authorized").write_text((folder / "user.pub").read_text())
     (folder / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
