@@ -90,18 +90,18 @@ BARE_GONE = "ip netns del bare; ip link del bare; ip link del brbare; true"
 # Simulated members, in a network namespace: no host is needed to hold a table.
 GROW = """
 import json, subprocess, sys, time, socket
-from host.apollo.mesh import mesh, vxlan
+from host.apollo.mesh import routed, vxlan
 facts, entries = json.load(sys.stdin)
 link = vxlan.LINK
 def out(*argv): return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 link.make(facts)
-peers, ignored = mesh.accepted(facts, entries)
+peers, ignored = routed.accepted(facts, entries)
 assert not ignored, ignored[:1]
 last = peers.popitem()
-start = time.perf_counter(); mesh.apply(link, peers, facts["BRIDGE_ADDRESS"]); whole = time.perf_counter() - start
+start = time.perf_counter(); routed.apply(link, peers, facts["BRIDGE_ADDRESS"]); whole = time.perf_counter() - start
 peers[last[0]] = last[1]
-start = time.perf_counter(); mesh.apply(link, peers, facts["BRIDGE_ADDRESS"]); one = time.perf_counter() - start
-start = time.perf_counter(); mesh.apply(link, peers, facts["BRIDGE_ADDRESS"]); none = time.perf_counter() - start
+start = time.perf_counter(); routed.apply(link, peers, facts["BRIDGE_ADDRESS"]); one = time.perf_counter() - start
+start = time.perf_counter(); routed.apply(link, peers, facts["BRIDGE_ADDRESS"]); none = time.perf_counter() - start
 present = link.present()
 def sent(): return json.loads(out("ip", "-j", "-s", "link", "show", "dev", "eth0"))[0]["stats64"]["tx"]["packets"]
 def cost(address):

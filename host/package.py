@@ -13,7 +13,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _ENTRY = "host/apollo/__main__.py"
 _SHARED = ("host/__init__.py", "plan/__init__.py", "plan/addresses.py", "plan/ports.py")
 # What fetches the rest, and so travels in user-data. __init__.py of a package is not needed for that.
-BOOT = ("__main__.py", "host/apollo/apollo.py", "host/apollo/parameters.py", "plan/ports.py")
+BOOT = ("__main__.py", "host/apollo/local.py", "host/apollo/parameters.py", "plan/ports.py")
 
 
 @functools.cache

@@ -61,34 +61,34 @@ def run(words: Sequence[str]) -> int | str | None:
 
             return firewall.check()
         case ["mesh", "up"]:
-            from host.apollo.mesh import mesh
+            from host.apollo.mesh import routed
 
-            mesh.up()
+            routed.up()
         case ["mesh", "sync"]:
-            from host.apollo.mesh import mesh
+            from host.apollo.mesh import routed
 
-            mesh.follow()
+            routed.follow()
         case ["mesh", "programs"]:
-            from host.apollo.mesh.weave import weave_programs
+            from host.apollo.mesh.weave import programs
 
-            return weave_programs.main()
+            return programs.main()
         case ["consul", "configure"]:
-            from host.apollo.consul import consul_config
+            from host.apollo.consul import configure
 
-            return consul_config.main() or None
+            return configure.main() or None
         case ["consul", "acl"]:
-            from host.apollo.consul import consul_acl
+            from host.apollo.consul import acl
 
-            return consul_acl.main()
+            return acl.main()
         case ["consul", "acl", "revoke"]:
-            from host.apollo.consul import consul_acl
+            from host.apollo.consul import acl
 
-            return consul_acl.main(revoke=True)
+            return acl.main(revoke=True)
         case ["consul", "tokens"]:
-            from host.apollo import apollo
-            from host.apollo.consul import consul_acl
+            from host.apollo import local
+            from host.apollo.consul import acl
 
-            consul_acl.serve(apollo.facts())
+            acl.serve(local.facts())
         case ["metrics"]:
             from host.apollo import metrics
 
@@ -98,7 +98,7 @@ def run(words: Sequence[str]) -> int | str | None:
 
             names.main()
         case ["register"]:
-            from host.apollo.registration import register
+            from host.apollo import register
 
             return register.main()
         case ["servers"]:
@@ -106,30 +106,30 @@ def run(words: Sequence[str]) -> int | str | None:
 
             scheduler.main()
         case ["mesos", "agent"]:
-            from host.apollo import apollo
-            from host.apollo.mesos import mesos_agent
+            from host.apollo import local
+            from host.apollo.mesos import agent
 
-            mesos_agent.run(apollo.facts())
+            agent.run(local.facts())
         case ["mesos", "agent-stopped"]:
-            from host.apollo.mesos import mesos_agent
+            from host.apollo.mesos import agent
 
-            mesos_agent.end()
+            agent.end()
         case ["mesos", *rest]:
-            from host.apollo.mesos import mesos_control
+            from host.apollo.mesos import control
 
-            return mesos_control.main(rest)
+            return control.main(rest)
         case ["zookeeper", *rest]:
-            from host.apollo.zookeeper import zookeeper
+            from host.apollo import zookeeper
 
             return zookeeper.main(rest)
         case ["edge", "apply"]:
-            from host.apollo.edge import edge_apply
+            from host.apollo.edge import apply
 
-            return edge_apply.main()
+            return apply.main()
         case ["edge", "apply", "later"]:
-            from host.apollo.edge import edge_apply
+            from host.apollo.edge import apply
 
-            return edge_apply.main(later=True)
+            return apply.main(later=True)
         case ["edge", "quiet" | "published" as verb, seconds, *rest]:
             from host.apollo.edge import serving
 

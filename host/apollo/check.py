@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from host.apollo import apollo, firewall, network
+from host.apollo import firewall, local, network
 from host.apollo.mesos import mesos
 from plan import ports
 
@@ -73,7 +73,7 @@ def units(_: Facts) -> str:
 def secrets(_: Facts) -> str:
     names = Path("/etc/apollo/parameters").read_text().split()
     for name in names:
-        expect(f"the mode of {name}", oct((apollo.SECRETS / name).stat().st_mode), "0o100600")
+        expect(f"the mode of {name}", oct((local.SECRETS / name).stat().st_mode), "0o100600")
     return f"{len(names)} here"
 
 
@@ -158,25 +158,25 @@ def judged(stands: str, warnings: Sequence[str]) -> str:
 
 
 def routed(facts: Facts) -> str:
-    from host.apollo.mesh import mesh
+    from host.apollo.mesh import routed
 
-    return judged(*mesh.check(mesh.link(facts), facts))
+    return judged(*routed.check(routed.link(facts), facts))
 
 
 def weave(facts: Facts) -> str:
     if not Path("/usr/local/bin/weaver").exists():
         why = "see journalctl -u apollo-weave-programs"
         raise Failed(f"Weave's router is not at /usr/local/bin/weaver: containers reach their own host only; {why}")
-    from host.apollo.mesh.weave import weave_status
+    from host.apollo.mesh.weave import status
 
-    return judged(*weave_status.check(facts))
+    return judged(*status.check(facts))
 
 
 def consul(facts: Facts) -> str:
-    leader, _ = apollo.consul("status/leader")
+    leader, _ = local.consul("status/leader")
     if not leader:
         raise Failed("no server leads; see journalctl -u consul on the control nodes")
-    own, _ = apollo.consul(f"catalog/node/{facts['NODE_NAME']}", apollo.secret(f"consul/{facts['ROLE']}-token"))
+    own, _ = local.consul(f"catalog/node/{facts['NODE_NAME']}", local.secret(f"consul/{facts['ROLE']}-token"))
     if not own:
         raise Failed("this node is not in the catalog; see journalctl -u consul")
     expect("the catalog's address", own["Node"]["Address"], facts["PRIVATE_IP"])
@@ -185,7 +185,7 @@ def consul(facts: Facts) -> str:
 
 
 def zookeeper(facts: Facts) -> str:
-    from host.apollo.zookeeper import zookeeper as server
+    from host.apollo import zookeeper as server
 
     if not Path("/usr/share/java/zookeeper.jar").exists():
         raise Failed("ZooKeeper is not installed: there is no /usr/share/java/zookeeper.jar")
@@ -202,18 +202,18 @@ def asked(name: str, facts: Facts) -> tuple[bool, str]:
     """(whether a program of Mesos that runs here does its work, how it is in words)"""
     try:
         if name == "agent":
-            from host.apollo.mesos import mesos_agent
+            from host.apollo.mesos import agent
 
-            return mesos_agent.look(facts)
-        from host.apollo.mesos import mesos_control
+            return agent.look(facts)
+        from host.apollo.mesos import control
         from host.apollo.mesos import scheduler as servers
 
         state = {"master": servers.look_at_master, "marathon": servers.look_at_marathon}[name](facts)
         # One that stands by does not know whether the one that leads has a majority of the logs.
-        if name == "master" and "leader" not in state.tags and state.passing and mesos_control.leading() is None:
+        if name == "master" and "leader" not in state.tags and state.passing and control.leading() is None:
             return False, f"{state.detail}, and no master leads with a majority"
         return state.passing, state.detail
-    except apollo.ConsulError as error:
+    except local.ConsulError as error:
         return False, f"whether it does its work Consul does not say: {error}"
     except (OSError, ValueError) as error:
         return False, f"does not answer: {error}"
@@ -279,7 +279,7 @@ def results(facts: Facts) -> list[dict[str, Any]]:
             found.append({"check": name, "ok": True, "detail": check(facts)})
         except Warned as warning:
             found.append({"check": name, "ok": True, "warning": True, "detail": str(warning)})
-        except (Failed, apollo.ConsulError, subprocess.SubprocessError, OSError, ValueError) as error:
+        except (Failed, local.ConsulError, subprocess.SubprocessError, OSError, ValueError) as error:
             found.append({"check": name, "ok": False, "detail": str(error)})
         except Exception as error:
             # Some program's answer had another shape than ever before; the other checks go on.
@@ -288,7 +288,7 @@ def results(facts: Facts) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    facts = apollo.facts()
+    facts = local.facts()
     asked = argparse.ArgumentParser(prog="apollo check", description="Checks this host against its plan.")
     asked.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     asked.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to try until all is well")

@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import NoReturn
 
-from host.apollo import apollo
+from host.apollo import local
 from plan import ports
 
 # What the kernel lists after a load, for comparison: it spells the rules in its own way.
@@ -94,9 +94,9 @@ def senders(facts: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"nodes": [], "blocks": []}
     if facts["MESH"] != "vxlan":
         return found
-    from host.apollo.mesh import mesh
+    from host.apollo.mesh import routed
 
-    for peer in mesh.load(facts).values():
+    for peer in routed.load(facts).values():
         found["nodes"].append(f"{peer.address} . {int(IPv4Address(peer.bridge)):#x}")
         if peer.subnet:
             block = IPv4Network(peer.subnet)
@@ -291,7 +291,7 @@ class Keeper:
             if self._texts.get(family) == text and record.exists() and listed(family) == record.read_text():
                 continue
             run("nft", "-f", "-", text=text)
-            apollo.write(record, listed(family))
+            local.write(record, listed(family))
             self._texts[family] = text
             loaded.append(family)
         return loaded
@@ -350,7 +350,7 @@ def check() -> int:
 
 
 def keep() -> NoReturn:
-    facts, keeper, changed = apollo.facts(), Keeper(), threading.Event()
+    facts, keeper, changed = local.facts(), Keeper(), threading.Event()
     bridged = None
     if facts["DOCKER_SUBNET"]:
         from host.apollo import bridge_ports

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from host.apollo import apollo, parameters
+from host.apollo import local, parameters
 
 MANIFESTS = (
     *("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"),
@@ -171,7 +171,7 @@ Getter = Callable[[str, Callable[[], Any], str], IO[bytes]]
 def kept(digest: str, patience: float) -> IO[bytes] | None:
     """The piece that is in the bucket, or that another host puts there in time; None where none is, or one that is not its
     digest. patience: seconds at most."""
-    key, end = _key(digest), time.monotonic() + min(TURN * (int(apollo.facts()["INDEX"]) - 1), patience)
+    key, end = _key(digest), time.monotonic() + min(TURN * (int(local.facts()["INDEX"]) - 1), patience)
     while True:
         try:
             with parameters.stored(key) as answer:
@@ -198,7 +198,7 @@ def _key(digest: str) -> str:
     return f"images/{digest.removeprefix('sha256:')}"
 
 
-def local(source: str) -> str:
+def named(source: str) -> str:
     """The name under which Docker has the image: for one by digest one of our own, as `docker load` knows no digests."""
     image = Image.parse(source)
     return f"apollo/{image.name}:{image.digest.removeprefix('sha256:')[:16]}" if image.digest else source
@@ -211,7 +211,7 @@ def load(source: str, patience: float) -> None:
             (d.removeprefix("sha256:"), opened.enter_context(c))
             for d, c in Registry(Image.parse(source), patience=patience).pieces()
         ]
-        about = {"Config": pieces[0][0], "RepoTags": [local(source)], "Layers": [name for name, _ in pieces[1:]]}
+        about = {"Config": pieces[0][0], "RepoTags": [named(source)], "Layers": [name for name, _ in pieces[1:]]}
         said = opened.enter_context(tempfile.TemporaryFile())
         docker = subprocess.Popen(["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=said, stderr=said)
         # It may end before it has read all.

@@ -19,8 +19,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from host.apollo import apollo
-from host.apollo.edge import edge_apply
+from host.apollo import local
+from host.apollo.edge import apply
 
 # Seconds that open connections, then containers, may take to end by themselves.
 CONNECTIONS, CONTAINERS = 10, 10
@@ -37,12 +37,12 @@ def run(*argv: str) -> str:
 
 
 def begin(facts: dict[str, str], token: str) -> None:
-    apollo.consul("agent/maintenance?enable=true&reason=draining", token, "PUT")
+    local.consul("agent/maintenance?enable=true&reason=draining", token, "PUT")
     if facts["ROLE"] == "edge":
         # A reload would bring the entry back.
         run("systemctl", "stop", "apollo-edge")
-        edge_apply.ask("del map routes.map live/")
-    services, _ = apollo.consul("agent/services", reader(facts))
+        apply.ask("del map routes.map live/")
+    services, _ = local.consul("agent/services", reader(facts))
     at = [f"{entry['Address']}:{entry['Port']}" for entry in services.values() if entry["Address"]]
     print(json.dumps({"node": facts["NODE_NAME"], "services": at}))
 
@@ -68,10 +68,10 @@ def connections(facts: dict[str, str], pids: list[int]) -> int:
 
 def requests_end(end: float) -> str:
     """Takes no new connection at the edge, and waits for those there are."""
-    edge_apply.ask("disable frontend web")
+    apply.ask("disable frontend web")
     quiet = min(end, time.monotonic() + CONNECTIONS)
     while True:
-        rows = edge_apply.ask("show stat").splitlines()
+        rows = apply.ask("show stat").splitlines()
         names = rows[0].removeprefix("# ").split(",")
         stats = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:]]
         left = next(int(row["scur"]) for row in stats if (row["pxname"], row["svname"]) == ("web", "FRONTEND"))
@@ -103,16 +103,16 @@ def stop(facts: dict[str, str], end: float) -> str:
 
 
 def reader(facts: dict[str, str]) -> str:
-    return apollo.secret(f"consul/{facts['ROLE']}-token")
+    return local.secret(f"consul/{facts['ROLE']}-token")
 
 
 def deregister(facts: dict[str, str]) -> str:
-    services, _ = apollo.consul("agent/services", reader(facts))
+    services, _ = local.consul("agent/services", reader(facts))
     name = "consul/registration-token" if facts["ROLE"] == "slave" else f"consul/{facts['ROLE']}-token"
     gone = 0
     for key in services:
         if key.startswith("apollo:"):
-            apollo.consul(f"agent/service/deregister/{key}", apollo.secret(name), "PUT")
+            local.consul(f"agent/service/deregister/{key}", local.secret(name), "PUT")
             gone += 1
     return f"{gone} services deregistered"
 
@@ -121,14 +121,14 @@ def end(facts: dict[str, str], token: str, seconds: float) -> None:
     print(stop(facts, time.monotonic() + seconds), flush=True)
     print(deregister(facts), flush=True)
     # It is kept with the data volume, and would hold for the successor.
-    apollo.consul("agent/maintenance?enable=false", token, "PUT")
+    local.consul("agent/maintenance?enable=false", token, "PUT")
     print(leave(facts, token), flush=True)
 
 
 def leave(facts: dict[str, str], token: str) -> str:
     """The agent leaves and ends. Its unit would start it again, and it would rejoin: so that is stopped at once."""
     if facts["ROLE"] == "control":
-        apollo.consul("agent/leave", token, "PUT")
+        local.consul("agent/leave", token, "PUT")
     else:
         # No token of this host's may ask an agent to leave; to SIGINT it does the same.
         run("systemctl", "kill", "--kill-who=main", "--signal=INT", "consul.service")
@@ -152,9 +152,9 @@ def undo(facts: dict[str, str], token: str) -> None:
     end = time.monotonic() + 30
     while True:
         try:
-            apollo.consul("agent/maintenance?enable=false", token, "PUT")
+            local.consul("agent/maintenance?enable=false", token, "PUT")
             break
-        except apollo.ConsulError:
+        except local.ConsulError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.5)
@@ -162,13 +162,13 @@ def undo(facts: dict[str, str], token: str) -> None:
 
 
 def main(verb: str, seconds: str, instance: str = "") -> int | str:
-    facts = apollo.facts()
+    facts = local.facts()
     own = INSTANCE.read_text().strip() if INSTANCE.exists() else ""
     if verb == "begin" and instance and own and own != instance:
         print(json.dumps({"other": own}))
         return 0
     # What may write this node: of a server the management token, of another host its own.
-    token = apollo.secret("consul/management-token" if facts["ROLE"] == "control" else "consul/node-token")
+    token = local.secret("consul/management-token" if facts["ROLE"] == "control" else "consul/node-token")
     with LOCK.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

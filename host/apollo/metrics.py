@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from host.apollo import apollo, check
-from host.apollo.consul.consul_config import CERTIFICATES, CONTAINERS
+from host.apollo import check, local
+from host.apollo.consul.configure import CERTIFICATES, CONTAINERS
 from plan import ports
 
 TARGET = Path("/run/apollo/metrics/apollo.prom")
@@ -93,12 +93,12 @@ def findings(facts: Facts) -> Iterator[Sample]:
 
 def mesh(facts: Facts) -> Iterator[Sample]:
     if facts["MESH"] == "weave":
-        from host.apollo.mesh.weave import weave_status
+        from host.apollo.mesh.weave import status
 
-        wanted, linked = weave_status.hosts(facts)[0].keys(), weave_status.linked(weave_status.connections())
+        wanted, linked = status.hosts(facts)[0].keys(), status.linked(status.connections())
         present = len(wanted & linked)
     else:
-        from host.apollo.mesh import mesh as routed
+        from host.apollo.mesh import routed
 
         link = routed.link(facts)
         peers, tables = routed.load(facts, link.keyed), link.present()
@@ -120,21 +120,21 @@ def guards(_: Facts) -> Iterator[Sample]:
 
 def containers(facts: Facts) -> Iterator[Sample | str]:
     yield Sample("apollo_containers_running", len(output("docker", "ps", "-q").split()))
-    services, _ = apollo.consul("agent/services", apollo.secret(f"consul/{facts['ROLE']}-token"))
+    services, _ = local.consul("agent/services", local.secret(f"consul/{facts['ROLE']}-token"))
     yield Sample("apollo_services_registered", sum(id.startswith(CONTAINERS) for id in services))
     yield told(f"http://127.0.0.1:{ports.DOCKER_METRICS}/metrics", OF_DOCKER)
 
 
 def consul(_: Facts) -> Iterator[str]:
     """A server's. What agents say of themselves their hosts' checks say too."""
-    yield told(f"{apollo.CONSUL}/v1/agent/metrics?format=prometheus", OF_CONSUL, apollo.secret("consul/management-token"))
+    yield told(f"{local.CONSUL}/v1/agent/metrics?format=prometheus", OF_CONSUL, local.secret("consul/management-token"))
 
 
 def edge(_: Facts) -> Iterator[Sample]:
     """What consul-template wrote last. HAProxy itself has a service that is gone, without servers, until its next reload."""
-    from host.apollo.edge import edge_apply
+    from host.apollo.edge import apply
 
-    services = edge_apply.written(edge_apply.NEW.read_text()).servers
+    services = apply.written(apply.NEW.read_text()).servers
     yield Sample("apollo_services_published", len(services))
     for service in services:
         yield Sample("apollo_service_published", 1, {"proxy": f"service:{service}"})
@@ -148,7 +148,7 @@ def names(facts: Facts) -> Iterator[Sample]:
 
 def certificates(facts: Facts) -> Iterator[Sample]:
     files = {"consul": CERTIFICATES / "own.pem"} | (
-        {"edge": apollo.SECRETS / "edge/certificate"} if facts["ROLE"] == "edge" else {}
+        {"edge": local.SECRETS / "edge/certificate"} if facts["ROLE"] == "edge" else {}
     )
     for name, file in files.items():
         if file.exists():
@@ -202,5 +202,5 @@ def text(samples: Iterable[Sample | str]) -> str:
 
 
 def main() -> int:
-    apollo.write(TARGET, text(collect(apollo.facts())))
+    local.write(TARGET, text(collect(local.facts())))
     return 0

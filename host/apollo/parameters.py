@@ -30,7 +30,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, Any
 
-from host.apollo.apollo import SECRETS, facts, secret, write
+from host.apollo.local import SECRETS, facts, secret, write
 
 METADATA = "http://169.254.169.254/latest"
 ETC = Path("/etc")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from host.apollo import apollo
-from host.apollo.consul.consul_config import METRICS
+from host.apollo import local
+from host.apollo.consul.configure import METRICS
 from plan import ports
 
 # Seconds for apollo-check, which asks each part of the host in turn.
@@ -33,13 +33,13 @@ def peers(facts: dict[str, str]) -> list[str]:
 
 
 def catalog(token: str) -> dict[str, Any]:
-    nodes, _ = apollo.consul("catalog/nodes", token)
+    nodes, _ = local.consul("catalog/nodes", token)
     found: dict[str, Any] = {"nodes": {}, "services": []}
     for node in nodes:
         meta = node["Meta"] or {}
         if meta.get("external-node") == "true":
             continue  # somebody else's, without an agent
-        checks, _ = apollo.consul(f"health/node/{quote(node['Node'], safe='')}", token)
+        checks, _ = local.consul(f"health/node/{quote(node['Node'], safe='')}", token)
         found["nodes"][node["Node"]] = {
             "address": node["Address"],
             "bridge": meta.get("bridge", ""),
@@ -47,10 +47,10 @@ def catalog(token: str) -> dict[str, Any]:
             "alive": all(check["Status"] == "passing" for check in checks if check["CheckID"] == "serfHealth"),
             "maintenance": any(check["CheckID"] == "_node_maintenance" for check in checks),
         }
-    for name in sorted(apollo.consul("catalog/services", token)[0]):
+    for name in sorted(local.consul("catalog/services", token)[0]):
         if name == METRICS:
             continue  # every host itself
-        for entry in apollo.consul(f"health/service/{quote(name, safe='')}", token)[0]:
+        for entry in local.consul(f"health/service/{quote(name, safe='')}", token)[0]:
             service = entry["Service"]
             found["services"].append(
                 {
@@ -79,7 +79,7 @@ def complaints(check: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def main(*wanted: str) -> int:
-    facts = apollo.facts()
+    facts = local.facts()
     check = subprocess.Popen(["apollo-check", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     units = subprocess.run(["systemctl", "is-active", "consul", "apollo-exporter"], capture_output=True, text=True, check=False)
     agent, exporter = units.stdout.split()
@@ -93,8 +93,8 @@ def main(*wanted: str) -> int:
         seen["meshProblem"] = str(error)
     if "catalog" in wanted:
         try:
-            seen |= catalog(apollo.secret(f"consul/{facts['ROLE']}-token"))
-        except (apollo.ConsulError, OSError) as error:
+            seen |= catalog(local.secret(f"consul/{facts['ROLE']}-token"))
+        except (local.ConsulError, OSError) as error:
             seen["catalogProblem"] = str(error)
     seen |= complaints(check)
     print(json.dumps(seen))

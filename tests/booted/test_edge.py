@@ -109,7 +109,7 @@ def test_an_injection_in_a_tag_or_name_changes_nothing(stack: Stack) -> None:
 
 
 def test_containers_that_come_and_go_reload_nothing_once_their_name_is_known(stack: Stack) -> None:
-    show = "from host.apollo.edge import edge_apply as e; print(e.ask('show proc', e.MASTER))"
+    show = "from host.apollo.edge import apply as e; print(e.ask('show proc', e.MASTER))"
 
     def loaded() -> str:
         """The newest worker's process."""

@@ -96,7 +96,7 @@ def peers_of(stack: Stack, host: str) -> set[str]:
 def remember(stack: Stack, before: int, after: int) -> None:
     """For how many seconds slave-1 keeps a peer that left Consul's catalog."""
     line = "REPAIR, GRACE = 5, "
-    find = f"program=$(grep -rlx --include=mesh.py '{line}{before}' /usr/local/lib/apollo)"
+    find = f"program=$(grep -rlx --include=routed.py '{line}{before}' /usr/local/lib/apollo)"
     change = f"sed -i 's/^{line}.*/{line}{after}/' $program"
     stack.out("slave-1", "sh", "-ec", f"{find}; {change}; systemctl restart apollo-mesh-sync")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo
-from host.apollo.consul import consul_acl, consul_config
+from host.apollo import local
+from host.apollo.consul import acl, configure
 from host.render import node_facts
 from localcloud.errors import LocalCloudError
 from localcloud.machines.programs import host_program
@@ -38,13 +38,13 @@ def consul() -> Path:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """The folders that Consul's scripts know, somewhere else, with secrets in them. Whatever a test has the programs do, they
     print none of these, which would be in the journal, and give none to a program as an argument, which every user may see."""
-    monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
+    monkeypatch.setattr(local, "SECRETS", tmp_path / "secrets")
     places = {"DATA": "data", "SEEN_DATA": "lib/seen", "NEW_CLUSTER": "new-cluster", "FORGOTTEN": "run/forgotten"}
     for name, value in places.items():
-        monkeypatch.setattr(consul_config, name, tmp_path / value)
+        monkeypatch.setattr(configure, name, tmp_path / value)
     values = generate()
     for secret in SECRETS:
-        apollo.write(tmp_path / "secrets" / secret.parameter, values[secret.key] + "\n", 0o600)
+        local.write(tmp_path / "secrets" / secret.parameter, values[secret.key] + "\n", 0o600)
     (tmp_path / "data").mkdir()
     shown, said, start = print, list[str](), subprocess.Popen[Any].__init__
 
@@ -59,9 +59,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     monkeypatch.setattr(builtins, "print", prints)
     monkeypatch.setattr(subprocess.Popen, "__init__", starts)
     yield tmp_path
-    for path in (path for path in apollo.SECRETS.rglob("*") if path.is_file()):
+    for path in (path for path in local.SECRETS.rglob("*") if path.is_file()):
         value = max(path.read_text().splitlines(), key=len)
-        assert not [text for text in said if value in text], f"{path.relative_to(apollo.SECRETS)} was shown"
+        assert not [text for text in said if value in text], f"{path.relative_to(local.SECRETS)} was shown"
 
 
 class Agent:
@@ -77,30 +77,30 @@ class Agent:
         join: Sequence[str] = (),
     ) -> None:
         self.facts = node_facts(PLAN, planned, STACK) | {"PRIVATE_IP": "127.0.0.1", "CONSUL_TLS": tls}
-        token = consul_acl.node_token(apollo.secret("consul/management-token"), planned.name)
+        token = acl.node_token(local.secret("consul/management-token"), planned.name)
         files = files_of(PLAN, planned)
         (folder / "consul.d").mkdir(parents=True)
         (folder / "consul.d/consul.hcl").write_text(files["/etc/consul.d/consul.hcl"].content)
         self.ports = ports = dict(zip(("http", "dns", "server", "serf_lan", "serf_wan"), free_ports(5), strict=True))
-        own = consul_config.config(self.facts, token, join, planned.role == "control") | {
+        own = configure.config(self.facts, token, join, planned.role == "control") | {
             "client_addr": "127.0.0.1",
             "data_dir": str(folder / "data"),
             "ports": ports,
         }
         (folder / "consul.d/node.json").write_text(json.dumps(own))
-        monkeypatch.setattr(apollo, "CONSUL", f"http://127.0.0.1:{ports['http']}")
+        monkeypatch.setattr(local, "CONSUL", f"http://127.0.0.1:{ports['http']}")
         self.log = (folder / "log").open("wb")
         self.process = subprocess.Popen([consul, "agent", f"-config-dir={folder}/consul.d"], stdout=self.log, stderr=self.log)
 
     def until_it_leads(self) -> None:
         """And has compared the catalog with the members, as it is in there itself: it takes out whoever else stands there as
         one, then and each minute."""
-        token, deadline = apollo.secret("consul/management-token"), time.monotonic() + 300
+        token, deadline = local.secret("consul/management-token"), time.monotonic() + 300
         own = f"health/node/{self.facts['NODE_NAME']}"
         while True:
-            with contextlib.suppress(apollo.ConsulError):
-                if apollo.consul("status/leader")[0] and apollo.consul("acl/token/self", token):
-                    checks = apollo.consul(own, token)[0] or []
+            with contextlib.suppress(local.ConsulError):
+                if local.consul("status/leader")[0] and local.consul("acl/token/self", token):
+                    checks = local.consul(own, token)[0] or []
                     if any(check["CheckID"] == "serfHealth" for check in checks):
                         return
             assert time.monotonic() < deadline and self.process.poll() is None, Path(self.log.name).read_text()[-2000:]

@@ -39,13 +39,13 @@ APOLLO = """#!/usr/bin/env -S PYTHONPATH={root} {python}
 import sys
 from pathlib import Path
 from host.apollo import __main__
-from host.apollo.edge import edge_apply
+from host.apollo.edge import apply
 folder = Path("{folder}")
-vars(edge_apply).update({{}})
-edge_apply.STATE, edge_apply.LIVE, edge_apply.CONFIG = folder / "state", folder / "live", str(folder / "haproxy.cfg")
-edge_apply.NEW = folder / "state/services.cfg"
-edge_apply.ADMIN, edge_apply.MASTER = (str(folder / f"{{name}}.sock") for name in ("admin", "master"))
-edge_apply.LATER = (str(folder / "bin/apollo"), *edge_apply.LATER[1:])
+vars(apply).update({{}})
+apply.STATE, apply.LIVE, apply.CONFIG = folder / "state", folder / "live", str(folder / "haproxy.cfg")
+apply.NEW = folder / "state/services.cfg"
+apply.ADMIN, apply.MASTER = (str(folder / f"{{name}}.sock") for name in ("admin", "master"))
+apply.LATER = (str(folder / "bin/apollo"), *apply.LATER[1:])
 sys.exit(__main__.run(sys.argv[1:]))
 """
 
@@ -205,7 +205,7 @@ class Edge:
         }
 
     def tune(self, **constants: int) -> None:
-        """Other constants of edge_apply, before the start."""
+        """Other constants of edge/apply.py, before the start."""
         program = self.folder / "bin/apollo"
         program.write_text(program.read_text().replace("update({})", f"update({constants!r})"))
 

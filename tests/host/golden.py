@@ -16,10 +16,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from host.apollo import apollo
-from host.apollo.mesos import mesos
-from host.apollo.mesos import mesos_agent as agent
-from host.apollo.mesos import mesos_control as control
+from host.apollo import local
+from host.apollo.mesos import agent, control, mesos
 from host.render import HostFile, cloud_config, host_files, node_facts
 from plan.cluster import Cluster, PlannedHost
 from tests.host.support import EXAMPLES, STACK, one_of_each
@@ -88,9 +86,9 @@ def mesos_commands() -> str:
         file.write_text("".join(f'{name.upper()}="{image}"\n' for name, image in images.items()))
         stack.callback(setattr, mesos, "IMAGES", mesos.IMAGES)
         mesos.IMAGES = file
-        stack.callback(setattr, apollo, "SECRETS", apollo.SECRETS)
-        apollo.SECRETS = Path(folder)
-        apollo.write(Path(folder) / "control/count", f"{plan.settings.control.count}\n")
+        stack.callback(setattr, local, "SECRETS", local.SECRETS)
+        local.SECRETS = Path(folder)
+        local.write(Path(folder) / "control/count", f"{plan.settings.control.count}\n")
         lines = {
             "master": mesos.command("master", control.master_flags(on_control, control.quorum(plan.settings.control.count))),
             "marathon": mesos.command(

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, metrics, parameters
-from host.apollo.consul import consul_acl, consul_config, forget
+from host.apollo import local, metrics, parameters
+from host.apollo.consul import acl, configure, forget
 from host.render import node_facts
 from plan.cluster import PlannedHost
 from tests.host.conftest import PLAN, Agent
@@ -40,7 +40,7 @@ def test_consul_accepts_the_configuration_of_every_role(planned: PlannedHost, ho
         if path.startswith("/etc/consul.d/"):
             (folder / path.rpartition("/")[2]).write_text(file.content)
     facts = node_facts(PLAN, planned, STACK)
-    config = consul_config.config(facts, TOKEN, facts["CONTROL_ADDRESSES"].split(), planned.role == "control")
+    config = configure.config(facts, TOKEN, facts["CONTROL_ADDRESSES"].split(), planned.role == "control")
     (folder / "node.json").write_text(json.dumps(config))
     done = subprocess.run([consul, "validate", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,65 +59,65 @@ def server(index: int, generation: int = 1) -> dict[str, str]:
 def answering(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """Another control address takes connections."""
     with closing(socket.create_server((OTHERS[1], 0))) as listener:
-        monkeypatch.setattr(consul_config, "RPC_PORT", listener.getsockname()[1])
+        monkeypatch.setattr(configure, "RPC_PORT", listener.getsockname()[1])
         yield
 
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(socket.create_server((OTHERS[1], 0))) as listener:
-        monkeypatch.setattr(consul_config, "RPC_PORT", listener.getsockname()[1])
+        monkeypatch.setattr(configure, "RPC_PORT", listener.getsockname()[1])
 
 
 @pytest.mark.usefixtures("host", "silent")
 def test_server_1_starts_a_blank_cluster_and_remembers_having_done_so() -> None:
-    assert consul_config.starts_cluster(server(1), OTHERS)
-    (consul_config.DATA / "raft").mkdir()
-    consul_config.SEEN_DATA.parent.mkdir()
-    consul_config.SEEN_DATA.touch()
-    assert consul_config.starts_cluster(server(1), OTHERS)
+    assert configure.starts_cluster(server(1), OTHERS)
+    (configure.DATA / "raft").mkdir()
+    configure.SEEN_DATA.parent.mkdir()
+    configure.SEEN_DATA.touch()
+    assert configure.starts_cluster(server(1), OTHERS)
     # Its successor, with the data volume kept.
-    assert consul_config.starts_cluster(server(1, generation=2), OTHERS)
+    assert configure.starts_cluster(server(1, generation=2), OTHERS)
 
 
 @pytest.mark.usefixtures("host", "answering")
 @pytest.mark.parametrize("facts", [server(1), server(1, generation=2), server(2), server(5)])
 def test_nobody_starts_a_cluster_where_one_answers(facts: dict[str, str]) -> None:
-    assert not consul_config.starts_cluster(facts, OTHERS)
+    assert not configure.starts_cluster(facts, OTHERS)
 
 
 @pytest.mark.usefixtures("host", "silent")
 def test_a_server_with_data_waits_for_nobody() -> None:
-    (consul_config.DATA / "raft").mkdir()
-    assert not consul_config.starts_cluster(server(2), OTHERS)
+    (configure.DATA / "raft").mkdir()
+    assert not configure.starts_cluster(server(2), OTHERS)
 
 
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize("lost", ["volume", "machine and volume"])
 def test_server_1_without_its_data_waits_until_another_answers(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if lost == "volume":
-        consul_config.SEEN_DATA.parent.mkdir()
-        consul_config.SEEN_DATA.touch()
+        configure.SEEN_DATA.parent.mkdir()
+        configure.SEEN_DATA.touch()
     with closing(socket.create_server((OTHERS[0], 0))) as listener:
-        monkeypatch.setattr(consul_config, "RPC_PORT", listener.getsockname()[1])
+        monkeypatch.setattr(configure, "RPC_PORT", listener.getsockname()[1])
     waits: list[float] = []
     opened: list[socket.socket] = []
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 2:
-            opened.append(socket.create_server((OTHERS[0], consul_config.RPC_PORT)))
+            opened.append(socket.create_server((OTHERS[0], configure.RPC_PORT)))
 
-    monkeypatch.setattr(consul_config.time, "sleep", sleep)
-    assert not consul_config.starts_cluster(server(1, generation=1 if lost == "volume" else 2), OTHERS)
-    assert len(waits) == 2 and not (consul_config.DATA / "bootstrap").exists()
+    monkeypatch.setattr(configure.time, "sleep", sleep)
+    assert not configure.starts_cluster(server(1, generation=1 if lost == "volume" else 2), OTHERS)
+    assert len(waits) == 2 and not (configure.DATA / "bootstrap").exists()
     opened[0].close()
 
 
 @pytest.mark.usefixtures("silent")
 def test_if_all_lost_their_data_an_operator_names_the_one_that_starts_anew(host: Path) -> None:
     (host / "new-cluster").touch()
-    assert consul_config.starts_cluster(server(3), OTHERS)
+    assert configure.starts_cluster(server(3), OTHERS)
     assert not (host / "new-cluster").exists()
 
 
@@ -126,8 +126,8 @@ def test_if_all_lost_their_data_an_operator_names_the_one_that_starts_anew(host:
 
 def allowed(path: str, token: str, method: str = "GET", body: Any = None) -> bool:
     try:
-        apollo.consul(path, token, method, body)
-    except apollo.ConsulError as error:
+        local.consul(path, token, method, body)
+    except local.ConsulError as error:
         assert error.status == 403, error
         return False
     return True
@@ -138,17 +138,17 @@ def node(name: str) -> dict[str, Any]:
 
 
 def token_of(name: str) -> str:
-    return apollo.secret(f"consul/{name}-token")
+    return local.secret(f"consul/{name}-token")
 
 
 def stand(agent: Agent, grace: float = 3600) -> str:
-    consul_acl.stand(agent.facts, token_of("management"), grace)
+    acl.stand(agent.facts, token_of("management"), grace)
     return token_of("management")
 
 
 def test_each_token_may_do_its_work_and_no_more(agent: Agent) -> None:
     management = stand(agent)
-    slave_7 = consul_acl.create_node(agent.facts, management, "slave-7")
+    slave_7 = acl.create_node(agent.facts, management, "slave-7")
     slave, edge, registration, template = map(token_of, ("slave", "edge", "registration", "template"))
     # A node's token is for that node alone.
     assert allowed("catalog/register", slave_7, "PUT", node("slave-7"))
@@ -167,19 +167,19 @@ def test_each_token_may_do_its_work_and_no_more(agent: Agent) -> None:
         assert not allowed("acl/tokens", token) and not allowed("kv/secret?raw", token)
         assert not allowed("operator/keyring", token) and not allowed("agent/self", token)
     for token in (slave, edge, template):
-        assert "slave-7" in {entry["Node"] for entry in apollo.consul("catalog/nodes", token)[0]}
+        assert "slave-7" in {entry["Node"] for entry in local.consul("catalog/nodes", token)[0]}
     # Without a token nothing is seen.
-    assert apollo.consul("catalog/nodes")[0] == []
+    assert local.consul("catalog/nodes")[0] == []
 
 
 def test_policies_and_tokens_are_made_once_and_mended(agent: Agent) -> None:
     management = stand(agent)
-    tokens = {entry["AccessorID"]: entry for entry in apollo.consul("acl/tokens", management)[0]}
+    tokens = {entry["AccessorID"]: entry for entry in local.consul("acl/tokens", management)[0]}
     stand(agent)
-    assert {entry["AccessorID"]: entry for entry in apollo.consul("acl/tokens", management)[0]} == tokens
+    assert {entry["AccessorID"]: entry for entry in local.consul("acl/tokens", management)[0]} == tokens
     # A rule that somebody widened is put back.
-    policy = next(entry for entry in apollo.consul("acl/policies", management)[0] if entry["Name"] == "apollo-edge")
-    apollo.consul(f"acl/policy/{policy['ID']}", management, "PUT", {"Name": "apollo-edge", "Rules": 'acl = "write"'})
+    policy = next(entry for entry in local.consul("acl/policies", management)[0] if entry["Name"] == "apollo-edge")
+    local.consul(f"acl/policy/{policy['ID']}", management, "PUT", {"Name": "apollo-edge", "Rules": 'acl = "write"'})
     assert allowed("acl/tokens", token_of("edge"))
     stand(agent)
     assert not allowed("acl/tokens", token_of("edge"))
@@ -188,7 +188,7 @@ def test_policies_and_tokens_are_made_once_and_mended(agent: Agent) -> None:
 def test_a_rotated_token_stays_valid_beside_its_successor_until_its_time_is_over(agent: Agent, host: Path) -> None:
     stand(agent)
     old, untouched = token_of("edge"), token_of("slave")
-    apollo.write(host / "secrets/consul/edge-token", f"{uuid.uuid4()}\n", 0o600)
+    local.write(host / "secrets/consul/edge-token", f"{uuid.uuid4()}\n", 0o600)
     stand(agent)
     assert allowed("acl/token/self", old) and allowed("acl/token/self", token_of("edge"))
     stand(agent, grace=0)
@@ -201,25 +201,25 @@ def test_a_server_with_an_older_copy_makes_the_new_token_and_takes_neither_away(
     rotated = in_ssm() | {"consul/edge-token": new}
     for ssm in (rotated, rotated, {}):
         # Every token that it knows was made long enough ago.
-        consul_acl.stand(agent.facts, management, 0, ssm)
+        acl.stand(agent.facts, management, 0, ssm)
         assert allowed("acl/token/self", old) and allowed("acl/token/self", new)
-    apollo.write(host / "secrets/consul/edge-token", new, 0o600)
-    consul_acl.stand(agent.facts, management, 0, rotated)
+    local.write(host / "secrets/consul/edge-token", new, 0o600)
+    acl.stand(agent.facts, management, 0, rotated)
     assert not allowed("acl/token/self", old) and allowed("acl/token/self", new)
 
 
 def test_the_old_tokens_time_begins_when_the_new_one_is_read_and_not_when_it_is_made(agent: Agent, host: Path) -> None:
     management, old, new, file = stand(agent), token_of("edge"), str(uuid.uuid4()), host / "secrets/consul/edge-token"
     rotated = in_ssm() | {"consul/edge-token": new}
-    consul_acl.stand(agent.facts, management, 0, rotated)
+    acl.stand(agent.facts, management, 0, rotated)
     time.sleep(2)
-    apollo.write(file, new, 0o600)
+    local.write(file, new, 0o600)
     # Read just now, however long a busy machine takes to ask Consul.
     os.utime(file, (time.time() + 600, time.time() + 600))
-    consul_acl.stand(agent.facts, management, 2, rotated)
+    acl.stand(agent.facts, management, 2, rotated)
     assert allowed("acl/token/self", old)
     os.utime(file, (time.time() - 2, time.time() - 2))
-    consul_acl.stand(agent.facts, management, 2, rotated)
+    acl.stand(agent.facts, management, 2, rotated)
     assert not allowed("acl/token/self", old)
 
 
@@ -236,14 +236,14 @@ def test_what_ssm_has_is_asked_in_one_question_and_its_silence_is_no_answer(
         monkeypatch.setattr(
             parameters, "facts", lambda: {"AWS_ENDPOINT": url, "REGION": "eu-west-1", "SSM_PREFIX": "/apollo/dev"}
         )
-        ssm = consul_acl.from_ssm()
+        ssm = acl.from_ssm()
         cloud.shutdown()
         thread.join()
     assert ssm == Cloud.values and len(Cloud.seen) == 1
-    assert consul_acl.unread(ssm) == ["consul/edge-token"]
+    assert acl.unread(ssm) == ["consul/edge-token"]
     # Nobody listens any more.
-    assert consul_acl.from_ssm() == {}
-    assert set(consul_acl.unread({})) == set(consul_acl.SECRETS) - {consul_acl.GOSSIP}
+    assert acl.from_ssm() == {}
+    assert set(acl.unread({})) == set(acl.SECRETS) - {acl.GOSSIP}
     said = capsys.readouterr().out
     assert "the gossip key stay" in said and not any(value in said for value in ssm.values())
 
@@ -252,30 +252,30 @@ def test_a_node_that_is_forgotten_takes_its_own_tokens_along_and_no_other(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     management, former = stand(agent), str(uuid.uuid4())
-    tokens = {name: consul_acl.create_node(agent.facts, management, name) for name in ("slave-7", "slave-70", "edge-7")}
+    tokens = {name: acl.create_node(agent.facts, management, name) for name in ("slave-7", "slave-70", "edge-7")}
     # One of before the management token was rotated.
-    value = consul_acl.node_token(former, "slave-7")
-    consul_acl.create(management, "node slave-7", value, NodeIdentities=[{"NodeName": "slave-7", "Datacenter": "dc1"}])
-    monkeypatch.setattr(apollo, "facts", lambda: agent.facts)
+    value = acl.node_token(former, "slave-7")
+    acl.create(management, "node slave-7", value, NodeIdentities=[{"NodeName": "slave-7", "Datacenter": "dc1"}])
+    monkeypatch.setattr(local, "facts", lambda: agent.facts)
     assert allowed("acl/token/self", value)
     for name in ("slave-7", "control-4"):
         assert forget.main(name, "10.0.0.40") == 0
     assert [allowed("acl/token/self", token) for token in (*tokens.values(), value)] == [False, True, True, False]
-    assert allowed("acl/token/self", consul_acl.node_token(management, "control-4"))
+    assert allowed("acl/token/self", acl.node_token(management, "control-4"))
     # It comes back after all: in its place another machine asks.
-    assert consul_acl.create_node(agent.facts, management, "slave-7") == tokens["slave-7"]
+    assert acl.create_node(agent.facts, management, "slave-7") == tokens["slave-7"]
     assert allowed("acl/token/self", tokens["slave-7"])
 
 
 def test_a_rotated_management_token_takes_those_of_the_nodes_with_it_once_they_asked_again(agent: Agent, host: Path) -> None:
     old = stand(agent)
-    old_nodes = [consul_acl.create_node(agent.facts, old, name) for name in ("slave-1", "slave-2")]
+    old_nodes = [acl.create_node(agent.facts, old, name) for name in ("slave-1", "slave-2")]
     new = str(uuid.uuid4())
     # What a server does that starts with another `initial_management`.
-    body = {"SecretID": new, "Description": consul_acl.INITIAL, "Policies": [{"Name": "global-management"}]}
-    apollo.consul("acl/token", old, "PUT", body)
-    apollo.write(host / "secrets/consul/management-token", new, 0o600)
-    consul_acl.create_node(agent.facts, new, "slave-1")
+    body = {"SecretID": new, "Description": acl.INITIAL, "Policies": [{"Name": "global-management"}]}
+    local.consul("acl/token", old, "PUT", body)
+    local.write(host / "secrets/consul/management-token", new, 0o600)
+    acl.create_node(agent.facts, new, "slave-1")
     stand(agent, grace=0)
     assert not allowed("acl/token/self", old) and allowed("acl/tokens", new)
     assert [allowed("acl/token/self", token) for token in old_nodes] == [False, True]
@@ -286,12 +286,12 @@ NEW_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 def in_ssm() -> dict[str, str]:
     """What SSM holds as long as nothing is rotated."""
-    return {name: apollo.secret(name) for name in consul_acl.SECRETS}
+    return {name: local.secret(name) for name in acl.SECRETS}
 
 
 def keys_of_all() -> tuple[list[str], list[str]]:
     """The gossip keys that agents have, and those that they send with."""
-    ring = next(ring for ring in apollo.consul("operator/keyring", token_of("management"))[0] if not ring["WAN"])
+    ring = next(ring for ring in local.consul("operator/keyring", token_of("management"))[0] if not ring["WAN"])
     return sorted(ring["Keys"]), sorted(ring["PrimaryKeys"])
 
 
@@ -301,7 +301,7 @@ def answered(ask: Callable[[], Any]) -> Any:
     while True:
         try:
             return ask()
-        except apollo.ConsulError:
+        except local.ConsulError:
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
@@ -309,47 +309,47 @@ def answered(ask: Callable[[], Any]) -> Any:
 def alive() -> set[str]:
     """The nodes that the agent is in touch with."""
     try:
-        return {member["Name"] for member in apollo.consul("agent/members", token_of("slave"))[0] if member["Status"] == 1}
-    except apollo.ConsulError:
+        return {member["Name"] for member in local.consul("agent/members", token_of("slave"))[0] if member["Status"] == 1}
+    except local.ConsulError:
         return set()
 
 
 def test_a_new_gossip_key_is_given_to_all_then_used_by_all_then_alone(agent: Agent, host: Path) -> None:
-    management, old = stand(agent), apollo.secret("consul/gossip-key")
-    apollo.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
+    management, old = stand(agent), local.secret("consul/gossip-key")
+    local.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
     seen: list[tuple[list[str], list[str]]] = []
     for _ in range(4):
-        consul_acl.ring(management, NEW_KEY)
+        acl.ring(management, NEW_KEY)
         seen.append(keys_of_all())
     both = sorted((old, NEW_KEY))
     assert seen == [(both, [old]), (both, [NEW_KEY]), ([NEW_KEY], [NEW_KEY]), ([NEW_KEY], [NEW_KEY])]
 
 
 def test_who_leads_follows_ssm_and_not_its_own_copy_of_the_gossip_key(agent: Agent, host: Path) -> None:
-    management, old = stand(agent), apollo.secret("consul/gossip-key")
+    management, old = stand(agent), local.secret("consul/gossip-key")
     # Its copy is older than SSM, as another server's may be that led before.
     for _ in range(4):
-        consul_acl.stand(agent.facts, management, ssm=in_ssm() | {consul_acl.GOSSIP: NEW_KEY})
+        acl.stand(agent.facts, management, ssm=in_ssm() | {acl.GOSSIP: NEW_KEY})
     assert keys_of_all() == ([NEW_KEY], [NEW_KEY])
     # Its copy is newer than what it knows of SSM.
-    apollo.write(host / "secrets/consul/gossip-key", old, 0o600)
-    consul_acl.stand(agent.facts, management, ssm={})
+    local.write(host / "secrets/consul/gossip-key", old, 0o600)
+    acl.stand(agent.facts, management, ssm={})
     assert keys_of_all() == ([NEW_KEY], [NEW_KEY])
 
 
 def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
     agent: Agent, host: Path, consul: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)  # there is no user of that name here
+    monkeypatch.setattr(configure.shutil, "chown", lambda *_: None)  # there is no user of that name here
     management = stand(agent)
     for planned in PLAN.slaves:
-        consul_acl.create_node(agent.facts, management, planned.name)
+        acl.create_node(agent.facts, management, planned.name)
     join = [f"127.0.0.1:{agent.ports['serf_lan']}"]
     hosts = [Agent(consul, host / planned.name, monkeypatch, planned, join=join) for planned in PLAN.slaves[:2]]
     there, away = hosts
 
     def at(who: Agent) -> None:
-        monkeypatch.setattr(apollo, "CONSUL", f"http://127.0.0.1:{who.ports['http']}")
+        monkeypatch.setattr(local, "CONSUL", f"http://127.0.0.1:{who.ports['http']}")
 
     def joined(who: Agent, seconds: float = 60) -> bool:
         """Whether it sees the server, and the server it."""
@@ -368,11 +368,11 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
         who.process.wait(30)
 
     def start(who: Agent) -> None:
-        """With the new key in its secrets, as consul_config.main does it."""
-        primary = consul_config.digest(consul_config.ring()[0])
+        """With the new key in its secrets, as configure.main does it."""
+        primary = configure.digest(configure.ring()[0])
         with monkeypatch.context() as own:
-            own.setattr(consul_config, "DATA", Path(who.log.name).parent / "data")
-            consul_config.update_ring(NEW_KEY, primary)
+            own.setattr(configure, "DATA", Path(who.log.name).parent / "data")
+            configure.update_ring(NEW_KEY, primary)
         who.process = subprocess.Popen(who.process.args, stdout=who.log, stderr=who.log)
 
     try:
@@ -382,7 +382,7 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
         while away.facts["NODE_NAME"] in alive():
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        apollo.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
+        local.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
         # One that never knew another key. It is let in as soon as the others send with it.
         hosts.append(Agent(consul, host / "fresh", monkeypatch, PLAN.slaves[2], join=join))
         assert not joined(hosts[2], 4)
@@ -390,12 +390,12 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
             stop(there)
             start(there)
             assert joined(there), step
-            answered(lambda: consul_acl.ring(management, NEW_KEY))
+            answered(lambda: acl.ring(management, NEW_KEY))
         assert joined(hosts[2])
         start(away)
         assert joined(away)
         # It brought the old key along.
-        answered(lambda: consul_acl.ring(management, NEW_KEY))
+        answered(lambda: acl.ring(management, NEW_KEY))
         assert answered(keys_of_all) == ([NEW_KEY], [NEW_KEY])
     finally:
         for one in hosts:
@@ -419,12 +419,12 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
 def test_a_host_sends_with_the_gossip_key_that_servers_send_with(
     host: Path, monkeypatch: pytest.MonkeyPatch, kept: list[str], primary: str, updated: list[str]
 ) -> None:
-    monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)
+    monkeypatch.setattr(configure.shutil, "chown", lambda *_: None)
     ring = host / "data/serf/local.keyring"
     if kept:
-        apollo.write(ring, json.dumps(kept), 0o600)
-    consul_config.update_ring("new", consul_config.digest(primary) if primary else "")
-    assert consul_config.ring() == updated
+        local.write(ring, json.dumps(kept), 0o600)
+    configure.update_ring("new", configure.digest(primary) if primary else "")
+    assert configure.ring() == updated
     assert not kept or ring.stat().st_mode & 0o777 == 0o600
 
 
@@ -438,32 +438,32 @@ def test_every_planned_address_leads_back_to_its_host_and_no_other_address_to_an
     )
     facts = {"VPC_CIDR": network}
     for planned in grown.hosts:
-        assert consul_acl.host_at(facts, str(planned.private_ip)) == planned.name
+        assert acl.host_at(facts, str(planned.private_ip)) == planned.name
     first = grown.vpc.network
     for stranger in ("10.2.1.7", "127.0.0.1", first[1], first[2], first[10], first[16], first[32], first[-1], "192.0.2.1"):
         with pytest.raises(ValueError, match="is no host's address"):
-            consul_acl.host_at(facts, str(stranger))
+            acl.host_at(facts, str(stranger))
 
 
 @pytest.fixture(params=["0"])
 def desk(agent: Agent, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Generator[Agent]:
     """The server's desk on the loopback, in a plan whose slave-1 is 127.0.0.33 and whose edge-1 is 127.0.224.11."""
-    monkeypatch.setattr(apollo, "TOKEN_PORT", 0)
+    monkeypatch.setattr(local, "TOKEN_PORT", 0)
     servers: list[Any] = []
 
-    class Server(consul_acl.TokenServer):
+    class Server(acl.TokenServer):
         def serve_forever(self, poll_interval: float = 0.05) -> None:
             servers.append(self)
             ready.set()
             super().serve_forever(poll_interval)
 
     ready = threading.Event()
-    monkeypatch.setattr(consul_acl, "TokenServer", Server)
+    monkeypatch.setattr(acl, "TokenServer", Server)
     agent.facts = {**agent.facts, "VPC_CIDR": "127.0.0.0/16", "PRIVATE_IP": "127.0.0.11", "CONSUL_TLS": request.param}
-    thread = threading.Thread(target=consul_acl.serve, args=(agent.facts,))
+    thread = threading.Thread(target=acl.serve, args=(agent.facts,))
     thread.start()
     assert ready.wait(10)
-    monkeypatch.setattr(apollo, "TOKEN_PORT", servers[0].server_port)
+    monkeypatch.setattr(local, "TOKEN_PORT", servers[0].server_port)
     yield agent
     servers[0].shutdown()
     thread.join()
@@ -472,7 +472,7 @@ def desk(agent: Agent, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
 
 def asked(source: str, token: str) -> tuple[int, str]:
     """(status, token) of a host that asks from an address."""
-    connection = http.client.HTTPConnection("127.0.0.11", apollo.TOKEN_PORT, timeout=5, source_address=(source, 0))
+    connection = http.client.HTTPConnection("127.0.0.11", local.TOKEN_PORT, timeout=5, source_address=(source, 0))
     with closing(connection):
         connection.request("GET", "/", headers={"X-Consul-Token": token})
         answer = connection.getresponse()
@@ -484,11 +484,11 @@ def test_a_host_that_only_waits_at_the_desk_holds_up_no_other_and_few_of_its_thr
     before = threading.active_count()
     with ExitStack() as stack:
         for _ in range(200):
-            waiting = socket.create_connection(("127.0.0.11", apollo.TOKEN_PORT), 5, source_address=("127.0.0.34", 0))
+            waiting = socket.create_connection(("127.0.0.11", local.TOKEN_PORT), 5, source_address=("127.0.0.34", 0))
             stack.enter_context(closing(waiting))
             waiting.sendall(b"GET / HT")
         assert asked("127.0.0.33", token_of("slave"))[0] == 200
-        assert threading.active_count() - before <= consul_acl.AT_ONCE + 1
+        assert threading.active_count() - before <= acl.AT_ONCE + 1
     # Those that broke off count no longer.
     until(lambda: threading.active_count() <= before, "their threads end")
     assert asked("127.0.0.34", token_of("slave"))[0] == 200
@@ -505,7 +505,7 @@ def test_the_desk_gives_a_host_the_token_of_its_own_address_and_role(desk: Agent
     # A rotated one goes beside its predecessor, once Consul knows it. Whoever used it sooner would be nobody.
     old, new = token_of("slave"), str(uuid.uuid4())
     assert asked("127.0.0.33", new) == (503, "")
-    apollo.write(apollo.SECRETS / "consul/slave-token", new, 0o600)
+    local.write(local.SECRETS / "consul/slave-token", new, 0o600)
     assert [asked("127.0.0.33", shown)[0] for shown in (new, old)] == [503, 200]
     stand(desk)
     assert [asked("127.0.0.33", shown) for shown in (new, old)] == 2 * [(200, token)]
@@ -523,15 +523,15 @@ def test_a_host_keeps_a_copy_of_its_token_for_boots_without_servers(
 ) -> None:
     stand(desk)
     certificates("slave", tmp_path / "tls", monkeypatch)
-    monkeypatch.setattr(consul_acl, "host_at", lambda *_: "slave-1")  # the loopback's own address stands for it
-    monkeypatch.setattr(consul_config, "answering", lambda servers: list(servers))
-    monkeypatch.setattr(consul_config, "WAIT", 0.1)
+    monkeypatch.setattr(acl, "host_at", lambda *_: "slave-1")  # the loopback's own address stands for it
+    monkeypatch.setattr(configure, "answering", lambda servers: list(servers))
+    monkeypatch.setattr(configure, "WAIT", 0.1)
     slave = {**desk.facts, "ROLE": "slave", "NODE_NAME": "slave-1"}
-    answer, found = consul_config.obtain(slave, ["127.0.0.11"])
+    answer, found = configure.obtain(slave, ["127.0.0.11"])
     assert allowed("catalog/register", answer.token, "PUT", node("slave-1")) and found == ["127.0.0.11"]
-    assert answer.primary == consul_config.digest(apollo.secret("consul/gossip-key"))
-    assert (apollo.SECRETS / consul_config.OWN_TOKEN).stat().st_mode & 0o777 == 0o600
-    assert consul_config.obtain(slave, []) == (consul_config.Answer(answer.token, ""), [])
+    assert answer.primary == configure.digest(local.secret("consul/gossip-key"))
+    assert (local.SECRETS / configure.OWN_TOKEN).stat().st_mode & 0o777 == 0o600
+    assert configure.obtain(slave, []) == (configure.Answer(answer.token, ""), [])
 
 
 @pytest.mark.parametrize("name", ["slave-1", "control-1"])
@@ -541,27 +541,27 @@ def test_a_reload_leaves_the_old_configuration_until_consul_knows_the_new_token(
     stand(desk)
     role, target = name.partition("-")[0], tmp_path / "consul.d/node.json"
     certificates(role, tmp_path / "tls", monkeypatch)
-    monkeypatch.setattr(consul_acl, "host_at", lambda *_: name)
-    monkeypatch.setattr(consul_config, "answering", lambda servers: list(servers))
-    monkeypatch.setattr(consul_config, "TARGET", target)
-    monkeypatch.setattr(consul_config, "RELOAD_WAIT", 0.5)
+    monkeypatch.setattr(acl, "host_at", lambda *_: name)
+    monkeypatch.setattr(configure, "answering", lambda servers: list(servers))
+    monkeypatch.setattr(configure, "TARGET", target)
+    monkeypatch.setattr(configure, "RELOAD_WAIT", 0.5)
     own = {"control-1": "127.0.0.11"}.get(name, "127.0.0.33")
     facts = {**desk.facts, "ROLE": role, "NODE_NAME": name, "PRIVATE_IP": own, "CONTROL_ADDRESSES": "127.0.0.11 127.0.0.12"}
-    monkeypatch.setattr(apollo, "facts", lambda: facts)
-    assert consul_config.main() == ""
+    monkeypatch.setattr(local, "facts", lambda: facts)
+    assert configure.main() == ""
     before, new = target.read_text(), str(uuid.uuid4())
-    apollo.write(apollo.SECRETS / f"consul/{role}-token", new, 0o600)
+    local.write(local.SECRETS / f"consul/{role}-token", new, 0o600)
     monkeypatch.setenv("MAINPID", "1")
-    assert "Consul does not know the role's token" in consul_config.main()
+    assert "Consul does not know the role's token" in configure.main()
     assert target.read_text() == before
     stand(desk)
-    assert consul_config.main() == ""
+    assert configure.main() == ""
     assert json.loads(target.read_text())["acl"]["tokens"]["dns"] == new
     assert own not in json.loads(target.read_text())["retry_join"]
     # With nothing to confirm a reload needs nobody.
-    monkeypatch.setattr(consul_config, "WAIT", 0.1)
-    monkeypatch.setattr(consul_config, "answering", lambda _: list[str]())
-    assert consul_config.main() == ""
+    monkeypatch.setattr(configure, "WAIT", 0.1)
+    monkeypatch.setattr(configure, "answering", lambda _: list[str]())
+    assert configure.main() == ""
 
 
 # -- containers of before a boot
@@ -569,7 +569,7 @@ def test_a_reload_leaves_the_old_configuration_until_consul_knows_the_new_token(
 
 def registered_at(node_name: str) -> set[str]:
     """The ids of the services that the catalog has of a node."""
-    return set(apollo.consul(f"catalog/node/{node_name}", token_of("management"))[0]["Services"])
+    return set(local.consul(f"catalog/node/{node_name}", token_of("management"))[0]["Services"])
 
 
 def test_at_its_first_start_after_a_boot_a_host_has_the_servers_forget_its_containers_and_nobody_elses(
@@ -582,21 +582,21 @@ def test_at_its_first_start_after_a_boot_a_host_has_the_servers_forget_its_conta
         for key in (*sorted(ids), "theirs"):
             check = {"Name": "up", "Status": "passing", "ServiceID": key}
             body = node(name) | {"Service": {"ID": key, "Service": "web", "Port": 80}, "Check": check}
-            apollo.consul("catalog/register", token_of("management"), "PUT", body)
-    monkeypatch.setattr(consul_acl, "host_at", lambda *_: "slave-1")
-    monkeypatch.setattr(consul_config, "answering", lambda servers: list(servers))
-    monkeypatch.setattr(consul_config, "TARGET", tmp_path / "consul.d/node.json")
-    monkeypatch.setattr(consul_config, "FOLLOW", 0)
+            local.consul("catalog/register", token_of("management"), "PUT", body)
+    monkeypatch.setattr(acl, "host_at", lambda *_: "slave-1")
+    monkeypatch.setattr(configure, "answering", lambda servers: list(servers))
+    monkeypatch.setattr(configure, "TARGET", tmp_path / "consul.d/node.json")
+    monkeypatch.setattr(configure, "FOLLOW", 0)
     facts = {**desk.facts, "ROLE": "slave", "NODE_NAME": "slave-1", "PRIVATE_IP": "127.0.0.33"}
-    monkeypatch.setattr(apollo, "facts", lambda: facts | {"CONTROL_ADDRESSES": "127.0.0.11"})
-    assert consul_config.main() == ""
+    monkeypatch.setattr(local, "facts", lambda: facts | {"CONTROL_ADDRESSES": "127.0.0.11"})
+    assert configure.main() == ""
     assert registered_at("slave-1") == {"theirs"} and registered_at("slave-2") == {*ids, "theirs"}
-    checks = apollo.consul("health/node/slave-1", token_of("management"))[0]
+    checks = local.consul("health/node/slave-1", token_of("management"))[0]
     assert [check["ServiceID"] for check in checks] == ["theirs"]
     # At another start of the agent its containers run on.
     again = node("slave-1") | {"Service": {"ID": "apollo:1:80", "Service": "web", "Port": 80}}
-    apollo.consul("catalog/register", token_of("management"), "PUT", again)
-    assert consul_config.main() == ""
+    local.consul("catalog/register", token_of("management"), "PUT", again)
+    assert configure.main() == ""
     assert registered_at("slave-1") == {"theirs", "apollo:1:80"}
 
 
@@ -605,17 +605,17 @@ def test_an_agent_restores_no_container_of_before_the_boot_and_all_that_others_r
     for key in ("apollo:1:80", "apollo:2:80", "theirs"):
         check = {"Name": "up", "TTL": "1h", "Status": "passing"}
         body = {"ID": key, "Name": "web", "Port": 80, "Check": check}
-        apollo.consul("agent/service/register", token_of("registration"), "PUT", body)
-        apollo.consul(f"agent/check/pass/service:{key}", token_of("registration"), "PUT")
+        local.consul("agent/service/register", token_of("registration"), "PUT", body)
+        local.consul(f"agent/check/pass/service:{key}", token_of("registration"), "PUT")
     # What a power cut may leave.
-    torn = consul_config.DATA / "services" / ("0" * 64)
+    torn = configure.DATA / "services" / ("0" * 64)
     torn.write_text("")
-    consul_config.forget_containers()
+    configure.forget_containers()
     assert not torn.exists()
     agent.restart()
     for what in ("services", "checks"):
-        known = apollo.consul(f"agent/{what}", token_of("registration"))[0]
-        own = {consul_config.METRICS} if what == "services" else set[str]()
+        known = local.consul(f"agent/{what}", token_of("registration"))[0]
+        own = {configure.METRICS} if what == "services" else set[str]()
         assert {entry.get("ServiceID") or entry["ID"] for entry in known.values()} == {"theirs"} | own, what
 
 
@@ -630,9 +630,9 @@ def test_of_a_servers_own_metrics_those_of_the_leader_are_served(agent: Agent) -
 
 
 def certificates(role: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)
-    monkeypatch.setattr(consul_config, "CERTIFICATES", folder)
-    consul_config.put_certificates(role)
+    monkeypatch.setattr(configure.shutil, "chown", lambda *_: None)
+    monkeypatch.setattr(configure, "CERTIFICATES", folder)
+    configure.put_certificates(role)
     return folder
 
 
@@ -642,7 +642,7 @@ CATALOG, RAFT, IN_TLS = b"\x00", b"\x01", b"\x03"
 
 def heard(address: tuple[str, int], protocol: bytes, own: Path | None) -> bool:
     """Whether a server listens to a protocol within TLS. own: the caller's certificate and key."""
-    context = ssl.create_default_context(cafile=consul_config.CERTIFICATES / "ca.pem")
+    context = ssl.create_default_context(cafile=configure.CERTIFICATES / "ca.pem")
     if own:
         context.load_cert_chain(own)
     plain = socket.create_connection(address, 5)
@@ -669,7 +669,7 @@ def test_with_tls_only_the_holders_of_our_certificates_are_heard_by_a_server(
     try:
         server.until_it_leads()
         stand(server)
-        consul_acl.create_node(server.facts, token_of("management"), "slave-1")
+        acl.create_node(server.facts, token_of("management"), "slave-1")
         rpc = ("127.0.0.1", server.ports["server"])
         with closing(socket.create_connection(rpc, 5)) as plain:
             plain.sendall(CATALOG)
@@ -679,7 +679,7 @@ def test_with_tls_only_the_holders_of_our_certificates_are_heard_by_a_server(
         # A slave's certificate is no server's: it takes no part in the servers' own agreement.
         assert not heard(rpc, RAFT, slave_folder / "own.pem")
         assert heard(rpc, RAFT, server_folder / "own.pem")
-        monkeypatch.setattr(consul_config, "CERTIFICATES", slave_folder)
+        monkeypatch.setattr(configure, "CERTIFICATES", slave_folder)
         join = [f"127.0.0.1:{server.ports['serf_lan']}"]
         slave = Agent(consul, host / "slave", monkeypatch, PLAN.slaves[0], "1", join)
         try:
@@ -696,7 +696,7 @@ def test_with_tls_only_the_holders_of_our_certificates_are_heard_by_a_server(
 def registered(name: str) -> bool:
     """Whether the agent, through a server, finds a node with what its own agent tells of it."""
     try:
-        found = apollo.consul(f"catalog/node/{name}", token_of("slave"))[0]
-    except apollo.ConsulError:
+        found = local.consul(f"catalog/node/{name}", token_of("slave"))[0]
+    except local.ConsulError:
         return False
     return bool(found and found["Node"]["Meta"].get("bridge"))

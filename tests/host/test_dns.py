@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from host.apollo import apollo
-from host.apollo.consul import consul_acl, names
+from host.apollo import local
+from host.apollo.consul import acl, names
 from localcloud.machines.namespaces import Namespace
 from tests.booted.names_watch import addresses, query
 from tests.host.conftest import PLAN, Agent
@@ -50,9 +50,9 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.fixture
 def slave(agent: Agent, consul: Path, host: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Slave]:
-    management = apollo.secret("consul/management-token")
-    consul_acl.stand(agent.facts, management)
-    consul_acl.create_node(agent.facts, management, "slave-1")
+    management = local.secret("consul/management-token")
+    acl.stand(agent.facts, management)
+    acl.create_node(agent.facts, management, "slave-1")
     join = [f"127.0.0.1:{agent.ports['serf_lan']}"]
     own = Agent(consul, host / "own", monkeypatch, PLAN.slaves[0], join=join)
     port, between = free_ports(2)
@@ -61,10 +61,10 @@ def slave(agent: Agent, consul: Path, host: Path, monkeypatch: pytest.MonkeyPatc
     (host / "dnsmasq.conf").write_text(config.replace(f"#{names.PORT}", f"#{between}"))
     program = f"""
 from pathlib import Path
-from host.apollo import apollo
+from host.apollo import local
 from host.apollo.consul import names
-apollo.SECRETS, apollo.CONSUL = Path({str(apollo.SECRETS)!r}), {apollo.CONSUL!r}
-apollo.facts = lambda: {own.facts!r}
+local.SECRETS, local.CONSUL = Path({str(local.SECRETS)!r}), {local.CONSUL!r}
+local.facts = lambda: {own.facts!r}
 names.load_limits = lambda: None
 names.AGENT, names.PORT = ("127.0.0.1", {own.ports["dns"]}), {between}
 names.main()
@@ -76,7 +76,7 @@ names.main()
         running.extend(map(subprocess.Popen, programs))
         found = Slave(port, agent, own)
         until(lambda: found.ask("consul.service.consul") == "127.0.0.1" and found.ask("slave-1.node.consul") != "none")
-        monkeypatch.setattr(apollo, "CONSUL", f"http://127.0.0.1:{agent.ports['http']}")
+        monkeypatch.setattr(local, "CONSUL", f"http://127.0.0.1:{agent.ports['http']}")
         yield found
     finally:
         for process in running:
@@ -89,7 +89,7 @@ def register(name: str, *found: str, tags: tuple[str, ...] = ()) -> None:
     for address in found:
         service = {"ID": f"apollo:{name}:{address}", "Service": name, "Port": 80, "Address": address, "Tags": tags}
         body = {"Node": "slave-2", "Address": "10.0.0.34", "Service": service}
-        apollo.consul("catalog/register", apollo.secret("consul/management-token"), "PUT", body)
+        local.consul("catalog/register", local.secret("consul/management-token"), "PUT", body)
 
 
 def by_tcp(connection: socket.socket, name: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from host.apollo.edge import edge_apply
+from host.apollo.edge import apply
 from localcloud.apollo.boot import edge_certificate
 from localcloud.errors import LocalCloudError
 from localcloud.machines.programs import host_program
@@ -626,7 +626,7 @@ def test_new_names_and_slow_clients_keep_a_handful_of_workers(
     make: Callable[..., Edge], instance: Make, tunnel: Tunnel
 ) -> None:
     edge = make()
-    assert (edge_apply.WORKERS, edge_apply.APART) == (2, 30)
+    assert (apply.WORKERS, apply.APART) == (2, 30)
     edge.tune(APART=2)
     for name in ("consul", "haproxy", "template"):
         edge.start(name)

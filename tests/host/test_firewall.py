@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from host.apollo import apollo, bridge_ports, firewall, metrics
-from host.apollo.mesh import mesh, vxlan
+from host.apollo import bridge_ports, firewall, local, metrics
+from host.apollo.mesh import routed, vxlan
 from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
 from plan.mesh import DRIVERS
@@ -61,10 +61,10 @@ print(json.dumps([port for port, found in zip(ports, ThreadPoolExecutor(64).map(
 KEEPER = """
 import sys
 from pathlib import Path
-from host.apollo import apollo, firewall
-from host.apollo.mesh import mesh
+from host.apollo import local, firewall
+from host.apollo.mesh import routed
 folder = Path(sys.argv[1])
-apollo.NODE_ENV, firewall.LOADED, mesh.TABLE = folder / "node.env", folder / "loaded", folder / "mesh.json"
+local.NODE_ENV, firewall.LOADED, routed.TABLE = folder / "node.env", folder / "loaded", folder / "mesh.json"
 firewall.SETTINGS, firewall.INTERVAL = folder, float(sys.argv[2])
 firewall.keep()
 """
@@ -118,9 +118,9 @@ PEER = str(PLAN.slaves[1].private_ip)
 OTHER = str(PLAN.slaves[2].private_ip)
 
 
-def peers() -> dict[str, mesh.Peer]:
+def peers() -> dict[str, routed.Peer]:
     hosts = [PLAN.slaves[1], PLAN.slaves[2], PLAN.control[0]]
-    return {h.name: mesh.Peer(h.name, str(h.private_ip), str(h.bridge_address.ip), str(h.docker_subnet or "")) for h in hosts}
+    return {h.name: routed.Peer(h.name, str(h.private_ip), str(h.bridge_address.ip), str(h.docker_subnet or "")) for h in hosts}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,12 +132,12 @@ def rooted() -> None:
 
 @pytest.fixture(scope="module")
 def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    before, mesh.TABLE = mesh.TABLE, tmp_path_factory.mktemp("mesh") / "mesh.json"
+    before, routed.TABLE = routed.TABLE, tmp_path_factory.mktemp("mesh") / "mesh.json"
     try:
-        mesh.save(FACTS, peers())
+        routed.save(FACTS, peers())
         return firewall.senders(FACTS)
     finally:
-        mesh.TABLE = before
+        routed.TABLE = before
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def slave(senders: dict[str, list[str]]) -> Generator[Place]:
     place = Place()
     try:
         place.host.call(lambda: vxlan.LINK.make(FACTS))
-        place.host.call(lambda: mesh.apply(vxlan.LINK, peers(), FACTS["BRIDGE_ADDRESS"]))
+        place.host.call(lambda: routed.apply(vxlan.LINK, peers(), FACTS["BRIDGE_ADDRESS"]))
         assert place.host.call(lambda: firewall.uplink(FACTS)) == "eth0"
         place.load(firewall.packets(FACTS, "eth0", senders))
         yield place
@@ -607,10 +607,10 @@ class Kept:
             self.process = subprocess.Popen(argv, env=environment(NOTIFY_SOCKET=str(folder / "notify")), start_new_session=True)
             assert notified.recv(20) == b"READY=1"
 
-    def save(self, table: dict[str, mesh.Peer]) -> None:
-        before, mesh.TABLE = mesh.TABLE, self.folder / "mesh.json"
-        mesh.save(FACTS, table)
-        mesh.TABLE = before
+    def save(self, table: dict[str, routed.Peer]) -> None:
+        before, routed.TABLE = routed.TABLE, self.folder / "mesh.json"
+        routed.save(FACTS, table)
+        routed.TABLE = before
 
     def complaint(self) -> str:
         before, firewall.LOADED = firewall.LOADED, self.folder / "loaded"
@@ -675,7 +675,7 @@ def test_who_looks_between_a_load_and_its_record_complains_of_nothing(kept: Kept
     record = kept.folder / "loaded/inet.nft"
     text = record.read_text()
     record.write_text("the rules before")
-    late = threading.Timer(0.5, lambda: apollo.write(record, text))
+    late = threading.Timer(0.5, lambda: local.write(record, text))
     late.start()
     assert kept.complaint() == ""
     late.join()
@@ -730,13 +730,13 @@ def test_a_new_peer_is_heard_and_one_that_left_no_more_as_soon_as_the_mesh_knows
         )  # fmt: skip
         return seen == [("10.2.4.7", b"hello")]
 
-    new = mesh.Peer("slave-4", "10.0.32.36", "10.2.0.4", "10.2.4.0/24")
+    new = routed.Peer("slave-4", "10.0.32.36", "10.2.0.4", "10.2.4.0/24")
     kept.place.vpc.ip([f"address add {new.address}/16 dev eth0"])
     assert not heard()
     for table, then in ((peers() | {new.name: new}, True), (peers(), False)):
         # As the mesh does it: the table first, then the routes.
         kept.save(table)
-        kept.place.host.call(lambda table=table: mesh.apply(vxlan.LINK, table, FACTS["BRIDGE_ADDRESS"]))
+        kept.place.host.call(lambda table=table: routed.apply(vxlan.LINK, table, FACTS["BRIDGE_ADDRESS"]))
         until(lambda then=then: heard() == then, f"heard: {then}")
 
 
@@ -760,13 +760,13 @@ def test_a_table_replaces_itself_in_one_step_and_a_bad_one_changes_nothing(slave
 def test_a_block_of_any_size_is_its_hosts_to_the_last_address(slave: Place, tmp_path: Path, prefix: int) -> None:
     plan = cluster(overlay={"mesh": "vxlan", "hostPrefix": prefix}, slaves={"count": 2})
     facts, peer = node_facts(plan, plan.slaves[0], STACK), plan.slaves[1]
-    before, mesh.TABLE = mesh.TABLE, tmp_path / "mesh.json"
+    before, routed.TABLE = routed.TABLE, tmp_path / "mesh.json"
     try:
-        entry = mesh.Peer(peer.name, str(peer.private_ip), str(peer.bridge_address.ip), str(peer.docker_subnet))
-        mesh.save(facts, {peer.name: entry})
+        entry = routed.Peer(peer.name, str(peer.private_ip), str(peer.bridge_address.ip), str(peer.docker_subnet))
+        routed.save(facts, {peer.name: entry})
         slave.load(firewall.packets(facts, "eth0", firewall.senders(facts)))
     finally:
-        mesh.TABLE = before
+        routed.TABLE = before
     assert peer.docker_subnet is not None
 
     def has(address: int) -> bool:

@@ -103,7 +103,7 @@ def modules_of(verb: str) -> set[str]:
         words = re.findall(r'"([a-z-]+)"', block.partition("]")[0])
         if verb.split()[: len(words)] == words or (" | " in block.partition("]")[0] and verb.split()[0] in words):
             names = re.findall(r"from host\.apollo\S* import (\w+)", block)
-            return {path.read_text() for path in folder.rglob("*.py") if path.stem in names and path.stem != "apollo"}
+            return {path.read_text() for path in folder.rglob("*.py") if path.stem in names and path.stem != "local"}
     raise AssertionError(f"no case for {verb}")
 
 
@@ -117,7 +117,7 @@ def test_whoever_reads_a_secret_starts_after_those_that_are_fetched_in_the_same_
         texts = {f.content for path, f in files.items() if path in lines and path.startswith("/etc/apollo/")}
         texts |= {content for verb in re.findall(r"apollo ([a-z][a-z -]*)", lines) for content in modules_of(verb)}
         texts |= {f.content for path, f in files.items() if path in lines and path.startswith("/usr/local/lib/")}
-        if any(word in content for content in texts for word in ("apollo.secret(", "apollo.SECRETS", "/etc/apollo/secrets/")):
+        if any(word in content for content in texts for word in ("local.secret(", "local.SECRETS", "/etc/apollo/secrets/")):
             readers.add(name)
     readers -= {"apollo-secrets.service"} | ({"apollo-mesh.service"} if plan.mesh.layers[0] == "routed" else set())
     expected = {"slave": "mesos-agent.service", "control": "mesos-master.service", "edge": "apollo-edge.service"}[host.role]

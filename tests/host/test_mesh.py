@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.apollo import addresses
-from host.apollo.mesh import mesh, vxlan, wireguard
+from host.apollo.mesh import routed, vxlan, wireguard
 from host.render import node_facts
 from localcloud.paths import cache_dir
 from plan.cluster import Cluster
@@ -62,9 +62,9 @@ def keyed(name: str, **meta: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "TABLE", tmp_path / "mesh.json")
-    monkeypatch.setattr(mesh, "PUBLIC_KEY", tmp_path / "mesh.pub")
-    mesh.PUBLIC_KEY.write_text(f"{key_of('slave-1')}\n")
+    monkeypatch.setattr(routed, "TABLE", tmp_path / "mesh.json")
+    monkeypatch.setattr(routed, "PUBLIC_KEY", tmp_path / "mesh.pub")
+    routed.PUBLIC_KEY.write_text(f"{key_of('slave-1')}\n")
 
 
 SLAVE_2 = entry("slave-2", "10.0.32.34", "10.2.0.2", "10.2.2.0/24")
@@ -72,7 +72,7 @@ SLAVE_2 = entry("slave-2", "10.0.32.34", "10.2.0.2", "10.2.2.0/24")
 
 @pytest.mark.parametrize(("name", "facts"), [("vxlan", FACTS), ("wireguard", KEYED_FACTS)])
 def test_every_planned_host_but_oneself_is_accepted_as_a_peer(name: str, facts: dict[str, str]) -> None:
-    peers, ignored = mesh.accepted(facts, entries_of(PLANS[name]), LINKS[name].keyed)
+    peers, ignored = routed.accepted(facts, entries_of(PLANS[name]), LINKS[name].keyed)
     assert sorted(peers) == sorted(h.name for h in PLAN.hosts if h.name != "slave-1")
     assert ignored == []
 
@@ -111,7 +111,7 @@ def test_a_name_without_a_place_in_the_plan_is_refused(name: str) -> None:
     ],
 )
 def test_a_false_claim_is_ignored_and_reported(claim: Any, reason: str) -> None:
-    peers, (ignored,) = mesh.accepted(FACTS, [claim, entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")])
+    peers, (ignored,) = routed.accepted(FACTS, [claim, entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")])
     assert peers.keys() == {"slave-3"}
     assert reason in ignored
 
@@ -130,7 +130,7 @@ def test_a_false_claim_is_ignored_and_reported(claim: Any, reason: str) -> None:
     ],
 )
 def test_a_false_key_is_ignored_and_reported(claim: Any, reason: str) -> None:
-    peers, (ignored,) = mesh.accepted(KEYED_FACTS, [keyed("slave-3"), claim], True)
+    peers, (ignored,) = routed.accepted(KEYED_FACTS, [keyed("slave-3"), claim], True)
     assert peers.keys() == {"slave-3"}
     assert reason in ignored
 
@@ -139,13 +139,13 @@ def test_a_false_key_is_ignored_and_reported(claim: Any, reason: str) -> None:
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_key_stays_with_the_host_that_had_it_whoever_else_publishes_it(thief: str, backwards: bool) -> None:
     """slave-2 stands before slave-3 in the catalog, slave-4 after it; and the other way round."""
-    before = mesh.accepted(KEYED_FACTS, [keyed(name) for name in ("slave-2", "slave-3", "slave-4")], True)[0]
+    before = routed.accepted(KEYED_FACTS, [keyed(name) for name in ("slave-2", "slave-3", "slave-4")], True)[0]
     entries = sorted([keyed("slave-3"), keyed(thief, key=key_of("slave-3"))], key=lambda e: e["Node"], reverse=backwards)
-    peers, (ignored,) = mesh.accepted(KEYED_FACTS, entries, True, before)
+    peers, (ignored,) = routed.accepted(KEYED_FACTS, entries, True, before)
     assert peers == {"slave-3": before["slave-3"]}
     assert thief in ignored and "has another host's public key" in ignored
     # Also while its owner is away from the catalog, for as long as the table keeps it.
-    peers, (ignored,) = mesh.accepted(KEYED_FACTS, [keyed(thief, key=key_of("slave-3"))], True, before)
+    peers, (ignored,) = routed.accepted(KEYED_FACTS, [keyed(thief, key=key_of("slave-3"))], True, before)
     assert peers == {} and thief in ignored
 
 
@@ -153,21 +153,21 @@ def test_a_key_stays_with_the_host_that_had_it_whoever_else_publishes_it(thief: 
 def test_of_two_hosts_with_one_new_key_neither_is_believed(backwards: bool) -> None:
     key = key_of("the next slave-3")
     entries = sorted([keyed("slave-2", key=key), keyed("slave-3", key=key)], key=lambda e: e["Node"], reverse=backwards)
-    peers, ignored = mesh.accepted(KEYED_FACTS, [*entries, keyed("slave-4")], True)
+    peers, ignored = routed.accepted(KEYED_FACTS, [*entries, keyed("slave-4")], True)
     assert peers.keys() == {"slave-4"}
     assert len(ignored) == 2 and all("has another host's public key" in line for line in ignored)
     # A host that was replaced, and has a key of its own again, is itself.
-    before = mesh.accepted(KEYED_FACTS, [keyed("slave-2"), keyed("slave-3")], True)[0]
-    peers, ignored = mesh.accepted(KEYED_FACTS, [keyed("slave-2"), keyed("slave-3", key=key)], True, before)
+    before = routed.accepted(KEYED_FACTS, [keyed("slave-2"), keyed("slave-3")], True)[0]
+    peers, ignored = routed.accepted(KEYED_FACTS, [keyed("slave-2"), keyed("slave-3", key=key)], True, before)
     assert (peers["slave-3"].key, ignored) == (key, [])
 
 
-class Standing(mesh.Link):
+class Standing(routed.Link):
     """A link whose kernel has all that it should."""
 
     device = "standing"
 
-    def wanted(self, peers: Sequence[mesh.Peer]) -> Mapping[str, dict[str, str]]:
+    def wanted(self, peers: Sequence[routed.Peer]) -> Mapping[str, dict[str, str]]:
         del peers
         return {"routes": {}}
 
@@ -189,16 +189,16 @@ class Neighbourhood:
 
     def ask(self, _: Mapping[str, str]) -> tuple[Any, str]:
         if self.catalog is None:
-            raise mesh.apollo.ConsulError("no answer")
+            raise routed.local.ConsulError("no answer")
         return self.catalog, "1"
 
 
 @pytest.fixture
 def around(monkeypatch: pytest.MonkeyPatch) -> Neighbourhood:
     around = Neighbourhood([entry("slave-1", "10.0.0.33", "10.2.0.1", "10.2.1.0/24")])
-    monkeypatch.setattr(mesh.network, "mtu", lambda _: int(FACTS["BRIDGE_MTU"]))
-    monkeypatch.setattr(mesh, "catalog", around.ask)
-    monkeypatch.setattr(mesh.network, "ping", around.ping)
+    monkeypatch.setattr(routed.network, "mtu", lambda _: int(FACTS["BRIDGE_MTU"]))
+    monkeypatch.setattr(routed, "catalog", around.ask)
+    monkeypatch.setattr(routed.network, "ping", around.ping)
     return around
 
 
@@ -209,12 +209,12 @@ def of_another_mesh(name: str) -> Any:
 
 @pytest.mark.usefixtures("around")
 def test_a_host_that_is_alone_is_well() -> None:
-    assert mesh.check(Standing(), FACTS) == ("no other host in the catalog", [])
+    assert routed.check(Standing(), FACTS) == ("no other host in the catalog", [])
 
 
 def test_the_first_host_of_a_new_mesh_is_well_with_a_warning(around: Neighbourhood) -> None:
     around.catalog = [of_another_mesh(name) for name in ("control-1", "slave-2")]
-    stands, (warning,) = mesh.check(Standing(), FACTS)
+    stands, (warning,) = routed.check(Standing(), FACTS)
     assert stands == "no peers"
     assert warning.startswith("2 hosts of another mesh, such as: ") and "its mesh is wireguard, here it is vxlan" in warning
 
@@ -222,46 +222,46 @@ def test_the_first_host_of_a_new_mesh_is_well_with_a_warning(around: Neighbourho
 def test_a_host_whose_neighbours_are_all_false_or_not_in_its_table_is_cut_off(around: Neighbourhood) -> None:
     around.catalog = [of_another_mesh("slave-3"), entry("slave-2", "10.0.32.34", "10.2.0.3", "10.2.2.0/24")]
     with pytest.raises(ValueError, match=r"no peers: 2 of the catalog's entries ignored, such as: .*in the plan"):
-        mesh.check(Standing(), FACTS)
+        routed.check(Standing(), FACTS)
     around.catalog = [SLAVE_2, of_another_mesh("slave-3")]
     with pytest.raises(ValueError, match="none of the catalog's 1 peers is on disk"):
-        mesh.check(Standing(), FACTS)
+        routed.check(Standing(), FACTS)
     around.catalog = None
-    with pytest.raises(mesh.apollo.ConsulError):
-        mesh.check(Standing(), FACTS)
+    with pytest.raises(routed.local.ConsulError):
+        routed.check(Standing(), FACTS)
 
 
 def test_packets_are_sent_to_a_few_peers_of_which_one_must_answer(around: Neighbourhood) -> None:
     around.catalog = entries_of(PLAN)
-    peers = mesh.accepted(FACTS, around.catalog)[0]
-    mesh.save(FACTS, peers)
-    assert mesh.check(Standing(), FACTS) == ("26 peers, 7 of 7 asked answer", [])
+    peers = routed.accepted(FACTS, around.catalog)[0]
+    routed.save(FACTS, peers)
+    assert routed.check(Standing(), FACTS) == ("26 peers, 7 of 7 asked answer", [])
     assert len(set(around.asked)) == 7
     # Consul's absence takes nothing away.
     around.catalog = None
     around.silent = set(around.asked[1:])
-    stands, (warning,) = mesh.check(Standing(), FACTS)
+    stands, (warning,) = routed.check(Standing(), FACTS)
     assert stands == "26 peers, 1 of 7 asked answer" and warning.startswith("no answer from ")
     around.silent = set(around.asked)
     with pytest.raises(ValueError, match=r"no packet crosses standing: no answer from .*slave-10 \(10.2.0.10\)"):
-        mesh.check(Standing(), FACTS)
+        routed.check(Standing(), FACTS)
     # Of two hosts the other may be the one that is away.
-    mesh.save(FACTS, {"slave-2": peers["slave-2"]})
+    routed.save(FACTS, {"slave-2": peers["slave-2"]})
     around.silent = {"10.2.0.2"}
-    assert mesh.check(Standing(), FACTS) == ("1 peers, 0 of 1 asked answer", ["no answer from slave-2 (10.2.0.2)"])
+    assert routed.check(Standing(), FACTS) == ("1 peers, 0 of 1 asked answer", ["no answer from slave-2 (10.2.0.2)"])
 
 
 @given(count=st.integers(0, 300), own=st.integers(0, 300))
 def test_whom_a_host_asks_is_spread_over_all_and_never_more_than_a_few(count: int, own: int) -> None:
     names = [f"slave-{number}" for number in range(count)]
-    asked = mesh.network.some_of(names, f"slave-{own}")
-    assert len(set(asked)) == len(asked) <= mesh.network.ASKED
-    assert len(asked) == count or len(asked) > mesh.network.ASKED / 2
+    asked = routed.network.some_of(names, f"slave-{own}")
+    assert len(set(asked)) == len(asked) <= routed.network.ASKED
+    assert len(asked) == count or len(asked) > routed.network.ASKED / 2
 
 
 def test_a_node_that_claims_no_bridge_is_nobodys_fault() -> None:
     fresh = {"Node": "slave-3", "Address": "10.0.0.35", "Meta": {"consul-version": "1.19.2"}}
-    peers, ignored = mesh.accepted(FACTS, [fresh, {**fresh, "Meta": None}, SLAVE_2])
+    peers, ignored = routed.accepted(FACTS, [fresh, {**fresh, "Meta": None}, SLAVE_2])
     assert peers.keys() == {"slave-2"} and ignored == []
 
 
@@ -276,27 +276,27 @@ def test_a_node_that_claims_no_bridge_is_nobodys_fault() -> None:
     )
 )
 def test_no_catalog_entry_whatever_it_is_gets_in_or_breaks_the_table(claim: Any) -> None:
-    assert mesh.accepted(FACTS, [claim, SLAVE_2])[0].keys() == {"slave-2"}
+    assert routed.accepted(FACTS, [claim, SLAVE_2])[0].keys() == {"slave-2"}
 
 
 @pytest.mark.parametrize(("name", "facts"), [("vxlan", FACTS), ("wireguard", KEYED_FACTS)])
 def test_a_table_on_disk_is_judged_like_the_catalog(name: str, facts: dict[str, str]) -> None:
     keyed = LINKS[name].keyed
-    peers, _ = mesh.accepted(facts, entries_of(PLANS[name])[1:3], keyed)
+    peers, _ = routed.accepted(facts, entries_of(PLANS[name])[1:3], keyed)
     assert len(peers) == 2
-    mesh.save(facts, peers)
-    assert mesh.load(facts, keyed) == peers
-    table = json.loads(mesh.TABLE.read_text())
-    mesh.TABLE.write_text(json.dumps([*table, entry("slave-4", "8.8.8.8", "10.2.0.4", "10.2.4.0/24", mesh=name)]))
-    assert mesh.load(facts, keyed) == peers
+    routed.save(facts, peers)
+    assert routed.load(facts, keyed) == peers
+    table = json.loads(routed.TABLE.read_text())
+    routed.TABLE.write_text(json.dumps([*table, entry("slave-4", "8.8.8.8", "10.2.0.4", "10.2.4.0/24", mesh=name)]))
+    assert routed.load(facts, keyed) == peers
     for damaged in ("", "{", "7", '{"a": 1}', "[1, 2]"):
-        mesh.TABLE.write_text(damaged)
-        assert mesh.load(facts, keyed) == {}
+        routed.TABLE.write_text(damaged)
+        assert routed.load(facts, keyed) == {}
 
 
 def test_only_what_differs_is_told_to_the_kernel() -> None:
-    two = mesh.accepted(FACTS, [SLAVE_2])[0]
-    three = mesh.accepted(FACTS, [entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")])[0]
+    two = routed.accepted(FACTS, [SLAVE_2])[0]
+    three = routed.accepted(FACTS, [entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")])[0]
     then = vxlan.LINK.wanted([*two.values()])
     assert vxlan.LINK.commands(then, then, "10.2.0.1") == []
     bridge, ip = (
@@ -319,7 +319,7 @@ def test_only_what_differs_is_told_to_the_kernel() -> None:
 def test_a_peer_with_another_key_is_exchanged_in_one_command() -> None:
     link = wireguard.LINK
     before, after = (
-        link.wanted([*mesh.accepted(KEYED_FACTS, [keyed("slave-2", key=key)], True)[0].values()])
+        link.wanted([*routed.accepted(KEYED_FACTS, [keyed("slave-2", key=key)], True)[0].values()])
         for key in (key_of("slave-2"), key_of("the next slave-2"))
     )
     assert link.commands(before, before, "10.2.0.1") == []
@@ -333,31 +333,31 @@ def test_a_peer_with_another_key_is_exchanged_in_one_command() -> None:
 
 KERNEL_TEST = """
 import json, sys, pathlib
-from host.apollo.mesh import mesh, wireguard
+from host.apollo.mesh import routed, wireguard
 folder, facts, entries = json.load(sys.stdin)
-mesh.PUBLIC_KEY = pathlib.Path(folder, "mesh.pub")
+routed.PUBLIC_KEY = pathlib.Path(folder, "mesh.pub")
 wireguard.PRIVATE_KEY = pathlib.Path(folder, "wireguard.key")
 # In systemd's place, of which there is none here. It ends with its device.
-wireguard.in_userspace = lambda: mesh.run("wireguard-go", wireguard.LINK.device)
-link = mesh.link(facts)
+wireguard.in_userspace = lambda: routed.run("wireguard-go", wireguard.LINK.device)
+link = routed.link(facts)
 link.make(facts)
 link.make(facts)
-peers, _ = mesh.accepted(facts, entries, link.keyed)
+peers, _ = routed.accepted(facts, entries, link.keyed)
 def stands():
-    mesh.apply(link, peers, facts["BRIDGE_ADDRESS"])
+    routed.apply(link, peers, facts["BRIDGE_ADDRESS"])
     assert link.present() == link.wanted(list(peers.values())), link.present()
 stands()
-mesh.run("ip", "route", "del", "10.2.2.0/24")
+routed.run("ip", "route", "del", "10.2.2.0/24")
 if link.keyed:
-    mesh.run("wg", "set", link.device, "peer", peers["slave-3"].key, "remove")
-    mesh.run("wg", "set", link.device, "peer", peers["slave-4"].key, "allowed-ips", "10.2.0.4/32")
+    routed.run("wg", "set", link.device, "peer", peers["slave-3"].key, "remove")
+    routed.run("wg", "set", link.device, "peer", peers["slave-4"].key, "allowed-ips", "10.2.0.4/32")
 else:
-    mesh.run("ip", "neigh", "del", "10.2.0.3", "dev", link.device)
-    mesh.run("bridge", "fdb", "del", "02:78:0a:02:00:04", "dev", link.device)
+    routed.run("ip", "neigh", "del", "10.2.0.3", "dev", link.device)
+    routed.run("bridge", "fdb", "del", "02:78:0a:02:00:04", "dev", link.device)
 stands()
 del peers["slave-2"]
 stands()
-mesh.run("ip", "link", "del", link.device)
+routed.run("ip", "link", "del", link.device)
 link.make(facts)
 stands()
 print(len(peers), "peers stand")
@@ -424,24 +424,24 @@ def test_the_kernel_holds_the_table_and_gets_back_what_a_hand_deleted(name: str,
 
 PACKETS_TEST = """
 import json, pathlib, subprocess, sys
-from host.apollo.mesh import mesh, wireguard
+from host.apollo.mesh import routed, wireguard
 folder, entries, facts, *others = json.load(sys.stdin)
-mesh.PUBLIC_KEY, mesh.TABLE = pathlib.Path(folder, "mesh.pub"), pathlib.Path(folder, "mesh.json")
+routed.PUBLIC_KEY, routed.TABLE = pathlib.Path(folder, "mesh.pub"), pathlib.Path(folder, "mesh.json")
 wireguard.PRIVATE_KEY = pathlib.Path(folder, "wireguard.key")
-wireguard.in_userspace = lambda: mesh.run("wireguard-go", wireguard.LINK.device)
-link = mesh.link(facts)
+wireguard.in_userspace = lambda: routed.run("wireguard-go", wireguard.LINK.device)
+link = routed.link(facts)
 if link.keyed:
     # Their sockets are named for their devices, which are called the same on every host.
-    mesh.run("mkdir", "-p", folder + "/run", "/var/run/wireguard")
-    mesh.run("mount", "--bind", folder + "/run", "/var/run/wireguard")
+    routed.run("mkdir", "-p", folder + "/run", "/var/run/wireguard")
+    routed.run("mount", "--bind", folder + "/run", "/var/run/wireguard")
 link.make(facts)
 if link.keyed:
-    entries[facts["NODE_NAME"]]["Meta"]["key"] = mesh.PUBLIC_KEY.read_text().strip()
+    entries[facts["NODE_NAME"]]["Meta"]["key"] = routed.PUBLIC_KEY.read_text().strip()
 def stand():
-    peers, ignored = mesh.accepted(facts, entries.values(), link.keyed)
+    peers, ignored = routed.accepted(facts, entries.values(), link.keyed)
     assert not ignored, ignored
-    mesh.save(facts, peers)
-    mesh.apply(link, peers, facts["BRIDGE_ADDRESS"])
+    routed.save(facts, peers)
+    routed.apply(link, peers, facts["BRIDGE_ADDRESS"])
 stand()
 if not others:
     print(json.dumps(entries))
@@ -452,20 +452,20 @@ for line in (
     "-n other addr add 10.0.0.35/16 dev eth0", "-n other link set eth0 up", "-n other link add weave type bridge",
     "-n other addr add 10.2.0.3/16 dev weave", "-n other link set weave up",
 ):
-    mesh.run("ip", *line.split())
+    routed.run("ip", *line.split())
 own = ["ip", "netns", "exec", "other", sys.executable, "-c", pathlib.Path(folder, "program").read_text()]
 done = subprocess.run(own, input=json.dumps([folder + "/other", entries, *others]), capture_output=True, text=True)
 assert done.returncode == 0, done.stdout + done.stderr
 entries = json.loads(done.stdout.splitlines()[-1])
 stand()
-mesh.catalog = lambda _: (list(entries.values()), "1")
+routed.catalog = lambda _: (list(entries.values()), "1")
 def check():
     try:
-        print(json.dumps(mesh.check(link, facts)))
+        print(json.dumps(routed.check(link, facts)))
     except ValueError as error:
         print(json.dumps(str(error)))
 check()
-mesh.run("ip", "-n", "other", "link", "set", "eth0", "down")
+routed.run("ip", "-n", "other", "link", "set", "eth0", "down")
 check()
 """
 

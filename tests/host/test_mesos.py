@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, check
-from host.apollo.mesos import mesos, mesos_agent, mesos_control, scheduler
-from host.apollo.zookeeper import zookeeper
+from host.apollo import check, local, zookeeper
+from host.apollo.mesos import agent, control, mesos, scheduler
 from host.render import node_facts
 from tests.host.support import EXAMPLES, STACK, files_of
 from tests.plan.support import cluster
@@ -29,14 +28,14 @@ CONTROL, SLAVE = (node_facts(PLAN, host, STACK) for host in (PLAN.control[0], PL
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host's folders somewhere else, with the passwords."""
-    monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
+    monkeypatch.setattr(local, "SECRETS", tmp_path / "secrets")
     for user in ("marathon", "operator", "agent", "zookeeper"):
-        apollo.write(tmp_path / f"secrets/mesos/{user}-password", f"{user}-secret\n", 0o600)
-    apollo.write(tmp_path / "secrets/control/count", "3\n")
+        local.write(tmp_path / f"secrets/mesos/{user}-password", f"{user}-secret\n", 0o600)
+    local.write(tmp_path / "secrets/control/count", "3\n")
     for module, name in (
         *((mesos, name) for name in ("OWN", "USR", "IMAGES", "PACKAGES", "RUN")),
-        *((mesos_agent, name) for name in ("WORK", "LATEST", "FAILURES", "CGROUPS")),
-        *((mesos_control, name) for name in ("LOG", "QUORUM", "MARATHON_LOG")),
+        *((agent, name) for name in ("WORK", "LATEST", "FAILURES", "CGROUPS")),
+        *((control, name) for name in ("LOG", "QUORUM", "MARATHON_LOG")),
     ):
         monkeypatch.setattr(module, name, tmp_path / str(getattr(module, name)).lstrip("/"))
     mesos.RUN.mkdir(parents=True)
@@ -53,11 +52,11 @@ def test_somebodys_own_build_goes_before_an_image_and_an_image_before_the_hosts(
     with pytest.raises(SystemExit):
         first()
     assert mesos.complaint("agent").startswith(f"there is no {host}/usr/sbin/mesos-agent")
-    apollo.write(mesos.USR / "sbin/mesos-agent", "")
+    local.write(mesos.USR / "sbin/mesos-agent", "")
     assert first() == f"{host}/usr/sbin/mesos-agent"
-    apollo.write(mesos.IMAGES, 'AGENT="example/mesos:1"\n')
+    local.write(mesos.IMAGES, 'AGENT="example/mesos:1"\n')
     assert first() == "docker"
-    apollo.write(mesos.OWN / "sbin/mesos-agent", "")
+    local.write(mesos.OWN / "sbin/mesos-agent", "")
     assert first() == f"{host}/opt/mesos/sbin/mesos-agent"
 
 
@@ -88,7 +87,7 @@ def test_user_data_says_where_mesos_comes_from_and_nothing_where_the_host_has_it
 
 @pytest.mark.usefixtures("host")
 def test_no_container_of_ours_has_a_name_that_the_agent_takes_for_a_task() -> None:
-    apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    local.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
     for name in mesos.PROGRAMS:
         (container,) = [word for word in mesos.command(name, []) if word.startswith("--name=")]
         assert not container.removeprefix("--name=").startswith("mesos-")
@@ -98,40 +97,40 @@ def test_clients_of_zookeeper_are_told_the_planned_control_nodes_as_more_silent_
     host: Path,
 ) -> None:
     assert mesos.zookeeper(CONTROL, "mesos") == "zk://10.0.0.11:2181,10.0.32.12:2181,10.0.0.13:2181/mesos"
-    apollo.write(host / "secrets/control/count", "5\n")
+    local.write(host / "secrets/control/count", "5\n")
     assert mesos.zookeeper(SLAVE, "mesos").count(":2181") == 5
 
 
 @pytest.mark.usefixtures("host")
 def test_a_program_that_would_be_the_first_process_of_its_container_gets_an_init() -> None:
-    apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    local.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
     assert "--init" in mesos.command("master", []) and "--init" in mesos.command("marathon", [])
     # With the host's processes it is none.
-    assert "--init" not in mesos.command("agent", [], mesos_agent.DOCKER_OPTIONS)
+    assert "--init" not in mesos.command("agent", [], agent.DOCKER_OPTIONS)
 
 
 def test_marathon_is_given_no_password_by_a_variable_that_it_logs(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    apollo.write(mesos.OWN / "bin/marathon", "")
+    local.write(mesos.OWN / "bin/marathon", "")
     given: dict[str, str] = {}
     monkeypatch.setattr(mesos, "start", lambda *given_: given.update(given_[-1]))
     monkeypatch.setattr(zookeeper, "CLAIMED", host / "claimed")
-    apollo.write(host / "claimed", "")
-    mesos_control.marathon(CONTROL)
+    local.write(host / "claimed", "")
+    control.marathon(CONTROL)
     logged = {name: value for name, value in given.items() if name.startswith("MARATHON_")}
     assert list(logged) == ["MARATHON_ZK"] and "marathon-secret" not in logged["MARATHON_ZK"]
     assert given["MESOSPHERE_HTTP_CREDENTIALS"] == "marathon:marathon-secret"
     # What hides that one's login has its own test by hand, with the real Logback (docs/mesos.md).
-    assert f"-Dlogback.configurationFile={mesos_control.MARATHON_LOG}" in given["JAVA_OPTS"]
-    assert "%n%ex){'zk://[^@ ]*@', 'zk://'}%nopex" in mesos_control.MARATHON_LOG.read_text()
+    assert f"-Dlogback.configurationFile={control.MARATHON_LOG}" in given["JAVA_OPTS"]
+    assert "%n%ex){'zk://[^@ ]*@', 'zk://'}%nopex" in control.MARATHON_LOG.read_text()
 
 
 def test_no_password_is_on_a_command_line(host: Path) -> None:
-    apollo.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    local.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
     passwords = [(host / f"secrets/mesos/{user}-password").read_text().strip() for user in ("marathon", "operator", "agent")]
     flags = {
-        "master": mesos_control.master_flags(CONTROL, 2),
-        "marathon": mesos_control.marathon_flags(CONTROL),
-        "agent": mesos_agent.flags(SLAVE, "cpus:1"),
+        "master": control.master_flags(CONTROL, 2),
+        "marathon": control.marathon_flags(CONTROL),
+        "agent": agent.flags(SLAVE, "cpus:1"),
     }
     line = " ".join(word for name in flags for word in mesos.command(name, flags[name])).replace("/marathon-secret", "")
     assert not [password for password in passwords if password in line]
@@ -154,16 +153,16 @@ def allowed(acls: dict[str, Any], principal: str | None, action: str) -> bool:
 @pytest.fixture
 def master(host: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The ACLs that a master starts with."""
-    apollo.write(mesos.OWN / "sbin/mesos-master", "")
-    mesos_control.LOG.mkdir(parents=True)
+    local.write(mesos.OWN / "sbin/mesos-master", "")
+    control.LOG.mkdir(parents=True)
     monkeypatch.setattr(mesos, "start", lambda *_: None)
     monkeypatch.setattr(zookeeper, "CLAIMED", host / "claimed")
-    for program in (mesos_control.master, mesos_control.marathon):
+    for program in (control.master, control.marathon):
         with pytest.raises(SystemExit) as ended:
             program(CONTROL)
         assert ended.value.code == mesos.NOT_YET, "else it would make a tree that is open to all"
-    apollo.write(zookeeper.CLAIMED, "")
-    mesos_control.master(CONTROL)
+    local.write(zookeeper.CLAIMED, "")
+    control.master(CONTROL)
     return json.loads((mesos.RUN / "acls.json").read_text())
 
 
@@ -190,7 +189,7 @@ def test_an_agent_may_register_and_that_is_all(master: dict[str, Any]) -> None:
 
 
 def test_frameworks_log_in_whichever_way_they_come() -> None:
-    flags = mesos_control.master_flags(CONTROL, 2)
+    flags = control.master_flags(CONTROL, 2)
     assert {"--authenticate_frameworks=true", "--authenticate_http_frameworks=true"} < set(flags)
     # A master that is not told how to check them does not start.
     assert "--http_framework_authenticators=basic" in flags
@@ -201,7 +200,7 @@ def test_frameworks_log_in_whichever_way_they_come() -> None:
 
 @pytest.mark.parametrize(("count", "quorum"), [(1, 1), (3, 2), (5, 3)])
 def test_the_quorum_is_the_majority_of_the_planned_masters(count: int, quorum: int) -> None:
-    assert mesos_control.quorum(count) == quorum
+    assert control.quorum(count) == quorum
 
 
 def test_a_new_master_waits_for_old_ones_with_a_smaller_quorum() -> None:
@@ -210,8 +209,8 @@ def test_a_new_master_waits_for_old_ones_with_a_smaller_quorum() -> None:
         {"Node": "control-2", "ServiceMeta": {"quorum": "3"}},
         {"Node": "control-3", "ServiceMeta": None},
     ]
-    assert mesos_control.smaller(3, catalog) == ["control-1"]
-    assert mesos_control.smaller(2, catalog) == []
+    assert control.smaller(3, catalog) == ["control-1"]
+    assert control.smaller(2, catalog) == []
 
 
 # -- the agent
@@ -226,17 +225,17 @@ def test_a_new_master_waits_for_old_ones_with_a_smaller_quorum() -> None:
     ],
 )
 def test_tasks_get_what_the_hosts_own_daemons_leave(memory_mib: int, cpus: int, gib: int, expected: str) -> None:
-    assert mesos_agent.resources(memory_mib * 1024, cpus, gib << 30) == expected
+    assert agent.resources(memory_mib * 1024, cpus, gib << 30) == expected
 
 
 @pytest.fixture
 def old_state(host: Path) -> Path:
     """The state of an agent that ran here."""
-    old = mesos_agent.WORK / "meta/slaves/one"
+    old = agent.WORK / "meta/slaves/one"
     old.mkdir(parents=True)
-    mesos_agent.LATEST.symlink_to(old)
-    assert host in mesos_agent.LATEST.parents
-    return mesos_agent.LATEST
+    agent.LATEST.symlink_to(old)
+    assert host in agent.LATEST.parents
+    return agent.LATEST
 
 
 Ended = Callable[[str], None]
@@ -252,11 +251,11 @@ def ended(host: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
     monkeypatch.setenv("PATH", f"{path}:/usr/bin:/bin")
 
     def end(said: str, docker: str = "exit 0") -> None:
-        apollo.write(host / "said", said)
+        local.write(host / "said", said)
         script = f"#!/bin/sh\ncase $* in *_SYSTEMD_INVOCATION_ID=run-1*) cat {host}/said;; esac\n"
-        apollo.write(path / "journalctl", script, 0o755)
-        apollo.write(path / "docker", f"#!/bin/sh\n{docker}\n", 0o755)
-        mesos_agent.stopped("run-1")
+        local.write(path / "journalctl", script, 0o755)
+        local.write(path / "docker", f"#!/bin/sh\n{docker}\n", 0o755)
+        agent.stopped("run-1")
 
     return end
 
@@ -266,11 +265,11 @@ def test_state_that_the_agent_cannot_use_three_times_in_a_row_is_dropped_and_the
 ) -> None:
     for said in (USELESS, USELESS, "EXIT with status 1: Master refused authentication", USELESS, USELESS):
         ended(said)
-        mesos_agent.drop_unusable_state()
+        agent.drop_unusable_state()
         assert old_state.exists()
     ended(USELESS)
-    mesos_agent.drop_unusable_state()
-    assert not old_state.is_symlink() and (old_state.parent / "one").is_dir() and not mesos_agent.FAILURES.exists()
+    agent.drop_unusable_state()
+    assert not old_state.is_symlink() and (old_state.parent / "one").is_dir() and not agent.FAILURES.exists()
 
 
 @pytest.mark.parametrize(
@@ -284,38 +283,38 @@ def test_state_that_the_agent_cannot_use_three_times_in_a_row_is_dropped_and_the
 def test_no_other_end_of_the_agent_costs_it_its_tasks(old_state: Path, ended: Ended, said: str) -> None:
     for _ in range(9):
         ended(said)
-        mesos_agent.drop_unusable_state()
+        agent.drop_unusable_state()
     assert old_state.exists()
 
 
 def test_an_agent_that_finds_no_docker_keeps_its_state(old_state: Path, ended: Any) -> None:
     for _ in range(9):
         ended(USELESS, docker="exit 1")
-        mesos_agent.drop_unusable_state()
+        agent.drop_unusable_state()
     assert old_state.exists()
 
 
 def test_an_agent_with_more_resources_is_the_same_one_and_its_executors_find_a_builds_library(host: Path) -> None:
-    assert "--reconfiguration_policy=additive" in mesos_agent.flags(SLAVE, "cpus:1")
-    assert not [flag for flag in mesos_agent.flags(SLAVE, "cpus:1") if flag.startswith("--executor_environment_variables")]
-    apollo.write(mesos.OWN / "sbin/mesos-agent", "")
+    assert "--reconfiguration_policy=additive" in agent.flags(SLAVE, "cpus:1")
+    assert not [flag for flag in agent.flags(SLAVE, "cpus:1") if flag.startswith("--executor_environment_variables")]
+    local.write(mesos.OWN / "sbin/mesos-agent", "")
     wanted = f'--executor_environment_variables={{"LD_LIBRARY_PATH": "{host}/opt/mesos/lib"}}'
-    assert wanted in mesos_agent.flags(SLAVE, "cpus:1")
+    assert wanted in agent.flags(SLAVE, "cpus:1")
     # In its images there is no such library.
-    apollo.write(mesos.IMAGES, 'AGENT="example/mesos:1"\n')
-    assert not [flag for flag in mesos_agent.flags(SLAVE, "cpus:1") if flag.startswith("--docker_mesos_image")]
+    local.write(mesos.IMAGES, 'AGENT="example/mesos:1"\n')
+    assert not [flag for flag in agent.flags(SLAVE, "cpus:1") if flag.startswith("--docker_mesos_image")]
 
 
 def test_control_groups_of_version_2_are_refused_with_what_to_boot_with(host: Path) -> None:
-    mesos_agent.CGROUPS.mkdir(parents=True)
+    agent.CGROUPS.mkdir(parents=True)
     for name in ("cpu", "cpuacct"):
-        (mesos_agent.CGROUPS / name).mkdir()
-    assert mesos_agent.control_groups().startswith("no control group hierarchy for memory below")
-    (mesos_agent.CGROUPS / "memory").mkdir()
-    assert mesos_agent.control_groups() == ""
-    (mesos_agent.CGROUPS / "cgroup.controllers").touch()
-    assert "boot with systemd.unified_cgroup_hierarchy=0" in mesos_agent.control_groups()
-    assert host in mesos_agent.CGROUPS.parents
+        (agent.CGROUPS / name).mkdir()
+    assert agent.control_groups().startswith("no control group hierarchy for memory below")
+    (agent.CGROUPS / "memory").mkdir()
+    assert agent.control_groups() == ""
+    (agent.CGROUPS / "cgroup.controllers").touch()
+    assert "boot with systemd.unified_cgroup_hierarchy=0" in agent.control_groups()
+    assert host in agent.CGROUPS.parents
 
 
 def test_an_example_that_spreads_over_zones_says_over_how_many() -> None:
@@ -419,7 +418,7 @@ def played() -> Generator[tuple[Cluster, int]]:
 
 def api(port: int) -> Any:
     place = f"http://127.0.0.1:{port}"
-    return mesos_control.Api({"master": place, "marathon": place}, {"master": "operator:x", "marathon": "marathon:x"})
+    return control.Api({"master": place, "marathon": place}, {"master": "operator:x", "marathon": "marathon:x"})
 
 
 def at_once(condition: Callable[[], bool]) -> bool:
@@ -428,13 +427,13 @@ def at_once(condition: Callable[[], bool]) -> bool:
 
 def test_draining_moves_the_tasks_first_and_takes_the_machine_down_last(played: tuple[Cluster, int]) -> None:
     state, port = played
-    said = mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+    said = control.down(api(port), "10.0.0.33", 1000.0, at_once)
     assert said == "moved 1 tasks; 10.0.0.33 is down until `up`"
     assert set(state.tasks.values()) == {"10.0.32.34"}
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
     changes = [asked for asked in state.asked if not asked.startswith("GET")]
     assert changes == ["POST /maintenance/schedule", "DELETE /v2/apps/web/tasks/web.1", "POST /machine/down"]
-    mesos_control.up(api(port), "10.0.0.33")
+    control.up(api(port), "10.0.0.33")
     assert (state.down, state.windows) == ([], [])
 
 
@@ -442,10 +441,10 @@ def test_draining_stops_where_a_task_does_not_come_up_elsewhere(played: tuple[Cl
     state, port = played
     state.broken = True
     with pytest.raises(
-        mesos_control.MesosError,
+        control.MesosError,
         match=r"/web did not come up elsewhere in time \(1 of 2 run, 1 of 2 are healthy\); 10\.0\.0\.33 is still in use",
     ):
-        mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+        control.down(api(port), "10.0.0.33", 1000.0, at_once)
     assert (state.down, state.windows) == ([], [])
 
 
@@ -473,18 +472,18 @@ def test_a_drain_waits_as_long_as_the_tasks_say_that_they_need_and_no_longer_tha
 ) -> None:
     state, port = played
     state.check, state.tasks = check, {f"web.{n}": "10.0.0.33" for n in range(tasks)}
-    assert mesos_control.needs(api(port), "10.0.0.33") == said
+    assert control.needs(api(port), "10.0.0.33") == said
 
 
 def test_draining_does_not_wait_for_a_health_of_which_marathon_knew_nothing(played: tuple[Cluster, int]) -> None:
     state, port = played
     state.knows_health = False
-    assert mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once).startswith("moved 1 tasks")
+    assert control.down(api(port), "10.0.0.33", 1000.0, at_once).startswith("moved 1 tasks")
 
 
 def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_started(played: tuple[Cluster, int]) -> None:
     state, port = played
-    mesos_control.down(api(port), "10.0.32.34", 1000.0, at_once)
+    control.down(api(port), "10.0.32.34", 1000.0, at_once)
     others = list(state.windows)
 
     def interrupted(_: Callable[[], bool]) -> bool:
@@ -492,11 +491,11 @@ def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_
 
     state.tasks = {"web.1": "10.0.0.33"}
     with pytest.raises(KeyboardInterrupt):
-        mesos_control.down(api(port), "10.0.0.33", 1000.0, interrupted)
+        control.down(api(port), "10.0.0.33", 1000.0, interrupted)
     assert state.windows == others
     for state.refuses in ("/v2/tasks", "/machine/down"):
-        with pytest.raises(mesos_control.MesosError, match=f"{state.refuses}: 500"):
-            mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+        with pytest.raises(control.MesosError, match=f"{state.refuses}: 500"):
+            control.down(api(port), "10.0.0.33", 1000.0, at_once)
         assert state.windows == others
 
 
@@ -505,28 +504,28 @@ def test_without_a_marathon_there_is_no_task_to_move(
 ) -> None:
     state, port = played
     catalog = {"mesos-master?tag=leader&passing": [{"Service": {"Address": "127.0.0.1", "Port": port}}]}
-    apollo.write(host / "secrets/consul/control-token", "x", 0o600)
-    monkeypatch.setattr(apollo, "consul", lambda path, _: (catalog.get(path.removeprefix("health/service/"), []), {}))
-    api = mesos_control.leading()
+    local.write(host / "secrets/consul/control-token", "x", 0o600)
+    monkeypatch.setattr(local, "consul", lambda path, _: (catalog.get(path.removeprefix("health/service/"), []), {}))
+    api = control.leading()
     assert api
-    said = mesos_control.down(api, "10.0.0.33", 1000.0, at_once)
+    said = control.down(api, "10.0.0.33", 1000.0, at_once)
     assert said == "no Marathon answers, so moved no task; 10.0.0.33 is down until `up`"
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
 
 
 def test_draining_one_machine_leaves_anothers_window_alone(played: tuple[Cluster, int]) -> None:
     state, port = played
-    mesos_control.down(api(port), "10.0.0.33", 1000.0, at_once)
+    control.down(api(port), "10.0.0.33", 1000.0, at_once)
     state.tasks = {}
-    mesos_control.down(api(port), "10.0.32.34", 1000.0, at_once)
-    mesos_control.up(api(port), "10.0.32.34")
+    control.down(api(port), "10.0.32.34", 1000.0, at_once)
+    control.up(api(port), "10.0.32.34")
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
     assert [entry["ip"] for window in state.windows for entry in window["machine_ids"]] == ["10.0.0.33"]
 
 
 def test_a_host_without_an_agent_has_nothing_to_drain(played: tuple[Cluster, int]) -> None:
     state, port = played
-    assert mesos_control.down(api(port), "10.0.0.99", 1000.0, at_once) == "no agent at 10.0.0.99: nothing to drain"
+    assert control.down(api(port), "10.0.0.99", 1000.0, at_once) == "no agent at 10.0.0.99: nothing to drain"
     assert state.asked == ["GET /slaves"]
 
 
@@ -536,7 +535,7 @@ def test_a_leader_without_a_majority_of_logs_leads_in_name_only(
     state, port = played
     monkeypatch.setattr(mesos, "MASTER_PORT", port)
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
-    apollo.write(mesos_control.QUORUM, "2\n")
+    local.write(control.QUORUM, "2\n")
     facts = {"PRIVATE_IP": "127.0.0.1"}
     led = scheduler.look_at_master(facts)
     assert (led.passing, led.tags, led.meta, led.detail) == (True, ["leader"], {"quorum": "2"}, "leads, quorum 2")
@@ -552,14 +551,14 @@ def test_only_what_the_stack_publishes_has_the_edges_tag(
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
     assert scheduler.look_at_marathon({"PRIVATE_IP": "127.0.0.1"}).tags == []
     plan = cluster(mesos={"published": ["marathon"]})
-    apollo.write(host / "published", files_of(plan, plan.control[0])["/etc/apollo/mesos-published"].content)
+    local.write(host / "published", files_of(plan, plan.control[0])["/etc/apollo/mesos-published"].content)
     assert scheduler.look_at_marathon({"PRIVATE_IP": "127.0.0.1"}).tags == ["public"]
 
 
 @pytest.mark.usefixtures("host")
 def test_a_master_that_hangs_is_given_up_soon_and_its_quorum_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesos, "LOOK_SECONDS", 0.2)
-    apollo.write(mesos_control.QUORUM, "2\n")
+    local.write(control.QUORUM, "2\n")
     # It takes connections and never answers.
     with closing(socket.create_server(("127.0.0.1", 0))) as hung:
         monkeypatch.setattr(mesos, "MASTER_PORT", hung.getsockname()[1])
@@ -592,11 +591,11 @@ def test_a_server_that_hangs_makes_no_other_one_look_dead(host: Path, monkeypatc
             raise SystemExit
         return True
 
-    monkeypatch.setattr(apollo, "facts", lambda: {"PRIVATE_IP": "127.0.0.1"})
-    monkeypatch.setattr(apollo, "consul", consul)
+    monkeypatch.setattr(local, "facts", lambda: {"PRIVATE_IP": "127.0.0.1"})
+    monkeypatch.setattr(local, "consul", consul)
     monkeypatch.setattr(scheduler, "PERIOD", 0.01)
     monkeypatch.setattr(scheduler, "running", running)
-    apollo.write(host / "secrets/consul/control-token", "x", 0o600)
+    local.write(host / "secrets/consul/control-token", "x", 0o600)
     looks = {"hung": hangs, "well": lambda _: scheduler.State(True, "answers")}
     monkeypatch.setattr(scheduler, "SERVICES", [scheduler.Service(name, f"{name}.service", 1, looks[name]) for name in looks])
     watching = threading.Thread(target=scheduler.main, daemon=True)
@@ -623,11 +622,11 @@ def asked(
     for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
         monkeypatch.setattr(mesos, name, played[1])
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
-    monkeypatch.setattr(apollo, "consul", lambda *_: (leader if state.metrics["master/elected"] else [], {}))
+    monkeypatch.setattr(local, "consul", lambda *_: (leader if state.metrics["master/elected"] else [], {}))
     monkeypatch.setattr(check, "run", lambda *_: "ActiveState=active\nConditionResult=yes\nConditionTimestamp=today\n")
     for role in ("control", "slave"):
-        apollo.write(host / f"secrets/consul/{role}-token", "x", 0o600)
-    apollo.write(mesos_control.QUORUM, "2\n")
+        local.write(host / f"secrets/consul/{role}-token", "x", 0o600)
+    local.write(control.QUORUM, "2\n")
 
     def ask(facts: dict[str, str]) -> tuple[str, str]:
         try:

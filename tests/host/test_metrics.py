@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, check, metrics
-from host.apollo.edge import edge_apply
-from host.apollo.mesh import mesh, vxlan
-from host.apollo.mesh.weave import weave_status
+from host.apollo import check, local, metrics
+from host.apollo.edge import apply
+from host.apollo.mesh import routed, vxlan
+from host.apollo.mesh.weave import status
 from host.render import node_facts
 from ops.secrets import generate
 from tests.host.support import EXAMPLES, STACK, needs
@@ -28,12 +28,12 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(metrics, "PROGRAMS", tmp_path / "programs")
     monkeypatch.setattr(metrics, "CERTIFICATES", tmp_path)
     monkeypatch.setattr(metrics, "TARGET", tmp_path / "metrics/apollo.prom")
-    monkeypatch.setattr(mesh, "TABLE", tmp_path / "mesh.json")
+    monkeypatch.setattr(routed, "TABLE", tmp_path / "mesh.json")
     (tmp_path / "programs").write_text(f"programs/slave/{'ab' * 32}\n")
     (tmp_path / "own.pem").write_text(generate()["consulAgentCertificate"])
     peers = (PLAN.slaves[1], PLAN.control[0])
-    table = [mesh.Peer(p.name, str(p.private_ip), str(p.bridge_address.ip), str(p.docker_subnet or "")) for p in peers]
-    mesh.save(FACTS, {peer.name: peer for peer in table})
+    table = [routed.Peer(p.name, str(p.private_ip), str(p.bridge_address.ip), str(p.docker_subnet or "")) for p in peers]
+    routed.save(FACTS, {peer.name: peer for peer in table})
     return tmp_path
 
 
@@ -41,8 +41,8 @@ def found(samples: list[metrics.Sample], name: str) -> dict[Any, float]:
     return {next(iter(sample.labels.values()), ""): sample.value for sample in samples if sample.name == name}
 
 
-def present(*names: str) -> mesh.Tables:
-    return vxlan.LINK.wanted([peer for peer in mesh.load(FACTS).values() if peer.name in names])
+def present(*names: str) -> routed.Tables:
+    return vxlan.LINK.wanted([peer for peer in routed.load(FACTS).values() if peer.name in names])
 
 
 def test_peers_and_certificates_are_counted_as_they_are(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,24 +61,24 @@ def test_peers_and_certificates_are_counted_as_they_are(host: Path, monkeypatch:
 def test_an_edge_says_the_services_of_the_catalog_and_none_that_haproxy_alone_still_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_apply, "NEW", tmp_path / "services.cfg")
-    edge_apply.NEW.write_text("#!route web.example/ web\nbackend service:web\n    server a 10.2.1.0:80 check\n#!end\n")
+    monkeypatch.setattr(apply, "NEW", tmp_path / "services.cfg")
+    apply.NEW.write_text("#!route web.example/ web\nbackend service:web\n    server a 10.2.1.0:80 check\n#!end\n")
     samples = list(metrics.parts({**FACTS, "ROLE": "edge", "DOCKER_SUBNET": ""})["edge"](FACTS))
     assert [sample for sample in samples if isinstance(sample, str)] == []
     assert metrics.text(samples).endswith('apollo_service_published{proxy="service:web"} 1\n')
-    edge_apply.NEW.write_text("#!end\n")
+    apply.NEW.write_text("#!end\n")
     assert list(metrics.edge(FACTS)) == [metrics.Sample("apollo_services_published", 0)], "none is no failure"
 
 
 def test_the_peers_of_weave_are_those_of_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = {"10.0.32.34": weave_status.Host("slave-2", "10.2.0.2"), "10.0.0.11": weave_status.Host("control-1", "10.2.0.250")}
+    hosts = {"10.0.32.34": status.Host("slave-2", "10.2.0.2"), "10.0.0.11": status.Host("control-1", "10.2.0.250")}
     lines = [
         "<- 10.0.32.34:6783 established fastdp x",
         "-> 10.0.0.11:6783 retrying x",
         "-> 10.0.0.99:6783 established fastdp x",
     ]
-    monkeypatch.setattr(weave_status, "hosts", lambda _: (hosts, []))
-    monkeypatch.setattr(weave_status, "connections", lambda: lines)
+    monkeypatch.setattr(status, "hosts", lambda _: (hosts, []))
+    monkeypatch.setattr(status, "connections", lambda: lines)
     samples = list(metrics.mesh({**FACTS, "MESH": "weave"}))
     assert (found(samples, "apollo_mesh_peers_wanted"), found(samples, "apollo_mesh_peers_present")) == ({"": 2}, {"": 1})
 
@@ -101,7 +101,7 @@ def test_a_part_that_fails_is_said_and_keeps_no_other_back(host: Path, monkeypat
     monkeypatch.setattr(metrics, "output", nothing)
     monkeypatch.setattr(check, "results", none)
     monkeypatch.setattr(vxlan.LINK, "present", lambda: present())
-    monkeypatch.setattr(apollo, "facts", lambda: FACTS)
+    monkeypatch.setattr(local, "facts", lambda: FACTS)
     assert metrics.main() == 0
     text = (host / "metrics/apollo.prom").read_text()
     parts = {line for line in text.splitlines() if line.startswith("apollo_metrics_part_ok")}

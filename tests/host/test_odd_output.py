@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from host.apollo import check, network
-from host.apollo.mesh import mesh, vxlan, wireguard
-from host.apollo.mesh.weave import weave_status
+from host.apollo.mesh import routed, vxlan, wireguard
+from host.apollo.mesh.weave import status
 from host.render import node_facts
 from tests.host.support import EXAMPLES, STACK, left_out, text_of
 
@@ -166,28 +166,28 @@ def test_a_host_whose_resolver_no_device_leads_to_is_called_that(
 @pytest.mark.parametrize("said", NOTHING)
 @pytest.mark.parametrize("link", [vxlan.LINK, wireguard.LINK], ids=lambda link: link.name)
 def test_a_mesh_of_which_the_kernel_has_nothing_is_empty(link: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "run", lambda *argv, **_: "" if argv[0] == "wg" else said)
+    monkeypatch.setattr(routed, "run", lambda *argv, **_: "" if argv[0] == "wg" else said)
     assert not any(link.present().values())
     # What it is told then is the whole table.
     assert link.commands(
-        link.present(), link.wanted([mesh.Peer("slave-2", "10.0.32.34", "10.2.0.2", "10.2.2.0/24")]), "10.2.0.1"
+        link.present(), link.wanted([routed.Peer("slave-2", "10.0.32.34", "10.2.0.2", "10.2.2.0/24")]), "10.2.0.1"
     )
 
 
 def test_a_mesh_device_that_is_down_or_missing_is_called_that(up: Callable[[str], None], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the MTU of vxweave is unknown: it is not up"):
-        mesh.check(vxlan.LINK, FACTS)
+        routed.check(vxlan.LINK, FACTS)
     up("vxweave")
     (tmp_path / "vxweave/flags").write_text("0x1002\n")
     with pytest.raises(ValueError, match="it is not up"):
-        mesh.check(vxlan.LINK, FACTS)
+        routed.check(vxlan.LINK, FACTS)
 
 
 @pytest.mark.parametrize("said", ["", "\n", "wg: not found\n"])
 def test_what_is_no_key_is_not_kept_as_one(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wireguard, "PRIVATE_KEY", tmp_path / "key")
-    monkeypatch.setattr(mesh, "PUBLIC_KEY", tmp_path / "pub")
-    monkeypatch.setattr(mesh, "run", lambda *_, **__: said)
+    monkeypatch.setattr(routed, "PUBLIC_KEY", tmp_path / "pub")
+    monkeypatch.setattr(routed, "run", lambda *_, **__: said)
     with pytest.raises(ValueError, match="wg made no key"):
         wireguard.make_key()
     assert list(tmp_path.iterdir()) == []
@@ -195,10 +195,10 @@ def test_what_is_no_key_is_not_kept_as_one(said: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("answer", [None, []])
 def test_a_catalog_that_says_nothing_has_nobody_in_it(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh.apollo, "consul", lambda *_: (answer, {}))
-    monkeypatch.setattr(mesh.apollo, "secret", lambda _: "a token")
-    assert mesh.catalog(FACTS)[0] == []
-    assert weave_status.hosts(FACTS) == ({}, [])
+    monkeypatch.setattr(routed.local, "consul", lambda *_: (answer, {}))
+    monkeypatch.setattr(routed.local, "secret", lambda _: "a token")
+    assert routed.catalog(FACTS)[0] == []
+    assert status.hosts(FACTS) == ({}, [])
 
 
 @pytest.mark.parametrize("said", ["[]", "[{}]", "null", '[{"Options": null, "IPAM": {"Config": null}, "Containers": null}]'])
@@ -206,7 +206,7 @@ def test_one_check_that_cannot_read_its_tool_fails_by_its_name_and_the_others_go
     said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(check, "run", lambda *_: said)
-    monkeypatch.setattr(check.apollo, "facts", lambda: FACTS)
+    monkeypatch.setattr(check.local, "facts", lambda: FACTS)
     monkeypatch.setattr(check, "checks", lambda _: {"docker": check.docker, "other": lambda _: "goes on"})
     assert check.main(["--json"]) == 1
     broken, other = json.loads(capsys.readouterr().out)["checks"]

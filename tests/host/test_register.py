@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo
-from host.apollo.consul import consul_acl
-from host.apollo.consul.consul_config import METRICS
-from host.apollo.registration import register
+from host.apollo import local, register
+from host.apollo.consul import acl
+from host.apollo.consul.configure import METRICS
 from tests.host.conftest import Agent
 
 SUBNET = "10.2.1.0/24"
@@ -194,7 +193,7 @@ def test_the_control_nodes_own_names_cannot_be_taken(name: str) -> None:
 
 
 def test_the_names_that_consul_refuses_are_those_that_are_reported() -> None:
-    rules = consul_acl.TOKENS["apollo-registration"][1]
+    rules = acl.TOKENS["apollo-registration"][1]
     assert all(f'service "{name}" {{ policy = "read" }}' in rules for name in register.TAKEN)
     assert rules.count('policy = "read"') == len(register.TAKEN)
 
@@ -287,9 +286,9 @@ def test_one_container_that_cannot_be_understood_hides_no_other(capsys: pytest.C
 
 def known_to() -> dict[str, tuple[str, str]]:
     """ID → (name, check's status) of what the agent has beside what every host registers."""
-    token = apollo.secret("consul/registration-token")
-    checks = {check["ServiceID"]: check["Status"] for check in apollo.consul("agent/checks", token)[0].values()}
-    services = apollo.consul("agent/services", token)[0].items()
+    token = local.secret("consul/registration-token")
+    checks = {check["ServiceID"]: check["Status"] for check in local.consul("agent/checks", token)[0].values()}
+    services = local.consul("agent/services", token)[0].items()
     return {key: (entry["Service"], checks.get(key, "")) for key, entry in services if key != METRICS}
 
 
@@ -300,9 +299,9 @@ def wanted(number: int, *env: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_agent_is_brought_in_step_and_what_others_registered_is_left_alone(agent: Agent) -> None:
-    consul_acl.stand(agent.facts, apollo.secret("consul/management-token"))
-    token = apollo.secret("consul/registration-token")
-    apollo.consul("agent/service/register", token, "PUT", {"ID": "theirs", "Name": "theirs"})
+    acl.stand(agent.facts, local.secret("consul/management-token"))
+    token = local.secret("consul/registration-token")
+    local.consul("agent/service/register", token, "PUT", {"ID": "theirs", "Name": "theirs"})
     one, two = wanted(1), wanted(2, "SERVICE_CHECK_TCP=1", "SERVICE_CHECK_INTERVAL=1h")
     register.reconcile({**one, **two})
     assert known_to() == {"theirs": ("theirs", ""), next(iter(one)): ("hello", ""), next(iter(two)): ("hello", "critical")}
@@ -311,25 +310,25 @@ def test_the_agent_is_brought_in_step_and_what_others_registered_is_left_alone(a
 
 
 def test_an_entry_that_consul_refuses_stops_no_other(agent: Agent) -> None:
-    consul_acl.stand(agent.facts, apollo.secret("consul/management-token"))
+    acl.stand(agent.facts, local.secret("consul/management-token"))
     bad = wanted(1)
     next(iter(bad.values()))["Port"] = "eighty"
-    with pytest.raises(apollo.ConsulError, match="register"):
+    with pytest.raises(local.ConsulError, match="register"):
         register.reconcile({**bad, **wanted(2)})
     assert list(known_to()) == list(wanted(2))
 
 
 def test_a_rotated_token_registers_everything_anew_and_no_check_starts_over(agent: Agent, host: Path) -> None:
-    management = apollo.secret("consul/management-token")
-    consul_acl.stand(agent.facts, management)
+    management = local.secret("consul/management-token")
+    acl.stand(agent.facts, management)
     (entry,) = wanted(1, "SERVICE_CHECK_TCP=1").values()
     key = entry["ID"]
     # A check that passes when it is told to, and not by itself.
     entry["Check"] = {"Name": "told", "Status": "critical", "TTL": "10m"}
     register.reconcile({key: entry})
-    apollo.consul(f"agent/check/pass/service:{key}", apollo.secret("consul/registration-token"), "PUT")
-    apollo.write(host / "secrets/consul/registration-token", f"{uuid.uuid4()}\n", 0o600)
-    consul_acl.stand(agent.facts, management, 0)
+    local.consul(f"agent/check/pass/service:{key}", local.secret("consul/registration-token"), "PUT")
+    local.write(host / "secrets/consul/registration-token", f"{uuid.uuid4()}\n", 0o600)
+    acl.stand(agent.facts, management, 0)
     register.reconcile({key: entry})
     assert known_to() == {key: ("hello", "passing")}
     # At another address it is another instance, which has passed nothing.
@@ -338,7 +337,7 @@ def test_a_rotated_token_registers_everything_anew_and_no_check_starts_over(agen
 
 
 def test_hundreds_of_services_are_compared_in_a_moment(agent: Agent) -> None:
-    consul_acl.stand(agent.facts, apollo.secret("consul/management-token"))
+    acl.stand(agent.facts, local.secret("consul/management-token"))
     docker = Docker()
     for number in range(300):
         docker.run(number, "SERVICE_NAME=hello", address=f"10.2.1.{number % 256}")
@@ -346,14 +345,14 @@ def test_hundreds_of_services_are_compared_in_a_moment(agent: Agent) -> None:
     register.reconcile(known.wanted())
     assert len(known_to()) == 300
     counted: list[str] = []
-    real = apollo.consul
+    real = local.consul
 
     def counting(path: str, *more: Any) -> Any:
         counted.append(path)
         return real(path, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apollo, "consul", counting)
+        patch.setattr(local, "consul", counting)
         register.reconcile(known.wanted())
     # In step, one question is all it costs, whatever runs.
     assert counted == ["agent/services"]

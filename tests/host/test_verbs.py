@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo, check, firewall, images, leave, parameters
+from host.apollo import check, firewall, images, leave, local, parameters, register, zookeeper
 from host.apollo.__main__ import UNKNOWN, VERSION, run
-from host.apollo.consul import consul_acl, consul_config, forget, names
-from host.apollo.edge import edge_apply
-from host.apollo.mesh.weave import weave_programs
-from host.apollo.mesos import mesos_control, scheduler
-from host.apollo.registration import register
-from host.apollo.zookeeper import zookeeper
+from host.apollo.consul import acl, configure, forget, names
+from host.apollo.edge import apply
+from host.apollo.mesh.weave import programs
+from host.apollo.mesos import control, scheduler
 from tests.host.conftest import Agent
 from tests.host.test_register import Docker, event
 
@@ -58,7 +56,7 @@ class Clock:
 @pytest.fixture
 def facts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found = dict(FACTS)
-    monkeypatch.setattr(apollo, "facts", lambda: found)
+    monkeypatch.setattr(local, "facts", lambda: found)
     return found
 
 
@@ -83,22 +81,22 @@ VERBS: list[tuple[str, str, str, tuple[Any, ...], dict[str, Any]]] = [
     ("check --json --wait 5", "check", "main", (["--json", "--wait", "5"],), {}),
     ("firewall", "firewall", "keep", (), {}),
     ("firewall check", "firewall", "check", (), {}),
-    ("mesh up", "mesh.mesh", "up", (), {}),
-    ("mesh sync", "mesh.mesh", "follow", (), {}),
-    ("mesh programs", "mesh.weave.weave_programs", "main", (), {}),
-    ("consul configure", "consul.consul_config", "main", (), {}),
-    ("consul acl", "consul.consul_acl", "main", (), {}),
-    ("consul acl revoke", "consul.consul_acl", "main", (), {"revoke": True}),
-    ("consul tokens", "consul.consul_acl", "serve", (FACTS,), {}),
+    ("mesh up", "mesh.routed", "up", (), {}),
+    ("mesh sync", "mesh.routed", "follow", (), {}),
+    ("mesh programs", "mesh.weave.programs", "main", (), {}),
+    ("consul configure", "consul.configure", "main", (), {}),
+    ("consul acl", "consul.acl", "main", (), {}),
+    ("consul acl revoke", "consul.acl", "main", (), {"revoke": True}),
+    ("consul tokens", "consul.acl", "serve", (FACTS,), {}),
     ("names", "consul.names", "main", (), {}),
-    ("register", "registration.register", "main", (), {}),
+    ("register", "register", "main", (), {}),
     ("servers", "mesos.scheduler", "main", (), {}),
-    ("mesos agent", "mesos.mesos_agent", "run", (FACTS,), {}),
-    ("mesos agent-stopped", "mesos.mesos_agent", "end", (), {}),
-    ("mesos down 10.0.0.33 5", "mesos.mesos_control", "main", (["down", "10.0.0.33", "5"],), {}),
-    ("zookeeper members", "zookeeper.zookeeper", "main", (["members"],), {}),
-    ("edge apply", "edge.edge_apply", "main", (), {}),
-    ("edge apply later", "edge.edge_apply", "main", (), {"later": True}),
+    ("mesos agent", "mesos.agent", "run", (FACTS,), {}),
+    ("mesos agent-stopped", "mesos.agent", "end", (), {}),
+    ("mesos down 10.0.0.33 5", "mesos.control", "main", (["down", "10.0.0.33", "5"],), {}),
+    ("zookeeper members", "zookeeper", "main", (["members"],), {}),
+    ("edge apply", "edge.apply", "main", (), {}),
+    ("edge apply later", "edge.apply", "main", (), {"later": True}),
     ("edge quiet 5 10.2.1.7:80", "edge.serving", "main", ("quiet", "5", "10.2.1.7:80"), {}),
     ("leave begin 0 i-1", "leave", "main", ("begin", "0", "i-1"), {}),
     ("forget slave-2 10.0.0.34", "consul.forget", "main", ("slave-2", "10.0.0.34"), {}),
@@ -164,8 +162,8 @@ def test_an_unknown_verb_is_wrong_usage_and_says_what_there_is(
 @pytest.mark.parametrize(
     ("module", "function", "words", "error"),
     [
-        (mesos_control, "leading", ["up", "10.0.0.33"], mesos_control.MesosError("no answer")),
-        (mesos_control, "leading", ["up", "10.0.0.33"], apollo.ConsulError("no answer")),
+        (control, "leading", ["up", "10.0.0.33"], control.MesosError("no answer")),
+        (control, "leading", ["up", "10.0.0.33"], local.ConsulError("no answer")),
         (zookeeper, "members", ["members"], zookeeper.ZooKeeperError("no answer")),
         (zookeeper, "members", ["members"], OSError("no answer")),
     ],
@@ -195,14 +193,14 @@ def test_secrets_fail_only_where_there_is_neither_ssm_nor_a_copy(
     (tmp_path / "ETC/apollo/parameters").write_text("ssh/host-key\n")
     (tmp_path / "NO_SSH").touch()
     if copies:
-        apollo.write(tmp_path / "SECRETS/ssh/host-key", "key of the last boot")
+        local.write(tmp_path / "SECRETS/ssh/host-key", "key of the last boot")
     waits: list[float] = []
 
     def persistently(function: Any, seconds: float) -> str:
         assert function is parameters.secrets
         waits.append(seconds)
         if not problem:
-            apollo.write(tmp_path / "SECRETS/ssh/host-key", "key")
+            local.write(tmp_path / "SECRETS/ssh/host-key", "key")
         return problem
 
     monkeypatch.setattr(parameters, "persistently", persistently)
@@ -229,7 +227,7 @@ def failed(error: Exception) -> Any:
         ("well", "ok    ", 0),
         (check.Warned("soon full"), "WARN  ", 0),
         (check.Failed("full"), "FAILED", 1),
-        (apollo.ConsulError("no answer"), "FAILED", 1),
+        (local.ConsulError("no answer"), "FAILED", 1),
         (OSError("no tool"), "FAILED", 1),
         (ZeroDivisionError("odd"), "FAILED", 1),
     ],
@@ -272,8 +270,8 @@ class Events:
 
 
 def services() -> set[str]:
-    known, _ = apollo.consul("agent/services", apollo.secret("consul/registration-token"))
-    return {key for key in known if key.startswith(consul_config.CONTAINERS)}
+    known, _ = local.consul("agent/services", local.secret("consul/registration-token"))
+    return {key for key in known if key.startswith(configure.CONTAINERS)}
 
 
 def until(condition: Any) -> None:
@@ -287,10 +285,10 @@ def until(condition: Any) -> None:
 @pytest.fixture
 def registered(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Generator[Docker]:
     """A container that is registered by the time Docker's events begin."""
-    consul_acl.stand(agent.facts, apollo.secret("consul/management-token"))
+    acl.stand(agent.facts, local.secret("consul/management-token"))
     docker = Docker()
     docker.run(1, "SERVICE_NAME=hello")
-    monkeypatch.setattr(apollo, "facts", lambda: FACTS)
+    monkeypatch.setattr(local, "facts", lambda: FACTS)
     monkeypatch.setattr(register, "SETTLED", 0.1)
     before = signal.getsignal(signal.SIGTERM)
     yield docker
@@ -341,7 +339,7 @@ def test_a_catalog_that_is_away_is_said_once_and_asked_for_anew(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock, asked, taken = Clock(6), list[str](), list[Any]()
-    away = apollo.ConsulError("no answer")
+    away = local.ConsulError("no answer")
     answers = saying([away, away, (["a"], {"X-Consul-Index": "7"}), (["b"], {"X-Consul-Index": "5"}), away, away])
 
     def consul(path: str, token: str) -> Any:
@@ -350,8 +348,8 @@ def test_a_catalog_that_is_away_is_said_once_and_asked_for_anew(
         return answers()
 
     monkeypatch.setattr(names, "time", clock)
-    monkeypatch.setattr(apollo, "consul", consul)
-    monkeypatch.setattr(apollo, "secret", lambda _: "token")
+    monkeypatch.setattr(local, "consul", consul)
+    monkeypatch.setattr(local, "secret", lambda _: "token")
     with pytest.raises(Over):
         names.watch("catalog/nodes", taken.append, "consul/slave-token")
     assert taken == [["a"], ["b"]]
@@ -365,7 +363,7 @@ def test_no_look_at_a_server_ends_the_next_ones(monkeypatch: pytest.MonkeyPatch,
     clock = Clock(4)
     monkeypatch.setattr(scheduler, "time", clock)
     odd = ZeroDivisionError("odd")
-    monkeypatch.setattr(scheduler, "step", saying([apollo.ConsulError("away"), apollo.ConsulError("away"), odd, "leads"]))
+    monkeypatch.setattr(scheduler, "step", saying([local.ConsulError("away"), local.ConsulError("away"), odd, "leads"]))
     with pytest.raises(Over):
         scheduler.watch(FACTS, scheduler.SERVICES[0])
     name = scheduler.SERVICES[0].name
@@ -377,11 +375,11 @@ def test_no_look_at_a_server_ends_the_next_ones(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.usefixtures("facts")
 def test_weaves_programs_are_asked_for_until_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, refused = Clock(), images.Refused("another digest")
-    monkeypatch.setattr(weave_programs, "time", clock)
-    monkeypatch.setattr(weave_programs, "install", saying([OSError("away"), refused, "installed"]))
-    assert weave_programs.main() == 0 and clock.waits == [2, 2]
-    monkeypatch.setattr(weave_programs, "install", saying([refused]))
-    assert weave_programs.main() == 1 and clock.now > weave_programs.PATIENCE
+    monkeypatch.setattr(programs, "time", clock)
+    monkeypatch.setattr(programs, "install", saying([OSError("away"), refused, "installed"]))
+    assert programs.main() == 0 and clock.waits == [2, 2]
+    monkeypatch.setattr(programs, "install", saying([refused]))
+    assert programs.main() == 1 and clock.now > programs.PATIENCE
 
 
 def test_packet_rules_are_kept_whatever_goes_wrong_and_ready_is_said_once_they_stand(
@@ -426,12 +424,12 @@ def test_packet_rules_are_kept_whatever_goes_wrong_and_ready_is_said_once_they_s
     ("leader", "revoke", "unread", "node", "status", "stood"),
     [
         ("10.0.0.11:8300", False, [], {"bridge": "10.2.0.250"}, 0, True),
-        ("10.0.0.11:8300", False, [], {}, consul_acl.TRY_AGAIN, True),
-        ("10.0.0.11:8300", False, [], None, consul_acl.TRY_AGAIN, True),
+        ("10.0.0.11:8300", False, [], {}, acl.TRY_AGAIN, True),
+        ("10.0.0.11:8300", False, [], None, acl.TRY_AGAIN, True),
         ("10.0.32.12:8300", False, [], {"bridge": "10.2.0.250"}, 0, False),
         ("10.0.32.12:8300", True, [], {"bridge": "10.2.0.250"}, 0, True),
         ("10.0.0.11:8300", True, ["consul/edge-token"], {"bridge": "10.2.0.250"}, 1, True),
-        (apollo.ConsulError("away"), False, [], {}, consul_acl.TRY_AGAIN, False),
+        (local.ConsulError("away"), False, [], {}, acl.TRY_AGAIN, False),
     ],
 )
 def test_who_leads_makes_the_tokens_and_everyone_tries_again_until_it_is_known(
@@ -440,14 +438,14 @@ def test_who_leads_makes_the_tokens_and_everyone_tries_again_until_it_is_known(
 ) -> None:  # fmt: skip
     facts |= {"PRIVATE_IP": "10.0.0.11", "NODE_NAME": "control-1"}
     graces: list[float] = []
-    monkeypatch.setattr(apollo, "secret", lambda _: "6b0e2f7e-5c5b-4b57-9d3c-0a4b7c1de000")
-    monkeypatch.setattr(apollo, "consul", lambda _: (saying([leader])(), None))
-    monkeypatch.setattr(consul_acl, "from_ssm", dict)
-    monkeypatch.setattr(consul_acl, "unread", lambda _: unread)
-    monkeypatch.setattr(consul_acl, "stand", lambda _f, _m, grace, _s: graces.append(grace))
-    monkeypatch.setattr(consul_acl, "ask", lambda *_: node if node is None else {"Node": {"Meta": node}})
-    assert consul_acl.main(revoke) == status
-    assert graces == ([0 if revoke else consul_acl.GRACE] if stood else [])
+    monkeypatch.setattr(local, "secret", lambda _: "6b0e2f7e-5c5b-4b57-9d3c-0a4b7c1de000")
+    monkeypatch.setattr(local, "consul", lambda _: (saying([leader])(), None))
+    monkeypatch.setattr(acl, "from_ssm", dict)
+    monkeypatch.setattr(acl, "unread", lambda _: unread)
+    monkeypatch.setattr(acl, "stand", lambda _f, _m, grace, _s: graces.append(grace))
+    monkeypatch.setattr(acl, "ask", lambda *_: node if node is None else {"Node": {"Meta": node}})
+    assert acl.main(revoke) == status
+    assert graces == ([0 if revoke else acl.GRACE] if stood else [])
 
 
 @pytest.mark.parametrize(
@@ -457,9 +455,9 @@ def test_who_leads_makes_the_tokens_and_everyone_tries_again_until_it_is_known(
         (False, True, [True], 0, 0),
         # What has to wait is left to a process of its own.
         (False, True, [False], 0, 1),
-        (False, True, [edge_apply.ApplyError("refused")], 1, 0),
+        (False, True, [apply.ApplyError("refused")], 1, 0),
         (True, True, [False, False, True], 0, 0),
-        (True, True, [edge_apply.ApplyError("refused")], 1, 0),
+        (True, True, [apply.ApplyError("refused")], 1, 0),
         (True, True, [BlockingIOError()], 0, 0),
     ],
 )
@@ -467,15 +465,15 @@ def test_a_new_configuration_is_applied_now_or_soon_and_a_refused_one_is_a_failu
     later: bool, there: bool, outcomes: list[Any], status: int, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Any] = []
-    monkeypatch.setattr(edge_apply, "STATE", tmp_path)
-    monkeypatch.setattr(edge_apply, "NEW", tmp_path / "services.cfg")
-    monkeypatch.setattr(edge_apply, "wait", lambda: 0)
-    monkeypatch.setattr(edge_apply, "apply", saying(outcomes or [AssertionError("nothing is there")]))
-    monkeypatch.setattr(edge_apply.subprocess, "Popen", started.append)
+    monkeypatch.setattr(apply, "STATE", tmp_path)
+    monkeypatch.setattr(apply, "NEW", tmp_path / "services.cfg")
+    monkeypatch.setattr(apply, "wait", lambda: 0)
+    monkeypatch.setattr(apply, "apply", saying(outcomes or [AssertionError("nothing is there")]))
+    monkeypatch.setattr(apply.subprocess, "Popen", started.append)
     if there:
         (tmp_path / "services.cfg").touch()
-    assert edge_apply.main(later) == status
-    assert started == after * [edge_apply.LATER]
+    assert apply.main(later) == status
+    assert started == after * [apply.LATER]
 
 
 # -- who is joined, whom a control node forgets
@@ -491,15 +489,15 @@ def test_an_agent_joins_all_five_control_addresses_but_its_own_or_those_that_ans
 
     def obtain(_: Any, servers: list[str], *__: Any) -> Any:
         asked.append(servers)
-        return consul_config.Answer("token", ""), found
+        return configure.Answer("token", ""), found
 
-    monkeypatch.setattr(consul_config, "TARGET", host / "node.json")
-    monkeypatch.setattr(consul_config, "CERTIFICATES", host / "tls")
-    monkeypatch.setattr(consul_config, "starts_cluster", lambda *_: False)
-    monkeypatch.setattr(consul_config, "obtain", obtain)
-    monkeypatch.setattr(consul_config.shutil, "chown", lambda *_: None)
+    monkeypatch.setattr(configure, "TARGET", host / "node.json")
+    monkeypatch.setattr(configure, "CERTIFICATES", host / "tls")
+    monkeypatch.setattr(configure, "starts_cluster", lambda *_: False)
+    monkeypatch.setattr(configure, "obtain", obtain)
+    monkeypatch.setattr(configure.shutil, "chown", lambda *_: None)
     monkeypatch.delenv("MAINPID", raising=False)
-    assert consul_config.main() == ""
+    assert configure.main() == ""
     five = ["10.0.0.11", "10.0.32.12", "10.0.0.13", "10.0.32.14", "10.0.0.15"]
     others = [address for address in five if address != own]
     assert asked == [others]
@@ -510,12 +508,12 @@ def test_an_agent_joins_all_five_control_addresses_but_its_own_or_those_that_ans
 def test_who_is_alive_is_not_forgotten_though_it_was_to_go(
     comes_back: bool, agent: Agent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    management = apollo.secret("consul/management-token")
-    consul_acl.stand(agent.facts, management)
-    token = consul_acl.create_node(agent.facts, management, "slave-7")
-    monkeypatch.setattr(apollo, "facts", lambda: agent.facts)
+    management = local.secret("consul/management-token")
+    acl.stand(agent.facts, management)
+    token = acl.create_node(agent.facts, management, "slave-7")
+    monkeypatch.setattr(local, "facts", lambda: agent.facts)
     asked: list[str] = []
-    consul = apollo.consul
+    consul = local.consul
 
     def entry(status: str) -> None:
         health = {"Node": "slave-7", "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": status}
@@ -533,25 +531,25 @@ def test_who_is_alive_is_not_forgotten_though_it_was_to_go(
         0
     ]
     monkeypatch.setattr(forget, "time", clock)
-    monkeypatch.setattr(apollo, "consul", recorded)
+    monkeypatch.setattr(local, "consul", recorded)
     entry("passing")
     assert run(["forget", "slave-7", "10.0.0.39"]) == 0
     said = capsys.readouterr().out
     assert ("slave-7 is alive in Consul: nothing to forget" in said) is comes_back
     assert (clock.now >= forget.NOTICED) is comes_back
     assert ("agent/force-leave/slave-7?prune" in asked) is not comes_back
-    monkeypatch.setattr(apollo, "consul", consul)
+    monkeypatch.setattr(local, "consul", consul)
     if comes_back:
         assert consul("acl/token/self", token)[0]["SecretID"] == token
     else:
-        with pytest.raises(apollo.ConsulError):
+        with pytest.raises(local.ConsulError):
             consul("acl/token/self", token)
 
 
 @pytest.mark.usefixtures("facts")
 def test_two_drains_of_one_host_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leave, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(apollo, "secret", lambda _: "a token")
+    monkeypatch.setattr(local, "secret", lambda _: "a token")
     answers: list[Any] = []
     # While the first one is at work a second one begins.
     monkeypatch.setattr(leave, "end", lambda *_: answers.append(run(["leave", "undo", "0"])))

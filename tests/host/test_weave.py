@@ -19,9 +19,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from host.apollo import apollo, images, parameters
-from host.apollo.mesh.weave import weave_programs as weave
-from host.apollo.mesh.weave import weave_status as status
+from host.apollo import images, local, parameters
+from host.apollo.mesh.weave import programs as weave
+from host.apollo.mesh.weave import status
 from host.render import node_facts
 from ops import pin_images
 from ops.__main__ import main
@@ -98,7 +98,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Generator[dict[str, bytes]]:
     facts = {"AWS_ENDPOINT": place, "REGION": "eu-west-1", "INDEX": "1"}
     monkeypatch.setattr(parameters, "METADATA", f"{place}/latest")
     monkeypatch.setattr(parameters, "secret", {"bucket": BUCKET}.__getitem__)
-    for module in (apollo, parameters):
+    for module in (local, parameters):
         monkeypatch.setattr(module, "facts", lambda: facts)
     yield Cloud.objects
     server.shutdown()
@@ -220,7 +220,7 @@ def test_a_host_leaves_the_registry_to_those_before_it_for_a_while(
     source, root = pinned(registry), f"images/{pinned(registry).rpartition(':')[2]}"
     content, asked = bucket.pop(root), list[str]()
     monkeypatch.setattr(images, "PAUSE", 0.01)
-    monkeypatch.setitem(apollo.facts(), "INDEX", "30")
+    monkeypatch.setitem(local.facts(), "INDEX", "30")
     real = parameters.stored
 
     def late(key: str) -> Any:
@@ -248,13 +248,13 @@ def test_docker_is_given_an_image_under_a_name_of_our_own(
     with tarfile.open(tmp_path / "loaded") as loaded:
         contents = {member.name: loaded.extractfile(member).read() for member in loaded}  # pyright: ignore[reportOptionalMemberAccess]
     (about,) = json.loads(contents.pop("manifest.json"))
-    assert about["RepoTags"] == [images.local(source)] == [f"apollo/some/weave:{source.rpartition(':')[2][:16]}"]
+    assert about["RepoTags"] == [images.named(source)] == [f"apollo/some/weave:{source.rpartition(':')[2][:16]}"]
     assert len(about["Layers"]) == 3 and {about["Config"], *about["Layers"]} == set(contents)
     assert all(hashlib.sha256(content).hexdigest() == name for name, content in contents.items())
     docker.write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
     with pytest.raises(images.Refused, match="docker load: no space left"):
         images.load(source, 0.0)
-    assert images.local("mesosphere/marathon:v1.7.50") == "mesosphere/marathon:v1.7.50"
+    assert images.named("mesosphere/marathon:v1.7.50") == "mesosphere/marathon:v1.7.50"
 
 
 def test_an_archive_by_url_needs_its_checksum_and_both_programs(registry: str) -> None:
@@ -394,9 +394,9 @@ def test_the_router_does_not_start_without_a_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_the_router_has_all_five_control_addresses_for_seeds_however_many_there_are(count: int, tmp_path: Path) -> None:
     plan = cluster(control={"count": count})
-    apollo.write(tmp_path / "node.env", files_of(plan, plan.slaves[0])["/etc/apollo/node.env"].content)
-    apollo.write(tmp_path / "secrets/mesh/password", "x")
-    apollo.write(tmp_path / "address", "02:77:0a:02:00:01")
+    local.write(tmp_path / "node.env", files_of(plan, plan.slaves[0])["/etc/apollo/node.env"].content)
+    local.write(tmp_path / "secrets/mesh/password", "x")
+    local.write(tmp_path / "address", "02:77:0a:02:00:01")
     script = text_of("slave", "/usr/local/lib/apollo/weave-router")
     for old, new in (("/etc/apollo", str(tmp_path)), ("/usr/local/bin/weaver", "printf '%s\\n'")):
         script = script.replace(old, new)
@@ -434,7 +434,7 @@ class Around:
 
     def consul(self, path: str, _: str = "") -> tuple[Any, Any]:
         if self.hosts is None:
-            raise status.apollo.ConsulError("no answer")
+            raise status.local.ConsulError("no answer")
         if path.startswith("health/state/passing?"):
             return [{"Node": name, "CheckID": "serfHealth"} for name in self.hosts if name not in self.dead], {}
         own = {"slave-1": ("10.0.0.33", "weave")}
@@ -447,8 +447,8 @@ class Around:
 @pytest.fixture
 def around(monkeypatch: pytest.MonkeyPatch) -> Around:
     around = Around()
-    monkeypatch.setattr(status.apollo, "consul", around.consul)
-    monkeypatch.setattr(status.apollo, "secret", lambda _: "a token")
+    monkeypatch.setattr(status.local, "consul", around.consul)
+    monkeypatch.setattr(status.local, "secret", lambda _: "a token")
     monkeypatch.setattr(status.network, "ping", around.ping)
     monkeypatch.setattr(status.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(around.connections.encode()))
     return around
@@ -492,7 +492,7 @@ def test_a_host_without_a_single_connection_is_cut_off(around: Around, words: st
         status.check(FACTS)
     assert ("connection refused" if "refused" in words else "the router tries none") in str(raised.value)
     around.hosts = None
-    with pytest.raises(status.apollo.ConsulError):
+    with pytest.raises(status.local.ConsulError):
         status.check(FACTS)
 
 
@@ -504,8 +504,8 @@ def test_a_host_that_is_alone_or_first_in_its_mesh_is_not_cut_off(around: Around
 
 
 def test_a_host_that_consul_says_is_dead_is_not_missed(agent: Agent) -> None:
-    token = apollo.secret("consul/management-token")
-    apollo.write(apollo.SECRETS / "consul/control-token", token)
+    token = local.secret("consul/management-token")
+    local.write(local.SECRETS / "consul/control-token", token)
     nodes = [
         ("slave-2", "10.0.0.34", "weave", "passing"),
         ("slave-3", "10.0.0.35", "weave", "critical"),
@@ -520,7 +520,7 @@ def test_a_host_that_consul_says_is_dead_is_not_missed(agent: Agent) -> None:
             # A service's check may pass on a host that is dead.
             other = {"CheckID": "other", "Name": "other", "Status": "passing"}
             for one in (check, other):
-                apollo.consul("catalog/register", token, "PUT", {**node, "Check": one})
+                local.consul("catalog/register", token, "PUT", {**node, "Check": one})
         return status.hosts(agent.facts | {"MESH": "weave"}) == ({"10.0.0.34": ("slave-2", "10.2.0.2")}, ["edge-1"])
 
     until(listed, "of two slaves the living one is listed, and the edge of another mesh")

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from host.apollo import apollo
-from host.apollo.zookeeper import zookeeper
+from host.apollo import local, zookeeper
 from tests.host.support import free_ports
 
 ADDRESSES = [f"127.0.0.{n}" for n in range(11, 16)]
@@ -60,10 +59,10 @@ class Peer:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A control node's folders somewhere else, three nodes planned, ZooKeeper's port one that is free here."""
     monkeypatch.setattr(zookeeper, "CLIENT_PORT", free_ports(1)[0])
-    monkeypatch.setattr(apollo, "SECRETS", tmp_path / "secrets")
+    monkeypatch.setattr(local, "SECRETS", tmp_path / "secrets")
     monkeypatch.setattr(zookeeper, "DATA", tmp_path)
     monkeypatch.setattr(zookeeper, "CONFIG", tmp_path / "zoo.cfg")
-    apollo.write(tmp_path / "secrets/control/count", "3\n")
+    local.write(tmp_path / "secrets/control/count", "3\n")
     return tmp_path
 
 
@@ -86,14 +85,14 @@ def configured(index: int) -> Any:
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_blank_nodes_that_find_no_ensemble_take_the_planned_ones_for_its_members(count: int, host: Path) -> None:
-    apollo.write(host / "secrets/control/count", f"{count}\n")
+    local.write(host / "secrets/control/count", f"{count}\n")
     configured(1)
     assert listed() == [f"{number}=participant" for number in range(1, count + 1)]
 
 
 @pytest.mark.usefixtures("ensemble")
 def test_a_node_beyond_the_first_ones_does_not_vote_before_the_others_know_it(host: Path) -> None:
-    apollo.write(host / "secrets/control/count", "5\n")
+    local.write(host / "secrets/control/count", "5\n")
     configured(4)
     assert listed() == ["1=participant", "2=participant", "3=observer", "4=observer"]
 
@@ -180,7 +179,7 @@ WATCHER::
     ("password", "more", "fits"), [("new", "", True), ("old", "", False), ("new", "'world,'anyone\n: r", False)]
 )
 def test_whose_the_trees_are_counts_with_all_that_others_may_do_there(host: Path, password: str, more: str, fits: bool) -> None:
-    apollo.write(host / "secrets/mesos/zookeeper-password", "new\n", 0o600)
+    local.write(host / "secrets/mesos/zookeeper-password", "new\n", 0o600)
     assert zookeeper.owned(SHOWN.format(zookeeper.digest(f"mesos:{password}"), more)) is fits
 
 

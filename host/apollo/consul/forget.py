@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from host.apollo import apollo
+from host.apollo import local
 from plan import ports
 
 # Seconds until a dead agent is noticed by the others.
@@ -26,7 +26,7 @@ def alive(node: str, token: str) -> bool:
     """Whether the others still hear its agent, some seconds after it may have gone."""
     end = time.monotonic() + NOTICED
     while True:
-        checks, _ = apollo.consul(f"health/node/{quoted(node)}", token)
+        checks, _ = local.consul(f"health/node/{quoted(node)}", token)
         if not any(check["CheckID"] == "serfHealth" and check["Status"] == "passing" for check in checks):
             return False
         if time.monotonic() > end:
@@ -35,22 +35,22 @@ def alive(node: str, token: str) -> bool:
 
 
 def main(node: str, address: str) -> int:
-    facts = apollo.facts()
-    token = apollo.secret("consul/management-token")
-    found, _ = apollo.consul(f"catalog/node/{quoted(node)}", token)
+    facts = local.facts()
+    token = local.secret("consul/management-token")
+    found, _ = local.consul(f"catalog/node/{quoted(node)}", token)
     if found and alive(node, token):
         # Its successor by now, or the drain did not get through and it was never gone.
         print(f"{node} is alive in Consul: nothing to forget")
         return 0
     if found:
-        apollo.consul(f"agent/force-leave/{quoted(node)}?prune", token, "PUT")
+        local.consul(f"agent/force-leave/{quoted(node)}?prune", token, "PUT")
         print(f"{node} taken out of Consul")
-    # Those of the control nodes stand whether there are five or not (consul_acl.py), and whoever had one had every other.
+    # Those of the control nodes stand whether there are five or not (consul/acl.py), and whoever had one had every other.
     if not node.startswith("control-"):
-        entries, _ = apollo.consul("acl/tokens", token)
+        entries, _ = local.consul("acl/tokens", token)
         own = [entry["AccessorID"] for entry in entries if entry["Description"] == f"node {node}"]
         for accessor in own:
-            apollo.consul(f"acl/token/{accessor}", token, "DELETE")
+            local.consul(f"acl/token/{accessor}", token, "DELETE")
         if own:
             print(f"{node}'s own token deleted")
     if facts["MESH"] == "weave":

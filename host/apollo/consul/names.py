@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from host.apollo import apollo
+from host.apollo import local
 from plan import ports
 
 AGENT = ("127.0.0.1", ports.CONSUL_DNS)
@@ -209,11 +209,11 @@ def watch(path: str, take: Callable[[Any], None], secret: str) -> None:
     while True:
         problem = ""
         try:
-            answer, headers = apollo.consul(f"{path}?stale&wait={WAIT}s&index={index}", apollo.secret(secret))
+            answer, headers = local.consul(f"{path}?stale&wait={WAIT}s&index={index}", local.secret(secret))
             # What Consul advises: one that goes back begins anew.
             index = headers["X-Consul-Index"] if int(headers["X-Consul-Index"]) >= int(index) else "0"
             take(answer)
-        except (apollo.ConsulError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (local.ConsulError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             problem, index = str(error), "0"
         # Why not differs from one try to the next; that it is known, or not, is what matters.
         if bool(problem) != bool(trouble):
@@ -246,7 +246,7 @@ async def serve(judge: Judge) -> None:
 def main() -> None:
     load_limits()
     threading.Thread(target=keep_limits, daemon=True).start()
-    facts, catalog = apollo.facts(), Catalog()
+    facts, catalog = local.facts(), Catalog()
     for path, take in (("catalog/services", catalog.took_services), ("catalog/nodes", catalog.took_nodes)):
         argv = (path, take, f"consul/{facts['ROLE']}-token")
         threading.Thread(target=watch, args=argv, daemon=True).start()

@@ -12,8 +12,8 @@ import json
 import time
 from pathlib import Path
 
-from host.apollo import apollo
-from host.apollo.edge import edge_apply
+from host.apollo import local
+from host.apollo.edge import apply
 
 ROUTES = Path("/etc/haproxy/live/routes.map")
 Published = dict[str, tuple[int, int, list[str]]]
@@ -21,7 +21,7 @@ Published = dict[str, tuple[int, int, list[str]]]
 
 def sending() -> set[str]:
     """address:port of every server that HAProxy sends requests to."""
-    answer = edge_apply.ask("show servers state")
+    answer = apply.ask("show servers state")
     rows = [line.split() for line in answer.splitlines()]
     names = next((row[1:] for row in rows if row[:2] == ["#", "be_id"]), [])
     servers = [dict(zip(names, row, strict=False)) for row in rows if len(row) > 5 and row[0].isdigit()]
@@ -35,7 +35,7 @@ def published(token: str) -> Published:
     found: Published = {}
     live = sending()
     for name in sorted({line.split()[1] for line in ROUTES.read_text().splitlines() if line.split()[1:] not in ([], ["-"])}):
-        entries = apollo.consul(f"health/service/{name}", token)[0]
+        entries = local.consul(f"health/service/{name}", token)[0]
         good = [
             entry
             for entry in entries
@@ -56,7 +56,7 @@ def main(verb: str, seconds: str, *rest: str) -> int:
         return 0
     wanted: dict[str, int] = json.loads(rest[0])
     while True:
-        now = published(apollo.secret("consul/template-token"))
+        now = published(local.secret("consul/template-token"))
         if all(now.get(name, (0, 0, []))[0] >= count for name, count in wanted.items()) or time.monotonic() > end:
             print(json.dumps(now))
             return 0

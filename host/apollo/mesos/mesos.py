@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from host.apollo import apollo, images
+from host.apollo import images, local
 from plan import ports
 
 OWN = Path("/opt/mesos")
@@ -47,14 +47,14 @@ def zookeeper(facts: Mapping[str, str], path: str, login: str = "") -> str:
     """ZooKeeper's address for Mesos: the planned control nodes. Not all five that may ever be: an address without a machine is
     silent, ZooKeeper's client waits two thirds of a session's ten seconds for each, and after two the session is over.
     login: user:password."""
-    planned = facts["CONTROL_ADDRESSES"].split()[: int(apollo.secret("control/count"))]
+    planned = facts["CONTROL_ADDRESSES"].split()[: int(local.secret("control/count"))]
     places = ",".join(f"{address}:{ports.ZOOKEEPER_CLIENT}" for address in planned)
     return f"zk://{login}{'@' if login else ''}{places}/{path}"
 
 
 def say(name: str, text: str) -> None:
     """Writes down what a program waits for, where apollo-check reads it."""
-    apollo.write(RUN / f"{name}.problem", text + "\n")
+    local.write(RUN / f"{name}.problem", text + "\n")
     print(text, flush=True)
 
 
@@ -74,7 +74,7 @@ def complaint(name: str) -> str:
 
 def image(name: str) -> str:
     """The image that the program runs from, as Docker has it here; empty where it comes from elsewhere."""
-    return images.local(source(name)) if source(name) else ""
+    return images.named(source(name)) if source(name) else ""
 
 
 def source(name: str) -> str:
@@ -108,7 +108,7 @@ def fetch(name: str) -> None:
 
 def pull(wanted: str) -> str:
     """Gives Docker an image; why that failed, empty where it did not."""
-    if images.local(wanted) == wanted:
+    if images.named(wanted) == wanted:
         done = subprocess.run(["docker", "pull", "-q", wanted], capture_output=True, text=True, check=False)
         return done.stderr.strip() or "docker pull failed" if done.returncode else ""
     try:

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from host.apollo import apollo
-from host.apollo.mesos import mesos, mesos_control
-from host.apollo.zookeeper import zookeeper
+from host.apollo import local, zookeeper
+from host.apollo.mesos import control, mesos
 
 # Seconds between two looks, and how long a look holds: longer than that and what the slowest look may take.
 PERIOD = 5
@@ -62,12 +61,12 @@ def look_at_zookeeper(facts: Mapping[str, str]) -> State:
 
 
 def look_at_master(facts: Mapping[str, str]) -> State:
-    quorum = mesos_control.QUORUM.read_text().strip()
+    quorum = control.QUORUM.read_text().strip()
     # Registered in every state: masters with a larger quorum wait for it.
     meta = {"quorum": quorum}
     url = f"http://{facts['PRIVATE_IP']}:{mesos.MASTER_PORT}/metrics/snapshot"
     try:
-        status, answer = mesos.get(url, mesos_control.login(mesos_control.OPERATOR), seconds=mesos.LOOK_SECONDS)
+        status, answer = mesos.get(url, control.login(control.OPERATOR), seconds=mesos.LOOK_SECONDS)
     except OSError as problem:
         return State(False, f"{url}: {problem}", meta=meta)
     if status != 200:
@@ -83,7 +82,7 @@ def look_at_master(facts: Mapping[str, str]) -> State:
 
 def look_at_marathon(facts: Mapping[str, str]) -> State:
     url = f"http://{facts['PRIVATE_IP']}:{mesos.MARATHON_PORT}/ping"
-    status, _ = mesos.get(url, mesos_control.login(mesos_control.MARATHON), seconds=mesos.LOOK_SECONDS)
+    status, _ = mesos.get(url, control.login(control.MARATHON), seconds=mesos.LOOK_SECONDS)
     return State(status == 200, "answers" if status == 200 else f"{url}: {status}", published("marathon"))
 
 
@@ -124,12 +123,12 @@ def differs(known: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
 def step(facts: Mapping[str, str], service: Service) -> str:
     """Looks at a server once and reports it to Consul. Returns a line about it, empty where it does not run. Raises
     ConsulError."""
-    token = apollo.secret(TOKEN)
+    token = local.secret(TOKEN)
     up = running(service.unit)
-    known, _ = apollo.consul("agent/services", token)
+    known, _ = local.consul("agent/services", token)
     if not up:
         if service.name in known:
-            apollo.consul(f"agent/service/deregister/{service.name}", token, "PUT")
+            local.consul(f"agent/service/deregister/{service.name}", token, "PUT")
         return ""
     try:
         state = service.look(facts)
@@ -139,9 +138,9 @@ def step(facts: Mapping[str, str], service: Service) -> str:
     # A service is bound to the token that registered it, so a rotated one registers it anew.
     wanted["Meta"] = {**wanted["Meta"], "token": hashlib.sha256(token.encode()).hexdigest()[:16]}
     if differs(known.get(service.name), wanted):
-        apollo.consul("agent/service/register", token, "PUT", wanted)
+        local.consul("agent/service/register", token, "PUT", wanted)
     status = {"Status": "passing" if state.passing else "critical", "Output": state.detail}
-    apollo.consul(f"agent/check/update/service:{service.name}", token, "PUT", status)
+    local.consul(f"agent/check/update/service:{service.name}", token, "PUT", status)
     return state.detail
 
 
@@ -151,7 +150,7 @@ def watch(facts: Mapping[str, str], service: Service) -> NoReturn:
     while True:
         try:
             said = step(facts, service)
-        except apollo.ConsulError as problem:
+        except local.ConsulError as problem:
             said = f"Consul: {problem}"
         except Exception as problem:
             # No one would notice a thread that ended. The next look may succeed, and Consul knows when none did.
@@ -163,7 +162,7 @@ def watch(facts: Mapping[str, str], service: Service) -> NoReturn:
 
 
 def main() -> None:
-    facts = apollo.facts()
+    facts = local.facts()
     # A thread for each, so that one server that hangs makes no other look dead.
     threads = [threading.Thread(target=watch, args=(facts, service), daemon=True) for service in SERVICES]
     for thread in threads:

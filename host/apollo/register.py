@@ -23,8 +23,8 @@ from typing import Any
 import docker
 from docker.errors import DockerException, NotFound
 
-from host.apollo import apollo
-from host.apollo.consul.consul_config import CONTAINERS
+from host.apollo import local
+from host.apollo.consul.configure import CONTAINERS
 
 # Seconds between full comparisons, which find what no event reported; and for which a container that was asked to stop counts
 # as stopping (`docker stop` gives it 10 by default, an operator's -t some minutes).
@@ -219,14 +219,14 @@ class Register:
 
 def reconcile(wanted: Entries) -> None:
     """Brings the agent in step; touches only entries with our prefix. Raises ConsulError, having changed what it could."""
-    token = apollo.secret("consul/registration-token")
-    known, _ = apollo.consul("agent/services", token)
-    troubles: list[apollo.ConsulError] = []
+    token = local.secret("consul/registration-token")
+    known, _ = local.consul("agent/services", token)
+    troubles: list[local.ConsulError] = []
 
     def change(path: str, entry: Any = None) -> bool:
         try:
-            apollo.consul(path, token, "PUT", entry)
-        except apollo.ConsulError as error:
+            local.consul(path, token, "PUT", entry)
+        except local.ConsulError as error:
             troubles.append(error)
             # What one entry is refused for says nothing of the next; an agent that is away does.
             if not error.status:
@@ -256,7 +256,7 @@ def reconcile(wanted: Entries) -> None:
 
 def main() -> int:
     client = docker.DockerClient(base_url="unix:///run/docker.sock", timeout=30).api
-    register = Register(client, apollo.facts()["DOCKER_SUBNET"])
+    register = Register(client, local.facts()["DOCKER_SUBNET"])
     changed, ended, stopped = threading.Event(), threading.Event(), threading.Event()
 
     def stop(*_: Any) -> None:
@@ -284,7 +284,7 @@ def main() -> int:
         try:
             reconcile(register.wanted())
             problem = ""
-        except (apollo.ConsulError, DockerException, OSError) as error:
+        except (local.ConsulError, DockerException, OSError) as error:
             problem = str(error)
         if problem != trouble:
             trouble = problem

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
-from host.apollo import apollo, network
+from host.apollo import local, network
 from plan import ports
 
 CONNECTIONS = f"http://127.0.0.1:{ports.WEAVE_HTTP}/status/connections"
@@ -28,10 +28,10 @@ class Host(NamedTuple):
 
 def hosts(facts: Mapping[str, str]) -> tuple[dict[str, Host], list[str]]:
     """(the other hosts that are alive and in this mesh, by address; names of those in another). Raises ConsulError."""
-    token = apollo.secret(f"consul/{facts['ROLE']}-token")
-    nodes: list[Any] = apollo.consul("catalog/nodes?stale=", token)[0] or []
+    token = local.secret(f"consul/{facts['ROLE']}-token")
+    nodes: list[Any] = local.consul("catalog/nodes?stale=", token)[0] or []
     # Consul keeps a host that died for three days, and only its own check says that it did.
-    alive = {check["Node"] for check in apollo.consul(ALIVE, token)[0] or []}
+    alive = {check["Node"] for check in local.consul(ALIVE, token)[0] or []}
     found: dict[str, Host] = {}
     strangers: list[str] = []
     for node in nodes:
@@ -75,7 +75,7 @@ def check(facts: Mapping[str, str]) -> tuple[str, list[str]]:
     made = [line for line in lines if state(line) == "established"]
     try:
         others, strangers = hosts(facts)
-    except apollo.ConsulError:
+    except local.ConsulError:
         if not made:
             raise
         others, strangers = dict[str, Host](), list[str]()  # the check of Consul says so

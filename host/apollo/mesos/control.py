@@ -20,9 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from host.apollo import apollo
+from host.apollo import local, zookeeper
 from host.apollo.mesos import mesos
-from host.apollo.zookeeper import zookeeper
 
 # Principals: of Marathon, of the agents, and of whoever asks the master or drains.
 MARATHON, AGENT, OPERATOR = "marathon", "agent", "operator"
@@ -98,7 +97,7 @@ class MesosError(Exception):
 
 
 def password(user: str) -> str:
-    return apollo.secret(f"mesos/{user}-password")
+    return local.secret(f"mesos/{user}-password")
 
 
 def login(user: str) -> str:
@@ -122,23 +121,23 @@ def smaller(own: int, catalog: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def master(facts: Mapping[str, str]) -> None:
-    own = quorum(int(apollo.secret("control/count")))
+    own = quorum(int(local.secret("control/count")))
     if not LOG.exists():
-        token = apollo.secret("consul/control-token")
+        token = local.secret("consul/control-token")
         try:
-            old = smaller(own, apollo.consul("catalog/service/mesos-master", token)[0])
-        except apollo.ConsulError as error:
+            old = smaller(own, local.consul("catalog/service/mesos-master", token)[0])
+        except local.ConsulError as error:
             mesos.problem("master", f"cannot ask which masters there are: {error}")
         if old:
             mesos.problem("master", f"waits: {', '.join(old)} must run with the quorum {own} first; see docs/operations.md")
     await_zookeeper("master")
     mesos.fetch("master")
     credentials = [{"principal": user, "secret": password(user)} for user in (MARATHON, AGENT, OPERATOR)]
-    apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": credentials}), 0o600)
-    apollo.write(mesos.RUN / "acls.json", json.dumps(acls()), 0o600)
+    local.write(mesos.RUN / "credentials.json", json.dumps({"credentials": credentials}), 0o600)
+    local.write(mesos.RUN / "acls.json", json.dumps(acls()), 0o600)
     # With a login, the nodes it makes can be read by all and changed by it alone.
-    apollo.write(mesos.RUN / "zookeeper", mesos.zookeeper(facts, "mesos", zookeeper_login()), 0o600)
-    apollo.write(QUORUM, f"{own}\n")
+    local.write(mesos.RUN / "zookeeper", mesos.zookeeper(facts, "mesos", zookeeper_login()), 0o600)
+    local.write(QUORUM, f"{own}\n")
     mesos.start("master", mesos.command("master", master_flags(facts, own)))
 
 
@@ -182,7 +181,7 @@ def master_flags(facts: Mapping[str, str], own_quorum: int) -> list[str]:
 def marathon(facts: Mapping[str, str]) -> None:
     await_zookeeper("marathon")
     mesos.fetch("marathon")
-    apollo.write(mesos.RUN / "marathon-secret", password(MARATHON), 0o600)
+    local.write(mesos.RUN / "marathon-secret", password(MARATHON), 0o600)
     environment = {
         "MESOSPHERE_HTTP_CREDENTIALS": login(MARATHON),
         "MARATHON_ZK": mesos.zookeeper(facts, "marathon", zookeeper_login()),
@@ -191,7 +190,7 @@ def marathon(facts: Mapping[str, str]) -> None:
         "LIBPROCESS_IP": facts["PRIVATE_IP"],
         "LIBPROCESS_PORT": str(mesos.MARATHON_SCHEDULER_PORT),
     }
-    apollo.write(MARATHON_LOG, LOG_FORM)
+    local.write(MARATHON_LOG, LOG_FORM)
     argv = mesos.command("marathon", marathon_flags(facts), MARATHON_OPTIONS, MARATHON_VARIABLES)
     mesos.start("marathon", argv, environment)
 
@@ -349,10 +348,10 @@ def up(api: Api, address: str) -> str:
 
 def leading() -> Api | None:
     """The servers to ask, by their names in Consul; None where no master leads. Raises ConsulError."""
-    token = apollo.secret("consul/control-token")
+    token = local.secret("consul/control-token")
     places: dict[str, str] = {}
     for server, query in (("master", "mesos-master?tag=leader&passing"), ("marathon", "marathon?passing")):
-        found, _ = apollo.consul(f"health/service/{query}", token)
+        found, _ = local.consul(f"health/service/{query}", token)
         if found:
             places[server] = f"http://{found[0]['Service']['Address']}:{found[0]['Service']['Port']}"
     return Api(places, {"master": login(OPERATOR), "marathon": login(MARATHON)}) if "master" in places else None
@@ -375,12 +374,12 @@ def patience(seconds: float) -> Callable[[Callable[[], bool]], bool]:
 def main(argv: Sequence[str]) -> int | str:
     try:
         return command(argv)
-    except (MesosError, apollo.ConsulError) as error:
+    except (MesosError, local.ConsulError) as error:
         return f"failed: {error}"
 
 
 def command(argv: Sequence[str]) -> int:
-    facts = apollo.facts()
+    facts = local.facts()
     match argv:
         case ["master"]:
             master(facts)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from host.apollo import apollo, network
+from host.apollo import local, network
 from host.apollo.addresses import host_at, planned
 
 TABLE = Path("/var/lib/apollo/mesh.json")
@@ -198,14 +198,14 @@ def save(facts: Mapping[str, str], peers: Mapping[str, Peer]) -> None:
         }
         for _, peer in sorted(peers.items())
     ]
-    apollo.write(TABLE, json.dumps(table, indent=0) + "\n")
+    local.write(TABLE, json.dumps(table, indent=0) + "\n")
 
 
 def catalog(facts: Mapping[str, str], query: str = "") -> tuple[Any, str]:
     """(every node of the catalog, its index). Raises ConsulError, also where the token does not show all of them."""
-    entries, headers = apollo.consul(f"catalog/nodes?stale={query}", apollo.secret(f"consul/{facts['ROLE']}-token"))
+    entries, headers = local.consul(f"catalog/nodes?stale={query}", local.secret(f"consul/{facts['ROLE']}-token"))
     if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
-        raise apollo.ConsulError("the token does not yet show the whole catalog")
+        raise local.ConsulError("the token does not yet show the whole catalog")
     return entries or [], headers.get("X-Consul-Index", "0")
 
 
@@ -230,7 +230,7 @@ def sync(link: Link, facts: Mapping[str, str]) -> None:
                 peers = new
                 save(facts, peers)
             problem = ""
-        except (apollo.ConsulError, OSError) as error:
+        except (local.ConsulError, OSError) as error:
             index, problem = "0", f"the table on disk serves: {error}"
             time.sleep(2)
         if problem != trouble:
@@ -252,7 +252,7 @@ def check(link: Link, facts: Mapping[str, str]) -> tuple[str, list[str]]:
     problems: list[str] = []
     try:
         found, problems = accepted(facts, catalog(facts)[0], link.keyed, peers)
-    except apollo.ConsulError:
+    except local.ConsulError:
         if not peers:
             raise
         found = peers  # the check of Consul says so
@@ -285,12 +285,12 @@ def link(facts: Mapping[str, str]) -> Link:
 
 
 def up() -> None:
-    facts = apollo.facts()
+    facts = local.facts()
     own = link(facts)
     own.make(facts)
     apply(own, load(facts, own.keyed), facts["BRIDGE_ADDRESS"])
 
 
 def follow() -> None:
-    facts = apollo.facts()
+    facts = local.facts()
     sync(link(facts), facts)

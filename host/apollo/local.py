@@ -14,7 +14,7 @@ from plan import ports
 NODE_ENV = Path("/etc/apollo/node.env")
 SECRETS = Path("/etc/apollo/secrets")
 CONSUL = f"http://127.0.0.1:{ports.CONSUL_HTTP}"
-# Where servers give each host its own token (consul_acl.py).
+# Where servers give each host its own token (consul/acl.py).
 TOKEN_PORT = ports.CONSUL_TOKENS
 
 

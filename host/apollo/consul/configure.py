@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from host.apollo import apollo
+from host.apollo import local
 from plan import ports
 
 TARGET = Path("/etc/consul.d/node.json")
@@ -73,14 +73,14 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
     role = facts["ROLE"]
     # Names are asked with the role's token: before it is known that is an error, which no cache keeps. Without one the answer
     # would be empty, and the cache would hold on to it.
-    own = apollo.secret(f"consul/{role}-token")
+    own = local.secret(f"consul/{role}-token")
     tokens = {"agent": token, "dns": own, "config_file_service_registration": own}
     values: dict[str, Any] = {
         "node_name": facts["NODE_NAME"],
         "datacenter": facts["CONSUL_DATACENTER"],
         "domain": facts["CONSUL_DOMAIN"],
         "bind_addr": facts["PRIVATE_IP"],
-        "encrypt": apollo.secret("consul/gossip-key"),
+        "encrypt": local.secret("consul/gossip-key"),
         "retry_join": servers,
         "acl": {"tokens": tokens},
         "services": [{"name": METRICS, "port": ports.METRICS, "meta": {"role": role, "zone": facts["ZONE"]}}],
@@ -110,7 +110,7 @@ def config(facts: Mapping[str, str], token: str, servers: Sequence[str], bootstr
             }
         }
     if role == "control":
-        tokens["initial_management"] = apollo.secret("consul/management-token")
+        tokens["initial_management"] = local.secret("consul/management-token")
         values["server"] = True
         values["dns_config"] = {"use_cache": False}  # it has the catalog itself
         values["ui_config"] = {"enabled": True}
@@ -158,14 +158,14 @@ def ask_servers(facts: Mapping[str, str], servers: Sequence[str], booted: bool =
     """
     silence, refusal = "no server answers", ""
     for server in servers:
-        connection = http.client.HTTPConnection(server, apollo.TOKEN_PORT, timeout=5)
+        connection = http.client.HTTPConnection(server, local.TOKEN_PORT, timeout=5)
         try:
             if facts["CONSUL_TLS"] == "1":
                 context = ssl.create_default_context(cafile=CERTIFICATES / "ca.pem")
-                plain = socket.create_connection((server, apollo.TOKEN_PORT), 5)
+                plain = socket.create_connection((server, local.TOKEN_PORT), 5)
                 name = f"server.{facts['CONSUL_DATACENTER']}.{facts['CONSUL_DOMAIN']}"
                 connection.sock = context.wrap_socket(plain, server_hostname=name)
-            headers = {"X-Consul-Token": apollo.secret(f"consul/{facts['ROLE']}-token")}
+            headers = {"X-Consul-Token": local.secret(f"consul/{facts['ROLE']}-token")}
             connection.request("GET", "/", headers=headers | ({"X-Apollo-Booted": "1"} if booted else {}))
             answer = json.load(connection.getresponse())
             if "token" in answer:
@@ -188,11 +188,11 @@ def obtain(
     the same way; another host after WAIT seconds with its copy of the token, or never without. sure: no host goes on without a
     server's word, and after RELOAD_WAIT seconds that is an OSError.
     """
-    kept, own, said = apollo.SECRETS / OWN_TOKEN, "", ""
+    kept, own, said = local.SECRETS / OWN_TOKEN, "", ""
     if facts["ROLE"] == "control":
-        from host.apollo.consul import consul_acl
+        from host.apollo.consul import acl
 
-        own = consul_acl.node_token(apollo.secret("consul/management-token"), facts["NODE_NAME"])
+        own = acl.node_token(local.secret("consul/management-token"), facts["NODE_NAME"])
     end = time.monotonic() + (RELOAD_WAIT if sure else WAIT)
     while True:
         found = answering(servers)
@@ -200,7 +200,7 @@ def obtain(
             answer = ask_servers(facts, found, booted)
             if own:
                 return answer._replace(token=own), found
-            apollo.write(kept, answer.token + "\n", 0o600)
+            local.write(kept, answer.token + "\n", 0o600)
             return answer, found
         except OSError as error:
             late = time.monotonic() > end
@@ -210,7 +210,7 @@ def obtain(
                 return Answer(own, ""), found
             if late and kept.exists():
                 print(f"the token of the last boot serves: {error}", flush=True)
-                return Answer(apollo.secret(OWN_TOKEN), ""), found
+                return Answer(local.secret(OWN_TOKEN), ""), found
             if str(error) != said:
                 said = str(error)
                 print(f"waiting for this node's token: {error}", flush=True)
@@ -230,7 +230,7 @@ def put_certificates(role: str) -> None:
     CERTIFICATES.mkdir(mode=0o755, parents=True, exist_ok=True)
     kind = "server" if role == "control" else "agent"
     for name, secret in (("ca.pem", "consul/ca"), ("own.pem", f"consul/{kind}-certificate")):
-        apollo.write(CERTIFICATES / name, apollo.secret(secret) + "\n", 0o600)
+        local.write(CERTIFICATES / name, local.secret(secret) + "\n", 0o600)
         shutil.chown(CERTIFICATES / name, "consul", "consul")
 
 
@@ -254,7 +254,7 @@ def update_ring(key: str, primary: str) -> None:
     if keys := ring():
         wanted = sorted(dict.fromkeys((*keys, key)), key=lambda known: digest(known) != primary)
         if wanted != keys:
-            apollo.write(DATA / "serf/local.keyring", json.dumps(wanted), 0o600)
+            local.write(DATA / "serf/local.keyring", json.dumps(wanted), 0o600)
             shutil.chown(DATA / "serf/local.keyring", "consul", "consul")
 
 
@@ -273,7 +273,7 @@ def forget_containers() -> None:
 
 def main() -> str:
     """An empty string, or why the agent goes on with the configuration that it has."""
-    facts = apollo.facts()
+    facts = local.facts()
     # The process to signal, which systemd names to a unit's ExecReload and to nothing that runs before the agent.
     reloading = "MAINPID" in os.environ
     control = facts["CONTROL_ADDRESSES"].split()
@@ -289,7 +289,7 @@ def main() -> str:
     if booted:
         forget_containers()
     # Before a reload all is well, and with a token that Consul does not know no name would be answered.
-    sure = reloading and in_use() != apollo.secret(f"consul/{facts['ROLE']}-token")
+    sure = reloading and in_use() != local.secret(f"consul/{facts['ROLE']}-token")
     try:
         # A server that runs can tell itself.
         answer, found = obtain(facts, control if reloading else others, sure, booted)
@@ -297,14 +297,14 @@ def main() -> str:
         return f"the agent goes on with its old token: {error}"
     # A running agent writes its ring itself.
     if not reloading:
-        update_ring(apollo.secret("consul/gossip-key"), answer.primary)
+        update_ring(local.secret("consul/gossip-key"), answer.primary)
     join = [address for address in found if address in others] or others
-    apollo.write(TARGET, json.dumps(config(facts, answer.token, join, bootstrap), indent=1) + "\n", 0o600)
+    local.write(TARGET, json.dumps(config(facts, answer.token, join, bootstrap), indent=1) + "\n", 0o600)
     shutil.chown(TARGET, "consul", "consul")
     if answer.forgotten:
         print(f"{answer.forgotten} services of containers of before this boot are out of the catalog", flush=True)
         time.sleep(FOLLOW)
     if booted:
         # Where no server was asked, they forget when they hear from the agent, which knows of no container.
-        apollo.write(FORGOTTEN, "")
+        local.write(FORGOTTEN, "")
     return ""

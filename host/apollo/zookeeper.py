@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from host.apollo import apollo
+from host.apollo import local
 from plan import ports
 
 DATA = Path("/data/zookeeper")
@@ -146,10 +146,10 @@ def configuration(facts: Mapping[str, str]) -> str:
     path = list_file()
     if path is None or not (DATA / "version-2").is_dir():
         others = [address for address in facts["CONTROL_ADDRESSES"].split() if address != facts["PRIVATE_IP"]]
-        found = first_members(facts, standing(others), int(apollo.secret("control/count")))
+        found = first_members(facts, standing(others), int(local.secret("control/count")))
         print(f"no data here; the members are control nodes {', '.join(map(str, sorted(found)))}", flush=True)
         path = CONFIG.with_name("zoo.cfg.dynamic")
-        apollo.write(path, "".join(f"{line(number, *found[number])}\n" for number in sorted(found)))
+        local.write(path, "".join(f"{line(number, *found[number])}\n" for number in sorted(found)))
     return f"{SETTINGS}dynamicConfigFile={path}\n"
 
 
@@ -157,15 +157,15 @@ def prepare(facts: Mapping[str, str]) -> None:
     """Writes everything that the server reads. The super-user, who alone may change the members, has a password of this one
     run, which only root on this host can read."""
     DATA.mkdir(mode=0o750, parents=True, exist_ok=True)
-    apollo.write(CONFIG, configuration(facts))
-    apollo.write(DATA / "myid", f"{facts['INDEX']}\n")
+    local.write(CONFIG, configuration(facts))
+    local.write(DATA / "myid", f"{facts['INDEX']}\n")
     give(DATA, pwd.getpwnam("zookeeper"))
     RUN.mkdir(mode=0o700, exist_ok=True)
     CLAIMED.unlink(missing_ok=True)
     nft(f"{GATE}\ndelete {GATE}\n{gate(facts)}")
     password = secrets.token_urlsafe(32)
-    apollo.write(PASSWORD, password, 0o600)
-    apollo.write(RUN / "environment", f"SUPER_DIGEST={digest(f'super:{password}')}\n", 0o600)
+    local.write(PASSWORD, password, 0o600)
+    local.write(RUN / "environment", f"SUPER_DIGEST={digest(f'super:{password}')}\n", 0o600)
 
 
 def gate(facts: Mapping[str, str]) -> str:
@@ -216,7 +216,7 @@ def digest(login: str) -> str:
 
 def access(tree: str) -> str:
     """Who may do what in a tree, as ZooKeeper's client takes it."""
-    return f"digest:{USER}:{digest(f'{USER}:' + apollo.secret('mesos/zookeeper-password'))}:cdrwa{TREES[tree]}"
+    return f"digest:{USER}:{digest(f'{USER}:' + local.secret('mesos/zookeeper-password'))}:cdrwa{TREES[tree]}"
 
 
 def owned(said: str) -> bool:
@@ -241,7 +241,7 @@ def claim(facts: Mapping[str, str]) -> None:
     if not owned(said):
         own(facts)
     nft(f"delete {GATE}\n")
-    apollo.write(CLAIMED, "")
+    local.write(CLAIMED, "")
 
 
 def add(facts: Mapping[str, str]) -> None:
@@ -257,7 +257,7 @@ def main(argv: Sequence[str]) -> int | str:
 
 
 def act(argv: Sequence[str]) -> int:
-    facts = apollo.facts()
+    facts = local.facts()
     match argv:
         case ["prepare"]:
             prepare(facts)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from host.apollo import apollo, images
+from host.apollo import images, local
 
 TARGETS = {
     "weaver": Path("/usr/local/bin/weaver"),
@@ -77,7 +77,7 @@ def install(source: str) -> str:
 
 
 def main() -> int:
-    source, end = apollo.facts()["WEAVE_FROM"], time.monotonic() + PATIENCE
+    source, end = local.facts()["WEAVE_FROM"], time.monotonic() + PATIENCE
     while True:
         try:
             print(install(source), flush=True)

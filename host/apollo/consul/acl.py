@@ -27,9 +27,9 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from host.apollo import apollo, parameters
+from host.apollo import local, parameters
 from host.apollo.addresses import host_at
-from host.apollo.consul import consul_config
+from host.apollo.consul import configure
 from plan import ports
 
 TRY_AGAIN = 75
@@ -45,7 +45,7 @@ READ = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read" 
 # Services of the control nodes themselves, which no other host may claim to be.
 OWN = "".join(f'service "{name}" {{ policy = "write" }}\n' for name in ("zookeeper", "mesos-master", "marathon"))
 # What every host registers of itself.
-METRICS = f'service "{consul_config.METRICS}" {{ policy = "write" }}\n'
+METRICS = f'service "{configure.METRICS}" {{ policy = "write" }}\n'
 # Name: (secret that is the token, its rules). A role's token reads the catalog: names for DNS, peers for the mesh.
 TOKENS: Mapping[str, tuple[str, str]] = {
     f"apollo-{role}": (f"consul/{role}-token", READ + METRICS + (OWN if role == "control" else ""))
@@ -69,7 +69,7 @@ def node_token(management: str, name: str) -> str:
 
 
 def ask(path: str, token: str, method: str = "GET", body: Any = None) -> Any:
-    return apollo.consul(path, token, method, body)[0]
+    return local.consul(path, token, method, body)[0]
 
 
 def create(management: str, title: str, value: str, **rights: Any) -> str:
@@ -77,7 +77,7 @@ def create(management: str, title: str, value: str, **rights: Any) -> str:
     accessor = str(uuid.uuid5(uuid.NAMESPACE_URL, f"apollo:{title}:{value}"))
     try:
         ask("acl/token/self", value)
-    except apollo.ConsulError as error:
+    except local.ConsulError as error:
         if error.status != 403:
             raise
         wanted = {"AccessorID": accessor, "SecretID": value, "Description": title, **rights}
@@ -105,7 +105,7 @@ def from_ssm() -> dict[str, str]:
 
 def unread(ssm: Mapping[str, str]) -> list[str]:
     """The tokens of which this host's copy is not, or may not be, what SSM has."""
-    return [name for name in SECRETS if name != GOSSIP and ssm.get(name) != apollo.secret(name)]
+    return [name for name in SECRETS if name != GOSSIP and ssm.get(name) != local.secret(name)]
 
 
 def stand(facts: Mapping[str, str], management: str, grace: float = GRACE, ssm: Mapping[str, str] | None = None) -> None:
@@ -114,7 +114,7 @@ def stand(facts: Mapping[str, str], management: str, grace: float = GRACE, ssm: 
     ssm: what from_ssm() gives; None for this host's copies.
     """
     if ssm is None:
-        ssm = {name: apollo.secret(name) for name in SECRETS}
+        ssm = {name: local.secret(name) for name in SECRETS}
     policies = {policy["Name"]: policy["ID"] for policy in ask("acl/policies", management)}
     for name, (_, text) in TOKENS.items():
         path = f"acl/policy/{policies[name]}" if name in policies else "acl/policy"
@@ -122,7 +122,7 @@ def stand(facts: Mapping[str, str], management: str, grace: float = GRACE, ssm: 
             ask(path, management, "PUT", {"Name": name, "Rules": text})
     current = {INITIAL: (ask("acl/token/self", management)["AccessorID"], MANAGEMENT)}
     for name, (secret, _) in TOKENS.items():
-        own, rights = apollo.secret(secret), {"Policies": [{"Name": name}]}
+        own, rights = local.secret(secret), {"Policies": [{"Name": name}]}
         current[name] = create(management, name, own, **rights), secret
         create(management, name, ssm.get(secret, own), **rights)
     for index in range(1, 6):
@@ -158,7 +158,7 @@ def retire(management: str, current: dict[str, tuple[str, str]], doubtful: Seque
 
 def read_at(secret: str) -> datetime:
     """When this host last read a secret from SSM."""
-    return datetime.fromtimestamp((apollo.SECRETS / secret).stat().st_mtime, UTC)
+    return datetime.fromtimestamp((local.SECRETS / secret).stat().st_mtime, UTC)
 
 
 def ring(management: str, key: str) -> None:
@@ -181,9 +181,9 @@ def role_of(token: str) -> str:
     """The role whose token it is, old or new, "" for any other. Raises ConsulError where Consul does not know it."""
     try:
         title: str = ask("acl/token/self", token)["Description"]
-    except apollo.ConsulError as error:
+    except local.ConsulError as error:
         if error.status == 403:
-            raise apollo.ConsulError("Consul does not know the role's token, or not yet") from None
+            raise local.ConsulError("Consul does not know the role's token, or not yet") from None
         raise
     return title.removeprefix("apollo-") if title in TOKENS else ""
 
@@ -191,7 +191,7 @@ def role_of(token: str) -> str:
 def forget_containers(management: str, name: str) -> int:
     """Takes the services of a node's containers out of the catalog, with their checks: how many. Raises ConsulError."""
     node = ask(f"catalog/node/{name}", management) or {"Services": {}}
-    known = [(key, entry["Service"]) for key, entry in node["Services"].items() if key.startswith(consul_config.CONTAINERS)]
+    known = [(key, entry["Service"]) for key, entry in node["Services"].items() if key.startswith(configure.CONTAINERS)]
     # A transaction takes 128 operations.
     for start in range(0, len(known), 128):
         services = [{"ID": key, "Service": title} for key, title in known[start : start + 128]]
@@ -200,7 +200,7 @@ def forget_containers(management: str, name: str) -> int:
 
 
 class TokenHandler(BaseHTTPRequestHandler):
-    """GET / with the role's token, from a host's own address → what consul_config.Answer has, as JSON.
+    """GET / with the role's token, from a host's own address → what configure.Answer has, as JSON.
 
     With the header X-Apollo-Booted that host's containers are removed from the catalog first.
 
@@ -224,17 +224,17 @@ class TokenHandler(BaseHTTPRequestHandler):
             given = self.headers.get("X-Consul-Token")
             if not given or role_of(given) != role:
                 raise ValueError(f"{caller} does not know the token of role {role}")
-            management = apollo.secret(MANAGEMENT)
+            management = local.secret(MANAGEMENT)
             # The last that stand() makes. An agent that asked for a token too early would remember for long that there is none.
             ask("acl/token/self", node_token(management, LAST))
-            primary = next(map(consul_config.digest, consul_config.ring()), "")
+            primary = next(map(configure.digest, configure.ring()), "")
             status, answer = 200, {"token": create_node(self.facts, management, name), "primary": primary}
             if self.headers.get("X-Apollo-Booted"):
                 answer["forgotten"] = forget_containers(management, name)
         except ValueError as error:
             print(f"refused: {error}", flush=True)
             status, answer = 403, {"error": str(error)}
-        except (apollo.ConsulError, OSError) as error:
+        except (local.ConsulError, OSError) as error:
             status, answer = 503, {"error": str(error)}
         body = json.dumps(answer).encode()
         self.send_response(status)
@@ -278,21 +278,21 @@ class TokenServer(ThreadingHTTPServer):
 
 def serve(facts: Mapping[str, str]) -> None:
     TokenHandler.facts = facts
-    server = TokenServer((facts["PRIVATE_IP"], apollo.TOKEN_PORT))
+    server = TokenServer((facts["PRIVATE_IP"], local.TOKEN_PORT))
     if facts["CONSUL_TLS"] == "1":
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(apollo.SECRETS / "consul/server-certificate")
+        context.load_cert_chain(local.SECRETS / "consul/server-certificate")
         # Not at once: the handshake belongs to the caller's own thread.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.serve_forever()
 
 
 def main(revoke: bool = False) -> int:
-    facts = apollo.facts()
+    facts = local.facts()
     try:
-        management = apollo.secret(MANAGEMENT)
+        management = local.secret(MANAGEMENT)
         own = node_token(management, facts["NODE_NAME"])
-        leader, _ = apollo.consul("status/leader")
+        leader, _ = local.consul("status/leader")
         if leader == f"{facts['PRIVATE_IP']}:{ports.CONSUL_RPC}" or revoke:
             ssm = from_ssm()
             stand(facts, management, 0 if revoke else GRACE, ssm)
@@ -307,7 +307,7 @@ def main(revoke: bool = False) -> int:
             # It was refused before its token was there, and tries again after half a minute; given its token anew, at once.
             ask("agent/token/agent", management, "PUT", {"Token": own})
             return TRY_AGAIN
-    except (apollo.ConsulError, OSError) as error:
+    except (local.ConsulError, OSError) as error:
         print(f"not yet: {error}", flush=True)
         return TRY_AGAIN
     return 0

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from host.apollo import apollo
+from host.apollo import local
 from host.apollo.mesos import mesos
 
 WORK = Path(mesos.WORK)
@@ -133,13 +133,13 @@ def run(facts: Mapping[str, str]) -> None:
     what = resources(memory, os.cpu_count() or 1, shutil.disk_usage(WORK).total)
     drop_unusable_state()
     credential = {"principal": USER, "secret": password()}
-    apollo.write(mesos.RUN / "credential.json", json.dumps(credential), 0o600)
-    apollo.write(mesos.RUN / "credentials.json", json.dumps({"credentials": [credential]}), 0o600)
+    local.write(mesos.RUN / "credential.json", json.dumps(credential), 0o600)
+    local.write(mesos.RUN / "credentials.json", json.dumps({"credentials": [credential]}), 0o600)
     mesos.start("agent", mesos.command("agent", flags(facts, what), DOCKER_OPTIONS))
 
 
 def password() -> str:
-    return apollo.secret("mesos/agent-password")
+    return local.secret("mesos/agent-password")
 
 
 def look(facts: Mapping[str, str]) -> tuple[bool, str]:
@@ -150,7 +150,7 @@ def look(facts: Mapping[str, str]) -> tuple[bool, str]:
     status, _ = mesos.get(url, login, seconds=mesos.LOOK_SECONDS)
     if status != 200:
         return False, f"{url}: {status}"
-    found, _ = apollo.consul("health/service/mesos-master?tag=leader&passing", apollo.secret("consul/slave-token"))
+    found, _ = local.consul("health/service/mesos-master?tag=leader&passing", local.secret("consul/slave-token"))
     if not found:
         return False, "registered nowhere, as no master leads"
     leader = found[0]["Service"]

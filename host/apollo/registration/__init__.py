@@ -1,1 +1,0 @@
-"""Services of containers, in Consul."""

@@ -1,1 +1,0 @@
-"""The ensemble of control nodes."""
