@@ -98,7 +98,7 @@ def test_traffic_flows_on_with_all_consul_servers_stopped(stack: Stack) -> None:
     try:
         stack.assert_all_reachable()
         # Half a minute is long to wait for a server, and shows no more.
-        with changed(stack, "slave-3", "consul/configure.py", "WAIT = 30", "WAIT = 5"):
+        with changed(stack, "slave-3", "configure.py", "WAIT = 30", "WAIT = 5"):
             stack.order("reboot", "slave-3")
             until(lambda: stack.run("slave-3", "docker", "info").returncode == 0, "Docker is back on slave-3")
         results = stack.checked()
