@@ -39,7 +39,7 @@ ENDPOINT = f"http://{API}:{API_PORT}"
 READY_SECONDS = 600.0
 SWEEP_SECONDS = 20.0
 # For an instance to be registered, checked and published by every edge, with a balancer's own checks before several.
-PUBLISHED_SECONDS = 90.0
+PUBLISHED_SECONDS = 180.0
 
 
 def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = None) -> None:

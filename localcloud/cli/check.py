@@ -16,6 +16,13 @@ from localcloud.stack.running import booted_cloud, host_names, stack_outputs
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flows", type=_count, default=1, help="requests of each kind at the same time (default: 1)")
+    parser.add_argument(
+        "--patience",
+        type=_count,
+        default=20,
+        metavar="SECONDS",
+        help="how long each way is tried until it passes (default: 20)",
+    )
 
 
 def _count(text: str) -> int:
@@ -28,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     cloud = booted_cloud(args.stack)
     rows = cloud.hosts()
     # A host that is not there has no row of its own in the matrix, and must not make it shorter in silence.
-    hosts, absent = check.standing(fleet(cloud.folder, rows), host_names(args.stack))
+    hosts, absent = check.standing(fleet(cloud.folder, rows), host_names(args.stack), args.patience)
     exported = stack_outputs(args.stack)
     expected = check.Expectations(
         mtu=int(exported["overlay"]["mtu"]),
@@ -47,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     begun = time.monotonic()
     say(f"checking the network of {len(rows)} hosts …")
-    results = absent + check.run(hosts, expected, flows=args.flows, progress=progress)
+    results = absent + check.run(hosts, expected, flows=args.flows, patience=args.patience, progress=progress)
     failed = [result for result in results if not result.passed]
     if args.json:
         show.document([asdict(result) for result in results])
