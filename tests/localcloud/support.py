@@ -227,7 +227,7 @@ class CommandLine:
 
     def run(self, *argv: str) -> Said:
         process = self.start(*argv)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=900)
         return Said(process.returncode, out, err)
 
     def up(self, *sets: str) -> Said:
@@ -263,7 +263,7 @@ def keep_record(run_dir: Path, record: Any, name: str = "settings") -> None:
     path.write_text(json.dumps(state))
 
 
-def until(what: str, done: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(what: str, done: Callable[[], bool], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"{what} did not come about within {seconds:.0f} s"
@@ -300,7 +300,7 @@ def naming(folder: Path) -> list[str]:
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> Said:
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return Said(process.returncode, out, err)
 
 
