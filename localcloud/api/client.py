@@ -65,9 +65,5 @@ class Aws:
                 )
             return self._clients[service]
 
-    def elsewhere(self, region: str) -> Aws:
-        """The same cloud's other region."""
-        return Aws(self.endpoint, region, self.keys)
-
     def arn(self, service: str, resource: str) -> str:
         return f"arn:aws:{service}:{self.region}:{ACCOUNT}:{resource}"

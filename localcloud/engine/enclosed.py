@@ -65,8 +65,6 @@ def provider(folder: str, name: str) -> socket.socket:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         found = socket.socket(socket.AF_UNIX)
-        # A name of its own, drawn by the kernel, by which the provider tells connections apart.
-        found.bind("")
         # A socket's path has 108 characters at most, and the folder's may have more.
         found.connect(f"/proc/self/fd/{handle}/{name}")
         return found

@@ -62,7 +62,7 @@ class Bucket(_OfBucket):
         return tag_map(tags["TagSet"] if tags else ())
 
     def change_tags(self, aws: Aws, id: str, old: Props, new: Props) -> None:
-        s3, tags = aws.client("s3"), tag_list(new.get("tagsAll"))
+        s3, tags = aws.client("s3"), tag_list(new.get("tags"))
         if tags:
             s3.put_bucket_tagging(Bucket=id, Tagging={"TagSet": tags})
         else:

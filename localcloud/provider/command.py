@@ -113,7 +113,6 @@ class Command(Kind):
 
     inputs: ClassVar[Collection[str]] = ("create", "delete", "environment", "triggers", "addPreviousOutputInEnv")
     defaults = {"addPreviousOutputInEnv": True}
-    regional = False
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner

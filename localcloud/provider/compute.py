@@ -94,7 +94,7 @@ class Instance(Ec2):
         disk: Props = {"volumeSize": 8, "volumeType": "gp3", **(inputs.get("rootBlockDevice") or {})}
         ebs = {member: disk[name] for name, member in _DISK.items() if disk.get(name) is not None}
         args["BlockDeviceMappings"] = [{"DeviceName": image["RootDeviceName"], "Ebs": {**ebs, "DeleteOnTermination": True}}]
-        tags: dict[str, Props | None] = {"instance": inputs.get("tagsAll"), "volume": disk.get("tags")}
+        tags: dict[str, Props | None] = {"instance": inputs.get("tags"), "volume": disk.get("tags")}
         args["TagSpecifications"] = [{"ResourceType": kind, "Tags": tag_list(value)} for kind, value in tags.items() if value]
         return {name: value for name, value in args.items() if value}
 
@@ -140,6 +140,9 @@ class Instance(Ec2):
 
     def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
         ec2 = aws.client("ec2")
+        # The program's own instances keep these as they are until they are replaced.
+        if kept := changed.intersection(("instanceType", "userDataBase64", "rootBlockDevice")):
+            raise CloudError(f"{id}: the embedded cloud does not change {', '.join(sorted(kept))} of an instance; replace it")
         if "vpcSecurityGroupIds" in changed:
             ec2.modify_instance_attribute(InstanceId=id, Groups=inputs["vpcSecurityGroupIds"])
         if "metadataOptions" in changed and inputs.get("metadataOptions"):
@@ -147,32 +150,10 @@ class Instance(Ec2):
             ec2.modify_instance_metadata_options(InstanceId=id, **options)
         if "iamInstanceProfile" in changed:
             self._set_profile(aws, id, inputs["iamInstanceProfile"])
-        if "rootBlockDevice" in changed:
-            self._update_root(aws, id, inputs)
-        stopped = {"instanceType": {"InstanceType": {"Value": inputs["instanceType"]}},
-                   "userDataBase64": {"UserData": {"Value": base64.b64encode(user_data(inputs))}}}  # fmt: skip
-        if changed.intersection(stopped):
-            # AWS takes these only while the instance is stopped.
-            ec2.stop_instances(InstanceIds=[id])
-            wait(f"the stop of {id}", lambda: instance_state(aws, id) == "stopped")
-            for name in changed.intersection(stopped):
-                ec2.modify_instance_attribute(InstanceId=id, **stopped[name])
-            ec2.start_instances(InstanceIds=[id])
-            wait(f"the start of {id}", lambda: instance_state(aws, id) == "running")
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         super().delete(aws, id, known)
         wait(f"the termination of {id}", lambda: self.record(aws, id, known) is None)
-
-    def _update_root(self, aws: Aws, id: str, new: Props) -> None:
-        ec2 = aws.client("ec2")
-        before = self._root_disk(aws, self.record(aws, id, {}) or {}) or {}
-        wanted = new.get("rootBlockDevice") or {}
-        names = {"volumeSize": "Size", "volumeType": "VolumeType"}
-        change = {names[k]: v for k, v in wanted.items() if k in names and v is not None and v != before.get(k)}
-        if change:
-            ec2.modify_volume(VolumeId=before["volumeId"], **change)
-        self.change_tags(aws, before["volumeId"], {"tagsAll": before.get("tags")}, {"tagsAll": wanted.get("tags")})
 
     def _set_profile(self, aws: Aws, id: str, profile: str) -> None:
         ec2 = aws.client("ec2")

@@ -22,7 +22,6 @@ class Made:
     urn: str
     type: str
     id: str
-    region: str
     props: Props = field(repr=False)
 
     def public(self) -> dict[str, str]:

@@ -45,7 +45,6 @@ class Kind:
     unordered: ClassVar[Collection[str]] = ()
     json_text: ClassVar[Collection[str]] = ()
     secret_outputs: ClassVar[Collection[str]] = ()
-    regional: ClassVar[bool] = True  # whether it lives in one region of the cloud
     journaled: ClassVar[bool] = True  # whether one that no state knows is a leftover of a killed run
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
@@ -279,7 +278,7 @@ class Api(Kind):
 
     def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
         self.change_tags(aws, id, old, new)
-        self.settle(aws, id, new, changed - {"tags", "tagsAll"})
+        self.settle(aws, id, new, changed - {"tags"})
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         absent(lambda: self.call(aws, self.deletes, self.named(aws, self.deletes, id)))
@@ -294,8 +293,7 @@ class Api(Kind):
         self.change_tags(aws, id, {}, inputs)
 
     def change_tags(self, aws: Aws, id: str, old: Props, new: Props) -> None:
-        """Comes from the old inputs' `tagsAll` to the new ones'."""
-        before, after = old.get("tagsAll") or {}, new.get("tagsAll") or {}
+        before, after = old.get("tags") or {}, new.get("tags") or {}
         if removed := [key for key in before if key not in after]:
             self.untag(aws, id, removed)
         if changed := {key: value for key, value in after.items() if before.get(key) != value}:
@@ -318,7 +316,7 @@ class Ec2(Api):
         return super().creation(aws, inputs) | self.tag_specification(inputs)
 
     def tag_specification(self, inputs: Props) -> Props:
-        kind, tags = self.tagged or self.noun.replace("_", "-"), tag_list(inputs.get("tagsAll"))
+        kind, tags = self.tagged or self.noun.replace("_", "-"), tag_list(inputs.get("tags"))
         return {"TagSpecifications": [{"ResourceType": kind, "Tags": tags}]} if tags else {}
 
     def record(self, aws: Aws, id: str, known: Props) -> Props | None:

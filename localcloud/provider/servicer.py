@@ -4,12 +4,10 @@
 # ruff: noqa: ARG002
 from __future__ import annotations
 
-import json
 import random
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -25,15 +23,7 @@ from .journal import Journal, Made
 from .kind import Aws, CloudError, Kind
 from .lookups import LOOKUPS
 from .schema import Failure
-from .values import UNKNOWN, Props, Secret, decode, encode, is_secret, is_unknown, plain
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The provider resource's own configuration that means something here."""
-
-    region: str = ""
-    default_tags: Mapping[str, str] = field(default_factory=dict[str, str])
+from .values import UNKNOWN, Props, Secret, decode, encode, is_secret, plain
 
 
 def answers(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,8 +53,7 @@ def _abort(context: grpc.ServicerContext, message: str) -> NoReturn:
 
 
 class Servicer(ResourceProviderServicer):
-    """One provider. package: aws or command. The engine opens one connection for each provider resource (say, one for each
-    region), and they all come here: what one was configured with is remembered by its connection."""
+    """One provider. package: aws or command. It serves the cloud's own region, without tags or roles of the provider's own."""
 
     def __init__(self, package: str, kinds: Iterable[Kind], journal: Journal, aws: Aws) -> None:
         self.package = package
@@ -74,10 +63,7 @@ class Servicer(ResourceProviderServicer):
         self.begin: Callable[[], None] = lambda: None
         # Around a call: the seconds that its resource's custom timeouts give it, 0 for none given.
         self.within: Callable[[float], AbstractContextManager[None]] = lambda _: nullcontext()
-        self._settings: dict[str, Settings] = {}
-        self._latest = Settings()
-        self._regions = {aws.region: aws}
-        self._any = aws
+        self.aws = aws
 
     # --- the provider itself ---
 
@@ -104,13 +90,17 @@ class Servicer(ResourceProviderServicer):
     @answers
     def CheckConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
         inputs = decode(request.news)
-        config = unpacked(plain(inputs))
-        failures = schema.check(config, schema.provider_config(self.package), f"the {self.package} provider")
+        # `version` is the engine's own.
+        config = {name: value for name, value in plain(inputs).items() if name not in ("version", "pluginDownloadURL")}
+        failures = list(schema.check(config, schema.provider_config(self.package), f"the {self.package} provider"))
         if self.package == "aws":
-            if config.get("ignoreTags"):
-                failures.append(Failure("ignoreTags", "is not implemented in the embedded cloud"))
-            if not config.get("region"):
+            left_out = [name for name in ("defaultTags", "ignoreTags") if config.get(name)]
+            failures += [Failure(name, "is not implemented in the embedded cloud") for name in left_out]
+            region = config.get("region")
+            if not region:
                 failures.append(Failure("region", "missing: set aws:region, for example to eu-west-1"))
+            elif region not in (self.aws.region, UNKNOWN):
+                failures.append(Failure("region", f"is {region}, and this cloud is in {self.aws.region}"))
         return provider_pb2.CheckResponse(inputs=encode(inputs), failures=[_failure(f) for f in failures])
 
     @answers
@@ -122,11 +112,6 @@ class Servicer(ResourceProviderServicer):
 
     @answers
     def Configure(self, request: Any, context: grpc.ServicerContext) -> Any:
-        config = unpacked(plain(decode(request.args)))
-        tags = (config.get("defaultTags") or {}).get("tags") or {}
-        region = config.get("region")
-        self._latest = Settings(region if isinstance(region, str) else "", {} if is_unknown(tags) else tags)
-        self._settings[context.peer()] = self._latest
         return provider_pb2.ConfigureResponse(
             acceptSecrets=True, supportsPreview=True, acceptResources=False, acceptOutputs=False
         )
@@ -137,12 +122,11 @@ class Servicer(ResourceProviderServicer):
         if lookup is None:
             raise CloudError(f"the embedded cloud has no look-up {request.tok}{schema.closest(request.tok, LOOKUPS)}")
         args = plain(decode(request.args))
-        region = args.pop("region", None) or self._of(context).region
         refused = f"is an argument of {request.tok} that the embedded cloud does not implement"
         failures = [Failure(name, refused) for name in sorted(args.keys() - lookup.arguments)]
         if failures:
             return provider_pb2.InvokeResponse(failures=[_failure(f) for f in failures])
-        result = {**args, **lookup.answer(self._aws(region), args)}
+        result = {**args, **lookup.answer(self.aws, args)}
         response = provider_pb2.InvokeResponse()
         getattr(response, "return").CopyFrom(encode(result))
         return response
@@ -158,8 +142,8 @@ class Servicer(ResourceProviderServicer):
         news = decode(request.news)
         self._name(kind, request, news)
         wanted = plain(news)
-        acted = {name: kind.parts.get(name) for name in (*kind.inputs, "region")}
-        failures = schema.check(wanted, schema.schema(kind.token).inputs, kind.token, acted)
+        acted = {name: kind.parts.get(name) for name in kind.inputs}
+        failures = list(schema.check(wanted, schema.schema(kind.token).inputs, kind.token, acted))
         if not failures:
             failures += kind.validate(wanted)
         return provider_pb2.CheckResponse(inputs=encode(news), failures=[_failure(f) for f in failures])
@@ -167,11 +151,7 @@ class Servicer(ResourceProviderServicer):
     @answers
     def Diff(self, request: Any, context: grpc.ServicerContext) -> Any:
         kind = self._kind(request.type)
-        olds, old, new = (plain(decode(s)) for s in (request.olds, request.old_inputs, request.news))
-        found = self._found(kind, old, new)
-        wanted = self._tags_all(kind, context, new)
-        if wanted is not None and olds.get("tagsAll") is not None and olds["tagsAll"] != wanted:
-            found += [] if any(f.property == "tags" for f in found) else [diff.Found("tagsAll", "update", False)]
+        found = self._found(kind, plain(decode(request.old_inputs)), plain(decode(request.news)))
         response = provider_pb2.DiffResponse(
             changes=provider_pb2.DiffResponse.DIFF_SOME if found else provider_pb2.DiffResponse.DIFF_NONE,
             diffs=sorted({f.property for f in found}),
@@ -188,18 +168,17 @@ class Servicer(ResourceProviderServicer):
     def Create(self, request: Any, context: grpc.ServicerContext) -> Any:
         kind = self._kind(request.type)
         inputs = decode(request.properties)
-        working = self._working(kind, context, inputs)
+        working = {**kind.defaults, **plain(inputs)}
         if request.preview:
             unknown = dict.fromkeys(schema.schema(kind.token).outputs, UNKNOWN)
-            return provider_pb2.CreateResponse(id="", properties=encode({**unknown, **self._hidden(kind, inputs, working)}))
-        region = working.get("region", "")
+            return provider_pb2.CreateResponse(id="", properties=encode({**unknown, **self._outputs(kind, inputs, working)}))
         call = self.journal.call("create", request.type, request.name, request.urn)
         with call as record, self.within(request.timeout):
-            id, live = kind.make(self._aws(region), working)
+            id, live = kind.make(self.aws, working)
             record["id"] = id
             known = after_change(working, live)
             if kind.journaled:
-                self.journal.made(Made(request.urn, request.type, id, region, known))
+                self.journal.made(Made(request.urn, request.type, id, known))
         return provider_pb2.CreateResponse(id=id, properties=encode(self._outputs(kind, inputs, known)))
 
     @answers
@@ -209,20 +188,15 @@ class Servicer(ResourceProviderServicer):
         known = plain(state)
         if not known:
             raise CloudError(f"{request.id}: the embedded cloud takes no resource over by its id; make it in a program")
-        region = known.get("region") or self._of(context).region
         with self.journal.call("read", request.type, request.name, request.urn) as record:
             record["id"] = request.id
-            live = kind.read(self._aws(region), request.id, known)
+            live = kind.read(self.aws, request.id, known)
         if live is None:
             return provider_pb2.ReadResponse()
-        if kind.regional and region:
-            live["region"] = region
         # The program's own spelling is kept wherever AWS means the same by it, so that only real drift shows.
         seen = {k: diff.as_known(k, plain(v), live[k], kind) if k in live else v for k, v in inputs.items()}
-        if live.get("tags") and self._tags_of(live, known, context) and "tags" not in inputs and "tags" in kind.inputs:
-            seen["tags"] = self._tags_of(live, known, context)
-        elif "tags" in seen and "tags" in live:
-            seen["tags"] = diff.as_known("tags", plain(inputs["tags"]), self._tags_of(live, known, context), kind)
+        if live.get("tags") and "tags" not in inputs:
+            seen["tags"] = live["tags"]
         properties = {**known, **{k: diff.as_known(k, known.get(k), v, kind) for k, v in live.items()}}
         if "tags" in live:
             properties |= {"tags": seen.get("tags"), "tagsAll": live["tags"]}
@@ -236,16 +210,15 @@ class Servicer(ResourceProviderServicer):
     def Update(self, request: Any, context: grpc.ServicerContext) -> Any:
         kind = self._kind(request.type)
         inputs, old = decode(request.news), plain(decode(request.olds))
-        working = self._working(kind, context, inputs)
+        working = {**kind.defaults, **plain(inputs)}
         if request.preview:
             shown = {**old, **self._hidden(kind, inputs, working)}
             return provider_pb2.UpdateResponse(properties=encode(shown))
         changed = {f.property for f in self._found(kind, plain(decode(request.old_inputs)), plain(inputs))}
-        region = old.get("region") or working.get("region", "")
         with self.journal.call("update", request.type, request.name, request.urn) as record:
             record |= {"id": request.id, "changed": sorted(changed)}
             with self.within(request.timeout):
-                live = kind.change(self._aws(region), request.id, old, working, changed)
+                live = kind.change(self.aws, request.id, old, working, changed)
             known = after_change(working, live)
             self.journal.changed(request.type, request.id, known)
         return provider_pb2.UpdateResponse(properties=encode(self._outputs(kind, inputs, known)))
@@ -257,7 +230,7 @@ class Servicer(ResourceProviderServicer):
         with self.journal.call("delete", request.type, request.name, request.urn) as record:
             record["id"] = request.id
             with self.within(request.timeout):
-                kind.delete(self._aws(known.get("region") or self._of(context).region), request.id, known)
+                kind.delete(self.aws, request.id, known)
                 self.journal.gone(request.type, request.id)
         return empty_pb2.Empty()
 
@@ -267,18 +240,10 @@ class Servicer(ResourceProviderServicer):
         name = made.urn.rsplit("::", 1)[-1]
         with self.journal.call("delete", made.type, name, made.urn) as record:
             record |= {"id": made.id, "orphan": True}
-            kind.delete(self._aws(made.region), made.id, made.props)
+            kind.delete(self.aws, made.id, made.props)
             self.journal.gone(made.type, made.id)
 
     # --- parts ---
-
-    def _of(self, context: grpc.ServicerContext) -> Settings:
-        return self._settings.get(context.peer(), self._latest)
-
-    def _aws(self, region: str) -> Aws:
-        if region not in self._regions:
-            self._regions[region] = self._any.elsewhere(region)
-        return self._regions[region]
 
     def _kind(self, token: str) -> Kind:
         kind = self.kinds.get(token)
@@ -305,39 +270,15 @@ class Servicer(ResourceProviderServicer):
         if name is None or news.get(name) is not None:
             return
         olds = plain(decode(request.olds))
-        prefix = plain(news.get(f"{name}Prefix"))
-        if isinstance(olds.get(name), str) and (prefix is None or olds[name].startswith(prefix)):
+        stem = plain(news.get(f"{name}Prefix"))
+        if isinstance(olds.get(name), str) and (stem is None or olds[name].startswith(stem)):
             news[name] = olds[name]
-            return
-        if prefix is UNKNOWN:
-            news[name] = UNKNOWN
             return
         # The engine's seed, so that the preview's name is the one that `up` takes.
         seed = request.randomSeed or None
         digits = f"{random.Random(seed).getrandbits(28):07x}"
-        stem = prefix if prefix is not None else f"{request.name}-"
+        stem = f"{request.name}-" if stem is None else stem
         news[name] = f"{stem[: kind.name_limit - len(digits)]}{digits}"
-
-    def _tags_all(self, kind: Kind, context: grpc.ServicerContext, inputs: Props) -> Props | None:
-        tags = inputs.get("tags")
-        if "tags" not in kind.inputs or is_unknown(tags):
-            return None
-        return {**self._of(context).default_tags, **(tags or {})}
-
-    def _tags_of(self, live: Props, known: Props, context: grpc.ServicerContext) -> Props:
-        """The live tags without those that only the provider's default tags put there."""
-        defaults, own = self._of(context).default_tags, known.get("tags") or {}
-        return {k: v for k, v in (live.get("tags") or {}).items() if k in own or defaults.get(k) != v}
-
-    def _working(self, kind: Kind, context: grpc.ServicerContext, inputs: Props) -> Props:
-        """Plain inputs with AWS's defaults, all tags, and the region that they are for."""
-        working = {**kind.defaults, **plain(inputs)}
-        tags = self._tags_all(kind, context, working)
-        if tags is not None:
-            working["tagsAll"] = tags
-        if kind.regional:
-            working.setdefault("region", self._of(context).region)
-        return working
 
     def _hidden(self, kind: Kind, inputs: Props, props: Props) -> Props:
         """The properties with a secret mark on those whose input is secret, or which always are."""
@@ -348,24 +289,12 @@ class Servicer(ResourceProviderServicer):
 
     def _outputs(self, kind: Kind, inputs: Props, props: Props) -> Props:
         names = schema.schema(kind.token).outputs
-        return self._hidden(kind, inputs, {k: v for k, v in props.items() if k in names})
+        return self._hidden(kind, inputs, {k: v for k, v in {**props, "region": self.aws.region}.items() if k in names})
 
 
 def _failure(failure: Failure) -> provider_pb2.CheckFailure:
     reason = f"{failure.path}: {failure.reason}" if failure.path else failure.reason
     return provider_pb2.CheckFailure(property=failure.path, reason=reason)
-
-
-def unpacked(inputs: Props) -> Props:
-    """The provider's inputs with their nested values, which travel as JSON text, unpacked, and the engine's own left out."""
-    config: Props = {}
-    for name, value in inputs.items():
-        if name.startswith("__") or name in ("version", "pluginDownloadURL"):
-            continue
-        if isinstance(value, str) and value[:1] in ("{", "["):
-            value = json.loads(value)
-        config[name] = value == "true" if value in ("true", "false") else value
-    return config
 
 
 def after_change(working: Props, live: Props) -> Props:
