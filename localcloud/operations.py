@@ -21,7 +21,7 @@ from .apollo.hosts import HostRow, planned_hosts
 from .cloud import EDGE_PORT, Cloud
 from .engine.programs import pulumi, pulumi_beside
 from .engine.run import Engine, Operation, Run
-from .engine.workspace import Workspace, prepare
+from .engine.workspace import REAL_PROVIDER, Workspace, prepare
 from .errors import LocalCloudError
 from .paths import cloud_dir, run_dir
 from .processes import end
@@ -40,6 +40,7 @@ class Request:
     0 for any port; None for the usual one, or where a running cloud offers it.
     host_files: a folder to lay over the root of hosts that are made from now on; None leaves it as it is.
     metrics: where Prometheus is offered, 0 for any port; None starts none.
+    real_provider: whether Pulumi's own plugin for AWS calls the cloud; a stack stays with what it began with.
     """
 
     stack: str = "local"
@@ -51,6 +52,7 @@ class Request:
     rotate: Sequence[str] = ()
     host_files: Path | None = None
     metrics: int | None = None
+    real_provider: bool = False
 
 
 @dataclass
@@ -98,6 +100,10 @@ def boots_machines(stack: str) -> bool:
 def up(request: Request) -> Outcome:
     """Brings the stack's cloud to what the program says; starts it where there is none."""
     with alone(request.stack, "up") as folder:
+        if request.real_provider and not (folder / REAL_PROVIDER).exists():
+            if (folder / "state").exists():
+                raise LocalCloudError("the stack was begun with the cloud's own provider; `down`, then `up --provider real`")
+            (folder / REAL_PROVIDER).touch()
         found = clouds.find(folder)
         running = found if found and found.alive() else None
         machines = running.edge_port is not None if running else request.machines

@@ -18,6 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder to lay over the root of every host that is made from now on: opt/mesos, usr/local/bin/…",
     )  # fmt: skip
     parser.add_argument(
+        "--provider", choices=("own", "real"), default="own",
+        help="real: Pulumi's own plugin for AWS, which is to be on PATH, makes the stack and calls the cloud (unproved)",
+    )  # fmt: skip
+    parser.add_argument(
         "--edge-port", type=port, metavar="PORT",
         help=f"port of 127.0.0.1 that leads to the edge's 80 (default: {EDGE_PORT}; 0: any)",
     )  # fmt: skip
@@ -45,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         rotate=args.rotate,
         host_files=args.host_files,
         metrics=args.metrics,
+        real_provider=args.provider == "real",
     )
     return report(operations.up(request), args.json)
 

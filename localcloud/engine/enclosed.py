@@ -6,7 +6,8 @@ the sockets in its folder, and to its API at the port of 127.0.0.1 that AWS_ENDP
 ends with the last process in it, however that ends.
 
 Used as a script, without the rest of the package, so that it starts at once: `enclosed.py PULUMI ARGUMENT …`, with the cloud's
-folder in APOLLO_CLOUD. It becomes the CLI: signals, terminal and exit status are the CLI's own.
+folder in APOLLO_CLOUD, and the names of its providers in APOLLO_PROVIDERS where not all are wanted. It becomes the CLI:
+signals, terminal and exit status are the CLI's own.
 """
 
 from __future__ import annotations
@@ -110,8 +111,9 @@ def carry(command: int, listeners: socket.socket, dials: list[Dial]) -> NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     folder = os.environ["APOLLO_CLOUD"]
-    dials: list[Dial] = [lambda name=name: provider(folder, name) for name in PROVIDERS]
-    ports = [0 for _ in PROVIDERS]
+    providers = os.environ.get("APOLLO_PROVIDERS", " ".join(PROVIDERS)).split()
+    dials: list[Dial] = [lambda name=name: provider(folder, name) for name in providers]
+    ports = [0 for _ in providers]
     if api := os.environ.get("AWS_ENDPOINT_URL"):
         port = int(api.rpartition(":")[2])
         # First, so that its port is still free.
@@ -130,8 +132,8 @@ def main(argv: list[str]) -> NoReturn:
     for listener in listeners:  # and of all that it accepts
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     socket.send_fds(ours, [b"."], [listener.fileno() for listener in listeners])
-    taken = [listener.getsockname()[1] for listener in listeners[-len(PROVIDERS) :]]
-    os.environ["PULUMI_DEBUG_PROVIDERS"] = ",".join(f"{name}:{port}" for name, port in zip(PROVIDERS, taken, strict=True))
+    taken = [listener.getsockname()[1] for listener in listeners[-len(providers) :]]
+    os.environ["PULUMI_DEBUG_PROVIDERS"] = ",".join(f"{name}:{port}" for name, port in zip(providers, taken, strict=True))
     os.execv(argv[0], argv)
 
 

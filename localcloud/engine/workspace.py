@@ -27,6 +27,9 @@ from ..stack.running import state_file
 _ITERATIONS = 1_000_000  # the passphrase provider's own
 # Of a cloud whose stack names none. The program is left to say what it thinks of that.
 DEFAULT_REGION = "eu-west-1"
+# A file in the folder of a cloud whose stack was begun with Pulumi's own plugin for AWS, and that plugin's configuration.
+REAL_PROVIDER = "real-provider"
+_REAL_CONFIG = {"aws:s3UsePathStyle": "true", "aws:skipCredentialsValidation": "true"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Workspace:
     def locks(self) -> Path:
         return self.folder / "state" / ".pulumi" / "locks"
 
+    @property
+    def real_provider(self) -> bool:
+        """Whether Pulumi's own plugin for AWS calls the cloud, in the place of ours."""
+        return (self.folder / REAL_PROVIDER).exists()
+
     def environment(self, programs: Path) -> dict[str, str]:
         """The engine's environment. programs: the folder where `pulumi` and the language host are found."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PULUMI_")) and k != "PYTHONPATH"}
@@ -67,6 +75,7 @@ class Workspace:
             "PULUMI_DEBUG_COMMANDS": "true",  # brings --event-log
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            **({"APOLLO_PROVIDERS": "command"} if self.real_provider else {}),
             "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
         }
 
@@ -107,7 +116,8 @@ def prepare(
     config[f"{name}:secrets"] = {**(made if isinstance(made, dict) else {}), **vault.config(generate, rotate)}
     if place == "work":
         _keep(config, name, folder)
-    added = {**(plain or {}), **{key: {"secure": vault.encrypt(value)} for key, value in (hidden or {}).items()}}
+    real = _REAL_CONFIG if (folder / REAL_PROVIDER).exists() else {}
+    added = {**real, **(plain or {}), **{key: {"secure": vault.encrypt(value)} for key, value in (hidden or {}).items()}}
     config = {**added, **config}
     for override in overrides:
         _override(config, name, override)

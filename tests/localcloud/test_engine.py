@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from localcloud import cloud as clouds
+from localcloud.paths import REPOSITORY
 from localcloud.processes import alive, start_ticks
 
 from .support import PROGRAMS, CommandLine, end, family, names, until
@@ -195,6 +197,32 @@ def test_a_running_command_ends_with_ctrl_c_with_the_run_after_a_killed_one_and_
     third = begun(3)[2]
     os.kill(line.cloud().pid, signal.SIGKILL)
     gone(*third)
+
+
+# In the place of Pulumi's own plugin, which cannot be had here: the engine starts it and speaks to it as to that one.
+PLUGIN = """#!{python}
+import os, socket, sys
+sys.path.insert(0, {repository!r})
+from localcloud.engine import enclosed
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+print(os.environ["AWS_ENDPOINT_URL"], os.environ["PULUMI_DEBUG_PROVIDERS"].split(":")[0], file=open({log!r}, "a"), flush=True)
+enclosed.pass_on(listener, lambda: enclosed.provider(os.environ["APOLLO_CLOUD"], "aws"))
+"""
+
+
+def test_a_stack_begun_with_another_plugin_for_aws_stays_with_it(line: CommandLine, tmp_path: Path) -> None:
+    plugin, log = tmp_path / "pulumi-resource-aws", tmp_path / "log"
+    plugin.write_text(PLUGIN.format(python=sys.executable, repository=str(REPOSITORY), log=str(log)))
+    plugin.chmod(0o755)
+    line.extra["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    made = line.run("up", "--json", "--provider", "real")
+    assert (made.status, made.changes) == (0, {"create": EVERYTHING}), made.err
+    assert "aws:s3UsePathStyle: 'true'" in (line.folder / "work" / "Pulumi.local.yaml").read_text()
+    again = line.up()
+    assert (again.status, again.changes) == (0, {"same": EVERYTHING}), again.err
+    assert set(log.read_text().splitlines()) == {f"{line.cloud().endpoint} command"}
+    assert line.run("down").status == 0
 
 
 def test_a_preview_needs_no_cloud_and_leaves_nothing(line: CommandLine) -> None:
