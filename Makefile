@@ -9,6 +9,7 @@
 #   make map          draws the local stack: apollo-local.svg and apollo-local.html
 #   make test-fast    runs the tests that need neither machines nor the engine
 #   make test         runs all tests; ARGS="tests/plan -q" runs a part
+#   make test-vm      runs the tests of hosts as virtual machines, on an emulated processor; not part of `make test`
 #   make lint         runs the linters
 #   make format       formats the code
 #   make bench        measures; ARGS="--only preview" measures one thing
@@ -24,7 +25,7 @@ ARGS ?=
 PY := scripts/python
 SETS := $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: help map up down preview refresh status outputs test test-fast mutants lint format bench
+.PHONY: help map up down preview refresh status outputs test test-fast test-vm mutants lint format bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +51,9 @@ test:
 
 test-fast:
 	@$(PY) -m pytest -n 3 --no-loadscope-reorder -q -m "not engine and not machines" $(ARGS)
+
+test-vm:
+	@$(PY) -m pytest tests/vm $(ARGS)
 
 mutants:
 	@$(PY) -m scripts.mutants $(ARGS)

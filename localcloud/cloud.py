@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .apollo.hosts import HostRow
 from .errors import LocalCloudError
+from .machines.prepare import Kind
 from .paths import REPOSITORY
 from .processes import alive, end, start_ticks, wait_until
 
@@ -42,6 +43,8 @@ class Cloud:
     keys: dict[str, str] = field(repr=False)
     # Of 127.0.0.1, leading to the edge; None where no machines are booted.
     edge_port: int | None = None
+    # What makes its machines.
+    kind: Kind = "container"
 
     @property
     def log(self) -> Path:
@@ -119,11 +122,14 @@ def find(folder: Path) -> Cloud | None:
         return None
 
 
-def start(folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, edge_port: int | None = None) -> Cloud:
+def start(
+    folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, edge_port: int | None = None, kind: Kind = "container"
+) -> Cloud:
     """Starts a cloud and waits until it serves.
 
     port: of the AWS endpoint, 0 for any free one. ephemeral: it ends with this process, and removes the folder then.
     edge_port: boots the instances, and offers the edge there (0: at any free port); None boots none.
+    kind: what makes the machines.
     LocalCloudError: the port is taken, or the process did not come up; ends with its own last words.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -131,7 +137,7 @@ def start(folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, 
     argv = [sys.executable, "-m", "localcloud.daemon", "--folder", str(folder), "--region", region, "--port", str(port)]
     # Our own packages only: a PYTHONPATH of the caller's might hold others. The cloud holds no real credentials either.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("AWS_")}
-    edge = [] if edge_port is None else ["--edge-port", str(edge_port)]
+    edge = [] if edge_port is None else ["--edge-port", str(edge_port), "--machines", kind]
     with (folder / "cloud.log").open("ab") as log:
         process = subprocess.Popen(
             [*argv, *(["--ephemeral"] if ephemeral else []), *edge],

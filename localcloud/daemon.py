@@ -19,7 +19,7 @@ import time
 from concurrent import futures
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
@@ -30,6 +30,7 @@ from .api.inventory import inventory
 from .api.server import Api
 from .apollo.hosts import live_hosts
 from .machines.errors import MachineError
+from .machines.prepare import Kind
 from .processes import die_with_parent, start_ticks
 from .provider import balancing, buckets, command, compute, identity, logs, network, security, storage
 from .provider.journal import Fault, Journal
@@ -45,9 +46,10 @@ _MODULES = (network, security, compute, storage, identity, logs, balancing, buck
 
 class Daemon:
     """Everything that serves. port: the API's, 0 for any free one. edge_port: where the booted edge is offered on 127.0.0.1;
-    None boots no machines. OSError: the port is taken. MachineError: the machines cannot be had."""
+    None boots no machines. kind: what makes the machines. OSError: the port is taken. MachineError: the machines
+    cannot be had."""
 
-    def __init__(self, folder: Path, port: int, region: str, edge_port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int, region: str, edge_port: int | None = None, kind: Kind = "container") -> None:
         self.folder = folder
         self.journal = Journal(folder / "calls.jsonl")
         owner, machines = Keys.new(), Keys.new()
@@ -55,12 +57,14 @@ class Daemon:
         self.aws = Aws(self.api.endpoint, region, owner)
         self.driver: MachineDriver | None = None
         self.edge_port = edge_port
+        self.kind: Kind = kind
         if edge_port is not None:
             from .machines.driver import MachineDriver
             from .machines.orders import binaries
             from .paths import cache_dir
 
-            self.driver = MachineDriver(Aws(self.api.endpoint, region, machines), folder, cache_dir(), binaries, edge_port)
+            aws = Aws(self.api.endpoint, region, machines)
+            self.driver = MachineDriver(aws, folder, cache_dir(), binaries, edge_port, kind)
             self.edge_port = self.driver.edge_port
             self.api.settle = self.driver.settle
         self.runner = command.Runner(
@@ -94,6 +98,7 @@ class Daemon:
             "region": self.aws.region,
             "keys": asdict(self.aws.keys),
             "edge_port": self.edge_port,
+            "kind": self.kind,
         }
         draft = self.folder / "cloud.json.draft"
         draft.unlink(missing_ok=True)
@@ -177,6 +182,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--region", required=True)
     parser.add_argument("--edge-port", type=int, help="boot the hosts, and offer the edge's port 80 here on 127.0.0.1")
+    parser.add_argument("--machines", choices=get_args(Kind), default="container", help="what makes the hosts")
     parser.add_argument("--ephemeral", action="store_true", help="end with the parent, and remove the folder then")
     args = parser.parse_args()
     if args.ephemeral:
@@ -184,7 +190,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     try:
-        daemon = Daemon(args.folder, args.port, args.region, args.edge_port)
+        daemon = Daemon(args.folder, args.port, args.region, args.edge_port, args.machines)
     except MachineError as error:
         print(error, file=sys.stderr)
         os._exit(3)

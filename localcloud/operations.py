@@ -23,6 +23,7 @@ from .engine.programs import pulumi, pulumi_beside
 from .engine.run import Engine, Operation, Run
 from .engine.workspace import REAL_PROVIDER, Workspace, prepare
 from .errors import LocalCloudError
+from .machines.prepare import Kind
 from .paths import cloud_dir, run_dir
 from .processes import end
 from .show import Progress, say
@@ -36,8 +37,8 @@ class Request:
     """What the user asked for. sets: the --set options. port: of the AWS endpoint, 0 for any.
 
     rotate: keys of secrets to make anew.
-    machines: whether hosts boot; a running cloud stays with what it began with. edge_port: where the edge is offered,
-    0 for any port; None for the usual one, or where a running cloud offers it.
+    machines: whether hosts boot; kind: what makes them, None for containers, or for what a running cloud began with.
+    edge_port: where the edge is offered, 0 for any port; None for the usual one, or where a running cloud offers it.
     host_files: a folder to lay over the root of hosts that are made from now on; None leaves it as it is.
     metrics: where Prometheus is offered, 0 for any port; None starts none.
     real_provider: whether Pulumi's own plugin for AWS calls the cloud; a stack stays with what it began with.
@@ -47,6 +48,7 @@ class Request:
     sets: Sequence[str] = ()
     port: int = 0
     machines: bool = False
+    kind: Kind | None = None
     edge_port: int | None = None
     demo: bool = False
     rotate: Sequence[str] = ()
@@ -107,25 +109,33 @@ def up(request: Request) -> Outcome:
         found = clouds.find(folder)
         running = found if found and found.alive() else None
         machines = running.edge_port is not None if running else request.machines
+        kind = running.kind if running else request.kind or "container"
         edge_port = EDGE_PORT if request.edge_port is None else request.edge_port
         if running and machines and request.edge_port not in (None, 0, running.edge_port):
             raise LocalCloudError(
                 f"the cloud offers its edge at port {running.edge_port} already; "
                 f"`down` ends it, then --edge-port {edge_port} holds"
             )
+        if machines and request.kind not in (None, kind):
+            raise LocalCloudError(
+                f"the cloud's machines are of the kind {kind}; `down` ends it, then --machines {request.kind} holds"
+            )
+        if machines and kind == "vm" and (request.host_files is not None or request.metrics is not None):
+            raise LocalCloudError("--host-files and --metrics are for hosts that are containers; leave out --machines vm")
         if request.metrics is not None and machines:
             monitoring.check()
         if machines:
             # On a cold machine both take minutes, each mostly on one core.
             with pulumi_beside():
-                boot.prepare_machine(folder, None if running else edge_port, request.host_files)
+                boot.prepare_machine(folder, None if running else edge_port, request.host_files, kind)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
-        elif request.host_files is not None or request.metrics is not None:
-            raise LocalCloudError("--host-files and --metrics are for hosts that boot, and these are in the AWS API only")
+        elif request.host_files is not None or request.metrics is not None or request.kind is not None:
+            words = "--host-files, --metrics and --machines are for hosts that boot, and these are in the AWS API only"
+            raise LocalCloudError(words)
         binary = pulumi()
         workspace = workspace_of(folder, request, machines)
-        cloud = _cloud(workspace, request.port, edge_port if machines else None)
+        cloud = _cloud(workspace, request.port, edge_port if machines else None, kind)
         outcome = _run("up", binary, workspace, cloud)
         if machines:
             _finish_boot(request, cloud, outcome)
@@ -287,7 +297,7 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
         raise LocalCloudError(str(error)) from None
 
 
-def _cloud(workspace: Workspace, port: int, edge_port: int | None) -> Cloud:
+def _cloud(workspace: Workspace, port: int, edge_port: int | None, kind: Kind) -> Cloud:
     """The stack's running cloud, or a new one. What the state says of a cloud that is gone is dropped, and said."""
     folder = workspace.folder
     cloud = clouds.find(folder)
@@ -304,7 +314,7 @@ def _cloud(workspace: Workspace, port: int, edge_port: int | None) -> Cloud:
         (folder / "state").mkdir(mode=0o700)
     say("starting the embedded cloud")
     boot.sweep(folder)
-    return clouds.start(folder, workspace.region, port=port, edge_port=edge_port)
+    return clouds.start(folder, workspace.region, port=port, edge_port=edge_port, kind=kind)
 
 
 @contextmanager

@@ -23,9 +23,11 @@ from ..machines.errors import MachineError
 from ..machines.image import ensure_image, image_key
 from ..machines.network import ADMIN_ADDRESS
 from ..machines.orders import binaries
+from ..machines.prepare import Kind
 from ..machines.processes import Children
 from ..machines.relay import listen_on_loopback
 from ..machines.security_groups import API, API_PORT
+from ..machines.vm_image import disk_key, ensure_disk
 from ..paths import cache_dir
 from ..processes import wait_until
 from ..show import say
@@ -42,32 +44,34 @@ SWEEP_SECONDS = 20.0
 PUBLISHED_SECONDS = 180.0
 
 
-def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = None) -> None:
+def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = None, kind: Kind = "container") -> None:
     """Checks that this machine can boot hosts, installs what that needs, and makes their image where the cache lacks it.
 
     edge_port: of 127.0.0.1, still to be taken; None where a cloud has it already. files: a folder to lay over the hosts'
-    roots. What takes long comes last, and where something stands against it, nothing is installed.
+    roots. kind: what makes the machines. What takes long comes last, and where something stands
+    against it, nothing is installed.
     LocalCloudError: with every reason at once, and what runs without machines.
     """
     if files is not None:
         host_files.check(files)
-    prepare.check(folder)
+    prepare.check(folder, kind=kind)
     if edge_port is not None:
         listen_on_loopback(edge_port, "the edge", "--edge-port").close()
-    missing = prepare.missing_packages()
+    missing = prepare.missing_packages(kind=kind)
     if missing:
         say(f"installing {' '.join(missing)}, once …")
-        prepare.install()
+        prepare.install(kind=kind)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     demo.busybox()
     programs = binaries()
-    image = cache_dir() / "images" / image_key(programs)
+    ensure = ensure_disk if kind == "vm" else ensure_image
+    image = cache_dir() / "images" / (disk_key(programs) if kind == "vm" else image_key(programs))
     if not image.is_dir():
         say("making the hosts' image, once (one to two minutes) …")
         started = time.monotonic()
         children = Children(folder / "image-pids")
         try:
-            ensure_image(cache_dir(), lambda: programs, children)
+            ensure(cache_dir(), lambda: programs, children)
         finally:
             children.close()
         say(f"  made it in {time.monotonic() - started:.0f} s")

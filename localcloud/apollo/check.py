@@ -66,7 +66,7 @@ def standing(fleet: Fleet, planned: Sequence[str], patience: float = PATIENCE) -
     states = {row.name: row.state for row in fleet.rows}
 
     def look(name: str) -> str:
-        done = fleet.run(name, ["true"], timeout=10)
+        done = fleet.run(name, ["true"], timeout=60)
         return "" if done.returncode == 0 else f"no command runs on it: {done.stderr.decode(errors='replace').strip()}"
 
     def result(name: str) -> Result:
@@ -243,7 +243,7 @@ def _lost(seen: list[str]) -> str:
 
 def _ping(fleet: Fleet, host: HostRow, target: str, size: int) -> Callable[[], str]:
     def once() -> str:
-        done = fleet.run(host.name, ["ping", "-n", "-q", "-c", "1", "-W", "2", "-M", "do", "-s", str(size), target], timeout=10)
+        done = fleet.run(host.name, ["ping", "-n", "-q", "-c", "1", "-W", "2", "-M", "do", "-s", str(size), target], timeout=60)
         words = (done.stdout + done.stderr).decode(errors="replace").strip().splitlines()
         return "" if done.returncode == 0 else f"no reply: {words[-1] if words else done.returncode}"
 
@@ -264,7 +264,7 @@ def _mtu(fleet: Fleet, host: HostRow, target: str, mtu: int) -> Callable[[], str
 
 def _name(fleet: Fleet, host: HostRow, name: str, members: int | None) -> Callable[[], str]:
     def once() -> str:
-        done = fleet.run(host.name, _in_probe("timeout", "5", "nslookup", name), timeout=15)
+        done = fleet.run(host.name, _in_probe("timeout", "5", "nslookup", name), timeout=60)
         answer = done.stdout.decode(errors="replace").partition("Name:")[2]
         found = {line.split()[-1] for line in answer.splitlines() if line.startswith("Address")}
         if not found:
@@ -281,7 +281,7 @@ def _no_metadata(fleet: Fleet, host: HostRow) -> Callable[[], str]:
     command = _in_probe("timeout", "3", "wget", "-q", "-O", "-", "http://169.254.169.254/latest/meta-data/")
 
     def once() -> str:
-        done = fleet.run(host.name, command, timeout=10)
+        done = fleet.run(host.name, command, timeout=60)
         said = done.stderr.decode(errors="replace")
         return "the metadata service answers a container" if done.returncode == 0 or "server returned" in said else ""
 

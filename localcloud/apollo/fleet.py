@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import LocalCloudError
 from .hosts import HostRow
@@ -60,7 +61,7 @@ def fleet(folder: Path, rows: Sequence[HostRow]) -> Fleet:
     from ..machines.machine import entry
 
     def command(host: str, argv: Sequence[str]) -> list[str]:
-        return entry(_leader(folder, rows, host), list(argv))
+        return entry(_facts(folder, rows, host), list(argv))
 
     return Fleet(tuple(rows), command)
 
@@ -71,8 +72,11 @@ def console(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
 
 
 def network_of(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
-    """The network namespace of a booted host. FleetError where it does not run."""
-    return Path(f"/proc/{_leader(folder, rows, host)}/ns/net")
+    """The network namespace of a booted host. FleetError where it does not run, or has none of this machine's."""
+    facts = _facts(folder, rows, host)
+    if "leader" not in facts:
+        raise FleetError(f"{host} is a virtual machine: what listens inside it alone cannot be reached from here")
+    return Path(f"/proc/{facts['leader']}/ns/net")
 
 
 def last_words(folder: Path, rows: Sequence[HostRow], host: str, lines: int = 20) -> str:
@@ -89,10 +93,11 @@ def _row(rows: Sequence[HostRow], host: str) -> HostRow:
     raise FleetError(f"no host {host}; there are: {', '.join(row.name for row in rows) or 'none'}")
 
 
-def _leader(folder: Path, rows: Sequence[HostRow], host: str) -> int:
+def _facts(folder: Path, rows: Sequence[HostRow], host: str) -> dict[str, Any]:
     row = _row(rows, host)
     try:
-        return int(json.loads((folder / "machines" / row.instanceId / "machine.json").read_text())["leader"])
+        facts = json.loads((folder / "machines" / row.instanceId / "machine.json").read_text())
+        return {"agent": str(facts["agent"])} if "agent" in facts else {"leader": int(facts["leader"])}
     except FileNotFoundError:
         raise FleetError(f"{host} is not running; start it with: ./apollo start {host}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -83,7 +83,7 @@ def configure(cloud: Cloud, configuration: dict[str, Any], rules: dict[str, Any]
     for place, text in ((CONFIGURATION, json.dumps(configuration)), (RULES, json.dumps(rules)), (UNIT, RUN)):
         (root / place).write_text(text)
     for words in (["enable", "--quiet"], ["reload-or-restart"]):
-        argv = entry(_leader(cloud), ["systemctl", *words, "prometheus"])
+        argv = entry({"leader": _leader(cloud)}, ["systemctl", *words, "prometheus"])
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LocalCloudError(f"Prometheus does not start: {done.stderr.strip()}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import get_args
+
+from localcloud.machines.prepare import Kind
 
 
 def common(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +24,13 @@ def settings(parser: argparse.ArgumentParser) -> None:
 
 def endpoint_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port, default=0, help="port of the AWS endpoint on 127.0.0.1 (default: any)")
+
+
+def machine_kind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--machines", choices=get_args(Kind),
+        help="what hosts are: containers on this machine's kernel (default), or virtual machines with Debian's, in minutes",
+    )  # fmt: skip
 
 
 def host(parser: argparse.ArgumentParser) -> None:

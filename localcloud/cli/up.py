@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from localcloud.cli.arguments import endpoint_port, folder, port, settings
+from localcloud.cli.arguments import endpoint_port, folder, machine_kind, port, settings
 from localcloud.cloud import EDGE_PORT, PROMETHEUS_PORT
 
 
@@ -12,6 +12,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     settings(parser)
     endpoint_port(parser)
     parser.add_argument("--no-machines", action="store_true", help="instances exist in the AWS API only; needs no root")
+    machine_kind(parser)
     parser.add_argument("--no-demo", action="store_true", help="boot the hosts, and start nothing on them")
     parser.add_argument(
         "--host-files", type=folder, metavar="DIR",
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         args.sets,
         args.port,
         machines=not args.no_machines and operations.boots_machines(args.stack),
+        kind=args.machines,
         edge_port=args.edge_port,
         demo=not args.no_demo,
         rotate=args.rotate,

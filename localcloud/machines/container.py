@@ -92,7 +92,7 @@ class Container(Machine):
 
     def command(self, argv: list[str]) -> list[str]:
         self.check_running()
-        return entry(self._leader, argv)
+        return entry({"leader": self._leader}, argv)
 
     def network(self) -> Path:
         self.check_running()

@@ -37,10 +37,12 @@ from localcloud.machines.metadata import Metadata, MetadataServer
 from localcloud.machines.mirror import MirrorServer
 from localcloud.machines.namespaces import Namespace
 from localcloud.machines.network import INTERNET_ADDRESS, Internet, VpcNetwork
-from localcloud.machines.prepare import raise_limits
+from localcloud.machines.prepare import Kind, raise_limits
 from localcloud.machines.processes import Children, end_recorded
 from localcloud.machines.relay import Relay, dial_from, listen_on_loopback
 from localcloud.machines.security_groups import API, API_PORT, METADATA, permits
+from localcloud.machines.virtual import VirtualMachine
+from localcloud.machines.vm_image import ensure_disk
 from localcloud.machines.volumes import Volumes
 from localcloud.machines.wanted import Disk, Instance, Wanted
 from localcloud.processes import wait_until
@@ -57,8 +59,8 @@ class MachineDriver:
     aws: the API, with a key whose calls the API does not answer by a reconcile() of its own. run_dir: this cloud's folder; one
     driver at a time. cache: where the image is kept. binaries: finds or makes what the image gets beside its packages, consul
     and consul-template. edge_port: the port
-    of 127.0.0.1 that leads to port 80 of the edge, or of the load balancer before several; 0 for any, None for none. Raises
-    MachineError if another driver holds run_dir or the port is taken.
+    of 127.0.0.1 that leads to port 80 of the edge, or of the load balancer before several; 0 for any, None for none.
+    kind: what makes the machines. Raises MachineError if another driver holds run_dir or the port is taken.
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class MachineDriver:
         cache: Path,
         binaries: Callable[[], dict[str, Path]],
         edge_port: int | None = 8080,
+        kind: Kind = "container",
     ) -> None:
         self._endpoint = aws.endpoint
         self._client = aws.client
         self._run_dir = run_dir
         self._cache = cache
         self._binaries = binaries
+        self._kind: Kind = kind
         self._region = region = aws.region
         self._prefix = prefix(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -361,15 +365,29 @@ class MachineDriver:
         raise MachineError(f"no host {host}; there are: {names}")
 
     def _new_machine(self, instance: Instance) -> Machine:
-        key = instance.id
+        key, folder = instance.id, self._run_dir / "machines" / instance.id
+
+        def ended(status: int) -> None:
+            self._ended_by_itself(key, status)
+
+        if self._kind == "vm":
+            return VirtualMachine(
+                instance,
+                folder,
+                self._prefix,
+                self._children,
+                plug=lambda: self._plug_taps(key),
+                unplug=lambda: self._unplug(key),
+                ended=ended,
+            )
         return Container(
             instance,
-            self._run_dir / "machines" / key,
+            folder,
             self._prefix,
             self._children,
             plug=lambda namespace: self._plug(key, namespace),
             unplug=lambda: self._unplug(key),
-            ended=lambda status: self._ended_by_itself(key, status),
+            ended=ended,
             files=host_files.current(self._run_dir),
         )
 
@@ -404,6 +422,10 @@ class MachineDriver:
 
     def _image_of(self, instance: Instance) -> Path:
         with self._image_lock:
+            if self._kind == "vm":
+                if instance.image_id == PLAIN_AMI:
+                    raise MachineError(f"{instance.name}: virtual machines boot from the baked image only; use another AMI")
+                return ensure_disk(self._cache, self._binaries, self._children) / "disk.raw"
             if instance.image_id == PLAIN_AMI:
                 if self._mirror is None:
                     self._plain = ensure_plain_image(self._cache, self._binaries, self._children)
@@ -416,6 +438,13 @@ class MachineDriver:
     def _plug(self, key: str, namespace: Namespace) -> None:
         for nic in self._machines[key].instance.nics:
             self._networks[nic.vpc_id].attach(nic, namespace.name, f"eth{nic.device_index}")
+
+    def _plug_taps(self, key: str) -> Namespace:
+        nics = self._machines[key].instance.nics
+        for nic in nics:
+            self._networks[nic.vpc_id].attach_tap(nic)
+        # EC2 has all interfaces of an instance in one VPC.
+        return self._networks[nics[0].vpc_id].namespace
 
     def _unplug(self, key: str) -> None:
         for nic in self._machines[key].instance.nics:

@@ -50,24 +50,24 @@ def ensure_image(cache: Path, find: Callable[[], dict[str, Path]], children: Chi
 
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
-    with _only_builder(cache / "images"):
+    with only_builder(cache / "images"):
         programs = find()
         image = cache / "images" / image_key(programs)
         if not image.is_dir():
-            with _building(image, children) as (building, bootstrap):
-                bootstrap([], _baked_hooks(programs))
+            with building_of(image, children) as (building, bootstrap):
+                bootstrap(building, [], [*_baked_hooks(programs), *_common_hooks()])
                 building.rename(image)
     return image
 
 
 def ensure_plain_image(cache: Path, find: Callable[[], dict[str, Path]], children: Children) -> Path:
     """A folder with root, the filesystem of an image without our packages, and mirror, the repository that has them."""
-    with _only_builder(cache / "images"):
+    with only_builder(cache / "images"):
         programs = find()
         image = cache / "images" / f"{image_key(programs)}-plain"
         if not image.is_dir():
-            with _building(image, children) as (building, bootstrap):
-                bootstrap(list(PLAIN), _plain_hooks())
+            with building_of(image, children) as (building, bootstrap):
+                bootstrap(building, list(PLAIN), [*_plain_hooks(), *_common_hooks()])
                 whole = building.with_name(f"{building.name}-whole")
                 whole.mkdir()
                 archives = building / "archives"
@@ -82,21 +82,29 @@ def ensure_plain_image(cache: Path, find: Callable[[], dict[str, Path]], childre
 def image_key(programs: dict[str, Path]) -> str:
     """Changes with anything that goes into the images."""
     digest = hashlib.sha256(f"{RECIPE} {SUITE} {MASKED} {PLAIN}".encode())
-    for path in [*_files(PACKAGES), PROVISION, BAKE, *_files(LOCAL_FILES)]:
-        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
-        digest.update(f"\0{path.relative_to(REPOSITORY)} {path.lstat().st_mode & 0o111}\0".encode() + content)
+    digest.update(packed_files(PACKAGES, PROVISION, BAKE, LOCAL_FILES))
     for name, program in sorted(programs.items()):
         with program.open("rb") as handle:
             digest.update(f"\0{name}\0".encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
+def packed_files(*places: Path) -> bytes:
+    """Names, modes and contents of these files, and of all in these folders: what a key is made of."""
+    packed = b""
+    for path in (path for place in places for path in _files(place)):
+        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        packed += f"\0{path.relative_to(REPOSITORY)} {path.lstat().st_mode & 0o111}\0".encode() + content
+    return packed
+
+
+def _files(place: Path) -> Iterator[Path]:
+    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+    return (path for path in found if path.is_symlink() or path.is_file())
 
 
 @contextmanager
-def _only_builder(images: Path) -> Generator[None]:
+def only_builder(images: Path) -> Generator[None]:
     # Two clouds of one user share the cache; the second waits for the first one's image.
     images.mkdir(parents=True, exist_ok=True)
     with (images / "lock").open("w") as lock:
@@ -105,8 +113,8 @@ def _only_builder(images: Path) -> Generator[None]:
 
 
 @contextmanager
-def _building(image: Path, children: Children) -> Generator[tuple[Path, Callable[[list[str], list[str]], None]]]:
-    """A folder to build in, and what bootstraps a Debian into it with further packages and hooks.
+def building_of(image: Path, children: Children) -> Generator[tuple[Path, Callable[[Path, list[str], list[str]], None]]]:
+    """A folder to make and build in, and what bootstraps a Debian into a folder with further packages and hooks.
 
     An image only ever appears by a rename, so one that exists is whole; what a killed build left is removed first.
     """
@@ -114,9 +122,9 @@ def _building(image: Path, children: Children) -> Generator[tuple[Path, Callable
     building = image.with_name(f"building-{image.name}")
     log = image.with_name("build.log")
 
-    def bootstrap(packages: list[str], hooks: list[str]) -> None:
+    def bootstrap(root: Path, packages: list[str], hooks: list[str]) -> None:
         with log.open("wb") as output:
-            status = _run(_command(building, packages, hooks), output, children)
+            status = _run(_command(root, packages, hooks), output, children)
         if status:
             lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise MachineError(f"the image could not be built (exit {status}); {log} ends with:\n{lines}")
@@ -152,17 +160,22 @@ def _command(target: Path, packages: list[str], hooks: list[str]) -> list[str]:
         # The bootstrap mounts things and starts many processes; in namespaces of its own they go with it, however it ends.
         *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--mount", "--propagation", "slave", "--"),
         *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={include}", "--dpkgopt=force-unsafe-io"),
-        *(f"--customize-hook={hook}" for hook in [*hooks, *_common_hooks()]),
+        *(f"--customize-hook={hook}" for hook in hooks),
         *(SUITE, str(target)),
     ]
 
 
 def _baked_hooks(programs: dict[str, Path]) -> list[str]:
+    return provision_hooks(programs, f"/run/files/{BAKE.name} {' '.join(ROLES)}")
+
+
+def provision_hooks(programs: dict[str, Path], command: str) -> list[str]:
+    """The hooks that run a command in the new root with what installs the hosts' packages beside it, in /run/files."""
     bake, provision, packages = (shlex.quote(str(path)) for path in (BAKE, PROVISION, PACKAGES))
     copies = "".join(f'cp {shlex.quote(str(path))} "$1/run/files/binaries/{name}"; ' for name, path in programs.items())
     return [
         f'mkdir -p "$1/run/files/binaries"; cp -r {bake} {provision} {packages} "$1/run/files/"; {copies}',
-        f'chroot "$1" env FILES=/run/files BINARIES=/run/files/binaries /run/files/{BAKE.name} {" ".join(ROLES)}',
+        f'chroot "$1" env FILES=/run/files BINARIES=/run/files/binaries {command}',
         'rm -rf "$1/run/files"',
     ]
 

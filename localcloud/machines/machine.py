@@ -1,4 +1,4 @@
-"""One instance as a booted machine, whatever makes it; today a container (container.py)."""
+"""One instance as a booted machine, whatever makes it: a container (container.py), or a virtual machine (virtual.py)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -168,12 +169,28 @@ class Machine(ABC):
         self._unplug_all()
 
 
-def entry(leader: int, argv: list[str]) -> list[str]:
-    """The command line that runs argv as root inside the machine with this init, with a login's environment."""
+def entry(facts: Mapping[str, Any], argv: list[str]) -> list[str]:
+    """The command line that runs argv as root inside a machine, with a login's environment. facts: of its machine.json; leader
+    is a container's init, agent the socket of a virtual machine's."""
+    environment = ["env", "-i", f"PATH={PATH}", "HOME=/root", "USER=root", "LANG=C.UTF-8"]
+    environment.append(f"TERM={os.environ.get('TERM', 'dumb')}")
+    if "agent" in facts:
+        guest = str(Path(__file__).with_name("guest.py"))
+        return [sys.executable, "-I", "-S", guest, str(facts["agent"]), *environment, *argv]
     return [
-        *("nsenter", f"--target={leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"),
-        *("--", "env", "-i", f"PATH={PATH}", "HOME=/root", "USER=root", "LANG=C.UTF-8"),
-        *(f"TERM={os.environ.get('TERM', 'dumb')}", *argv),
+        *(
+            "nsenter",
+            f"--target={facts['leader']}",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+            "--cgroup",
+            "--root",
+            "--wd",
+        ),
+        *("--", *environment, *argv),
     ]
 
 

@@ -136,12 +136,17 @@ class VpcNetwork:
 
     def attach(self, nic: Nic, namespace: str, device: str) -> None:
         """Lays the cable between the router and a device of an instance's namespace."""
-        self.namespace.ip(
-            [
-                f"link add {nic.link} mtu {VPC_MTU} type veth peer name {device} address {nic.mac} mtu {VPC_MTU} "
-                f"netns {namespace}"
-            ]
+        self._lay(
+            nic,
+            f"link add {nic.link} mtu {VPC_MTU} type veth peer name {device} address {nic.mac} mtu {VPC_MTU} netns {namespace}",
         )
+
+    def attach_tap(self, nic: Nic) -> None:
+        """Lays the cable to a virtual machine, whose own process takes the other end of it."""
+        self._lay(nic, f"tuntap add dev {nic.link} mode tap", f"link set {nic.link} mtu {VPC_MTU}")
+
+    def _lay(self, nic: Nic, *cable: str) -> None:
+        self.namespace.ip(cable)
         # Proxied ARP is answered after a random delay by default, which would cost a first packet up to 0.8 s.
         self.namespace.sysctl(
             {

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 from localcloud import paths
 from localcloud.machines.errors import MachineError
@@ -33,6 +34,18 @@ TOOLS = {
 }
 # Run on this machine by the tests alone.
 CHECKS = {"haproxy": "haproxy", "zsh": "zsh", "promtool": "prometheus"}
+# What virtual machines and their disk image need, beside those.
+VM_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "sfdisk": "fdisk",
+}
+# A virtual machine's firmware, of the package ovmf.
+FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+# What makes the machines: systemd-nspawn, or QEMU.
+Kind = Literal["container", "vm"]
 MEMORY_GIB = 4
 DISK_GIB = 5
 GIB = 1 << 30
@@ -44,13 +57,14 @@ LIMITS = {"fs/inotify/max_user_instances": 4096, "fs/inotify/max_user_watches": 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def missing_packages(checks: bool = False) -> list[str]:
-    """The Debian packages to install here, sorted. checks: also those that only the checks need."""
-    tools = TOOLS | (CHECKS if checks else {})
-    return sorted({package for tool, package in tools.items() if shutil.which(tool, path=SEARCH) is None})
+def missing_packages(checks: bool = False, kind: Kind = "container") -> list[str]:
+    """The Debian packages to install here, sorted. checks: also those that only the checks need. kind: for such machines."""
+    tools = TOOLS | (CHECKS if checks else {}) | (VM_TOOLS if kind == "vm" else {})
+    missing = {package for tool, package in tools.items() if shutil.which(tool, path=SEARCH) is None}
+    return sorted(missing | ({"ovmf"} if kind == "vm" and not FIRMWARE.exists() else set()))
 
 
-def check(folder: Path, *, system: Path = Path("/")) -> None:
+def check(folder: Path, *, system: Path = Path("/"), kind: Kind = "container") -> None:
     """Raises MachineError with every reason why machines cannot run here, packages that install() could get aside. folder:
     where their disks go."""
     problems: list[str] = []
@@ -66,7 +80,7 @@ def check(folder: Path, *, system: Path = Path("/")) -> None:
     free = shutil.disk_usage(_existing(folder)).free / GIB
     if free < DISK_GIB:
         problems.append(f"{free:.1f} GiB free for {folder}; image and disks need at least {DISK_GIB}")
-    missing = missing_packages()
+    missing = missing_packages(kind=kind)
     if missing and (os.geteuid() != 0 or shutil.which("apt-get", path=SEARCH) is None):
         problems.append(f"these packages are missing: {' '.join(missing)}; root installs them with Debian's apt-get")
     if problems:
@@ -77,9 +91,9 @@ def check(folder: Path, *, system: Path = Path("/")) -> None:
         )
 
 
-def install(checks: bool = False) -> list[str]:
+def install(checks: bool = False, kind: Kind = "container") -> list[str]:
     """Installs what is missing and returns it. Raises MachineError with apt's last words."""
-    packages = missing_packages(checks)
+    packages = missing_packages(checks, kind)
     if not packages:
         return []
     if os.geteuid() != 0:

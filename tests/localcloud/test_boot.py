@@ -34,7 +34,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return take
 
     monkeypatch.setattr(prepare, "check", step("check"))
-    monkeypatch.setattr(prepare, "missing_packages", lambda: ["nftables"])
+    monkeypatch.setattr(prepare, "missing_packages", lambda **_: ["nftables"])
     monkeypatch.setattr(prepare, "install", step("install"))
     monkeypatch.setattr(demo, "busybox", step("busybox"))
     monkeypatch.setattr(boot, "binaries", step("binaries", {}))
@@ -49,7 +49,7 @@ def test_a_machine_is_checked_before_anything_is_installed_on_it(
     boot.prepare_machine(tmp_path / "cloud", None)
     assert steps == ["check", "install", "busybox", "binaries", "image"]
 
-    def refuse(_: Path) -> None:
+    def refuse(_: Path, **__: object) -> None:
         raise MachineError("this is Fedora")
 
     steps.clear()

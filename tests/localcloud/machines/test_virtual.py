@@ -1,0 +1,115 @@
+"""Virtual machines as far as no machine runs: what QEMU is asked for, and what stands in the disk that they boot from."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localcloud import operations
+from localcloud.errors import LocalCloudError
+from localcloud.machines import prepare, virtual, vm_image
+from localcloud.machines.wanted import Disk, Instance, Nic
+
+NIC = Nic(
+    id="eni-0123456789abcdef0",
+    mac="02:00:00:00:00:21",
+    instance_id="i-0123456789abcdef0",
+    device_index=0,
+    vpc_id="vpc-1",
+    subnet_id="subnet-1",
+    address=IPv4Address("10.0.0.33"),
+    subnet=IPv4Network("10.0.0.0/19"),
+    group_ids=("sg-1",),
+    public_address=None,
+    source_dest_check=True,
+)
+INSTANCE = Instance(
+    id="i-0123456789abcdef0",
+    name="slave-1",
+    state="running",
+    image_id="ami-1",
+    instance_type="t3.medium",
+    zone="eu-west-1a",
+    key_name=None,
+    profile_arn=None,
+    hop_limit=1,
+    tokens_required=True,
+    metadata_enabled=True,
+    tags_in_metadata=False,
+    nics=(NIC, replace(NIC, id="eni-0123456789abcdef1", device_index=1)),
+    disks=(),
+    tags=(),
+    launch_time="2026-11-27T00:00:00Z",
+)
+DISK = Disk("vol-0123456789abcdef0", 4, INSTANCE.id, "/dev/sdf")
+
+
+def asked(**disks: Path) -> list[str]:
+    return virtual.command_line(INSTANCE, {replace(DISK, device=f"/dev/{name}"): path for name, path in disks.items()})
+
+
+def values(command: list[str], option: str) -> list[str]:
+    return [command[place + 1] for place, word in enumerate(command) if word == option]
+
+
+def test_no_virtual_machine_opens_kvm() -> None:
+    command = asked(sdf=Path("/dev/loop0"))
+    assert [value.partition(",")[0] for value in values(command, "-accel")] == ["tcg"]
+    assert "kvm" not in " ".join(command)
+
+
+def test_the_firmware_says_that_the_machine_is_one_of_ec2s_nitro() -> None:
+    (said,) = values(asked(), "-smbios")
+    fields = dict(part.split("=", 1) for part in said.split(","))
+    assert fields["manufacturer"] == "Amazon EC2" and fields["product"] == INSTANCE.instance_type
+    assert re.fullmatch(r"ec2[0-9a-f]{5}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", fields["uuid"])
+    assert fields["serial"] == fields["uuid"]
+
+
+def test_interfaces_have_their_addresses_and_nitros_names() -> None:
+    devices = [value for value in values(asked(), "-device") if value.startswith("virtio-net")]
+    assert [device.rpartition(",")[2] for device in devices] == ["addr=0x5", "addr=0x6"]
+    assert all(f"mac={NIC.mac}," in device for device in devices)
+
+
+@pytest.mark.parametrize("letter", "fghijklmnop")
+def test_a_volume_is_found_by_its_serial_number_and_by_the_name_it_was_attached_as(letter: str) -> None:
+    command = asked(**{f"sd{letter}": Path("/dev/loop0")})
+    device: dict[str, Any] = json.loads(values(command, "-device")[-1])
+    assert device["serial"] == "vol0123456789abcdef0"
+    rules = (vm_image.FILES / "etc/udev/rules.d/71-ebs-of-qemu.rules").read_text()
+    slot = int(device["addr"], 16)
+    assert re.findall(r'KERNELS=="0000:00:([0-9a-f]{2})\.0", SYMLINK\+="sd' + letter + '"', rules) == [f"{slot:02x}"]
+
+
+def test_the_boot_loader_starts_the_kernel_from_the_disks_root() -> None:
+    assert f"root=PARTUUID={vm_image.ROOT_UUID.lower()}" in (vm_image.FILES / "boot/grub/grub.cfg").read_text()
+
+
+def test_who_asks_for_no_virtual_machine_gets_nothing_of_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(prepare, "FIRMWARE", Path("/nowhere"))
+    more = set(prepare.missing_packages(kind="vm")) - set(prepare.missing_packages())
+    assert more == {"qemu-system-x86", "qemu-utils", "ovmf", "dosfstools", "mtools", "fdisk"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"machines": True, "host_files": Path()}, "--host-files and --metrics are for hosts that are containers"),
+        ({"machines": True, "metrics": 0}, "--host-files and --metrics are for hosts that are containers"),
+        ({"machines": False}, "--machines are for hosts that boot"),
+    ],
+)
+def test_what_virtual_machines_cannot_do_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setenv("APOLLO_RUN_DIR", str(tmp_path))
+    with pytest.raises(LocalCloudError, match=words):
+        operations.up(operations.Request("local", kind="vm", **options))
