@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from host.apollo import check, local
-from host.apollo.consul.configure import CERTIFICATES, CONTAINERS
+from host.apollo.consul.configure import CERTIFICATES, CONTAINERS, REFUSED
 from plan import ports
 
 TARGET = Path("/run/apollo/metrics/apollo.prom")
@@ -53,6 +53,10 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "apollo_guard_dropped_packets_total": ("counter", "Packets of containers that a guard dropped"),
     "apollo_containers_running": ("gauge", "Containers that run here"),
     "apollo_services_registered": ("gauge", "Ports of containers that are registered in Consul"),
+    "apollo_services_refused": (
+        "gauge",
+        "What containers ask for and do not get: the log of apollo-register, for a route that of apollo-edge, says each",
+    ),
     "apollo_service_published": (
         "gauge",
         "1 for each public service of the catalog. proxy: HAProxy's name for it",
@@ -122,6 +126,8 @@ def containers(facts: Facts) -> Iterator[Sample | str]:
     yield Sample("apollo_containers_running", len(output("docker", "ps", "-q").split()))
     services, _ = local.consul("agent/services", local.secret(f"consul/{facts['ROLE']}-token"))
     yield Sample("apollo_services_registered", sum(id.startswith(CONTAINERS) for id in services))
+    for reason, number in json.loads(REFUSED.read_text()).items():
+        yield Sample("apollo_services_refused", number, {"reason": reason})
     yield told(f"http://127.0.0.1:{ports.DOCKER_METRICS}/metrics", OF_DOCKER)
 
 
@@ -134,7 +140,9 @@ def edge(_: Facts) -> Iterator[Sample]:
     """What consul-template wrote last. HAProxy itself has a service that is gone, without servers, until its next reload."""
     from host.apollo.edge import apply
 
-    services = apply.written(apply.NEW.read_text()).servers
+    wanted = apply.NEW.read_text()
+    services = apply.written(wanted).servers
+    yield Sample("apollo_services_refused", wanted.count("#!warning "), {"reason": "route"})
     yield Sample("apollo_services_published", len(services))
     for service in services:
         yield Sample("apollo_service_published", 1, {"proxy": f"service:{service}"})

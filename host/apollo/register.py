@@ -4,7 +4,8 @@ A container asks by environment or label: SERVICE_NAME (or label apollo.service)
 or SERVICE_CHECK_TCP=true with SERVICE_CHECK_INTERVAL and SERVICE_CHECK_TIMEOUT, SERVICE_IGNORE. SERVICE_80_NAME and so on
 hold for that port alone, and win. Each exposed port is an instance; of several, those without a name of their own are called
 <name>-<port>. Marathon's app id names a task that asks for tags or a check and gives no name.
-What it may ask for at most, and what is left out, is said in the log with the value: the whole stack carries what one asks for.
+What it may ask for at most, and what is left out, is said in the log with the value and counted by its reason: the whole stack
+carries what one asks for.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import docker
 from docker.errors import DockerException, NotFound
 
 from host.apollo import local
-from host.apollo.consul.configure import CONTAINERS
+from host.apollo.consul.configure import CONTAINERS, REFUSED
 
 # Seconds between full comparisons, which find what no event reported; and for which a container that was asked to stop counts
 # as stopping (`docker stop` gives it 10 by default, an operator's -t some minutes).
@@ -48,9 +50,17 @@ UNKNOWN = re.compile(r"SERVICE_([0-9]+_)?CHECK_(HTTPS|SCRIPT|CMD|TTL|DOCKER|GRPC
 TAKEN = ("consul", "zookeeper", "mesos-master", "marathon")
 
 Entries = dict[str, dict[str, Any]]
+Reason = Literal["network", "ports", "name", "check", "tag", "unreadable"]
 
 
-def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]:
+class Problem(NamedTuple):
+    """Why something that a container asks for is not done. words: for the log."""
+
+    reason: Reason
+    words: str
+
+
+def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[Problem]]:
     """(registrations by their id, problems) of one container, whose `docker inspect` is attrs. subnet: the host's own."""
     config, title = attrs["Config"], attrs["Name"].lstrip("/")
     labels: dict[str, str] = config.get("Labels") or {}
@@ -69,17 +79,18 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
     address = attrs["NetworkSettings"].get("IPAddress")
     if not address or IPv4Address(address) not in IPv4Network(subnet):
         mode = attrs["HostConfig"].get("NetworkMode")
-        return {}, [f"{title}: has no overlay address (network mode {mode!r}), so it is not registered"]
+        return {}, [Problem("network", f"{title}: has no overlay address (network mode {mode!r}), so it is not registered")]
     if not ports:
-        return {}, [f"{title}: exposes no port, so it is not registered"]
+        return {}, [Problem("ports", f"{title}: exposes no port, so it is not registered")]
     found: Entries = {}
-    problems = [f"{title}: {key} is not supported" for key in asked if UNKNOWN.fullmatch(key)]
+    problems = [Problem("check", f"{title}: {key} is not supported") for key in asked if UNKNOWN.fullmatch(key)]
     if len(ports) > MOST_PORTS:
         named = sorted(spec for spec in ports if wishes.get(f"SERVICE_{spec.partition('/')[0]}_NAME"))
-        problems.append(
+        words = (
             f"{title}: exposes {len(ports)} ports, and {MOST_PORTS} are registered at most: of those with a name of their own, "
             f"such as SERVICE_80_NAME, {', '.join(named[:MOST_PORTS]) or 'there is none'}"
         )
+        problems.append(Problem("ports", words))
         ports = set(named[:MOST_PORTS])
     for spec in sorted(ports):
         port, _, protocol = spec.partition("/")
@@ -89,19 +100,19 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
         name = (f"{wish['NAME']}-{port}" if several else wish["NAME"]).lower()
         if not wish["NAME"]:
             continue
-        bad = ""
+        bad: Problem | None = None
         if not NAME.fullmatch(name):
-            bad = f"{name!r} is no DNS label"
+            bad = Problem("name", f"{name!r} is no DNS label")
         elif name in TAKEN:
-            bad = f"the name {name!r} is taken"
+            bad = Problem("name", f"the name {name!r} is taken")
         elif wish["CHECK_HTTP"] and not PATH.fullmatch(wish["CHECK_HTTP"]):
-            bad = f"the check {wish['CHECK_HTTP']!r} is no path"
+            bad = Problem("check", f"the check {wish['CHECK_HTTP']!r} is no path")
         if bad:
-            problems.append(f"{title}: {bad}, so port {spec} is not registered")
+            problems.append(Problem(bad.reason, f"{title}: {bad.words}, so port {spec} is not registered"))
             continue
         other = protocol not in ("", "tcp")
         tags, notes = _tags(wish["TAGS"], other)
-        problems.extend(f"{title}: tag {tag[:100]!r} of port {spec} {why}" for tag, why in notes)
+        problems.extend(Problem("tag", f"{title}: tag {tag[:100]!r} of port {spec} {why}") for tag, why in notes)
         key = f"{CONTAINERS}{attrs['Id'][:12]}:{port}" + (f":{protocol}" if other else "")
         entry: dict[str, Any] = {
             "ID": key,
@@ -118,7 +129,8 @@ def services(attrs: Mapping[str, Any], subnet: str) -> tuple[Entries, list[str]]
                 given = wish[f"CHECK_{what}"]
                 timing[what.title()] = given if DURATION.fullmatch(given) else default
                 if given != timing[what.title()] and given:
-                    problems.append(f"{title}: SERVICE_CHECK_{what} {given!r} is no duration such as 2s; it is {default}")
+                    words = f"{title}: SERVICE_CHECK_{what} {given!r} is no duration such as 2s; it is {default}"
+                    problems.append(Problem("check", words))
             # Once is no failure yet: the last instance of a busy service would go for a single answer that came late. One that
             # is dead is taken out by its end, or by HAProxy's own checks, sooner than this. Nor is once a recovery: each change
             # goes to every edge.
@@ -166,9 +178,9 @@ class Register:
     def __init__(self, client: Any, subnet: str) -> None:
         self._client, self._subnet = client, subnet
         # By container and address: registrations, problems, the signal that ends it. What a container asks for never changes.
-        self._seen: dict[tuple[str, str], tuple[Entries, list[str], int]] = {}
+        self._seen: dict[tuple[str, str], tuple[Entries, list[Problem], int]] = {}
         self._leaving: dict[str, float] = {}
-        self._reported: set[str] = set()
+        self._reported: set[Problem] = set()
 
     def matters(self, event: Mapping[str, Any]) -> bool:
         """Whether an event of Docker's is a reason to look. A container that is asked to stop leaves before it has ended."""
@@ -187,8 +199,8 @@ class Register:
     def wanted(self) -> Entries:
         """What the agent should know. Docker tells all containers in one answer; only new ones are looked at more closely."""
         found: Entries = {}
-        seen: dict[tuple[str, str], tuple[Entries, list[str], int]] = {}
-        problems: set[str] = set()
+        seen: dict[tuple[str, str], tuple[Entries, list[Problem], int]] = {}
+        problems: set[Problem] = set()
         for listed in self._client.containers():
             key = listed["Id"], (listed["NetworkSettings"]["Networks"].get("bridge") or {}).get("IPAddress", "")
             if listed["State"] != "running":
@@ -201,11 +213,16 @@ class Register:
             if self._leaving.get(key[0], 0) < time.monotonic():
                 found.update(seen[key][0])
         for problem in sorted(problems - self._reported):
-            print(problem, flush=True)
+            print(problem.words, flush=True)
         self._seen, self._reported = seen, problems
         return found
 
-    def _look(self, container: str) -> tuple[Entries, list[str], int]:
+    def refused(self) -> dict[str, int]:
+        """Each reason → how often it holds for the containers of the last look."""
+        found = Counter(problem.reason for problem in self._reported)
+        return {reason: found[reason] for reason in get_args(Reason)}
+
+    def _look(self, container: str) -> tuple[Entries, list[Problem], int]:
         attrs = self._client.inspect_container(container)
         name = (attrs["Config"] or {}).get("StopSignal") or "SIGTERM"
         ends = signal.Signals.__members__.get(name if name.startswith("SIG") else f"SIG{name}", signal.SIGTERM)
@@ -213,7 +230,7 @@ class Register:
         try:
             entries, problems = services(attrs, self._subnet)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problems = [f"{attrs['Name']}: cannot be read: {error!r}"]
+            problems = [Problem("unreadable", f"{attrs['Name']}: cannot be read: {error!r}")]
         return entries, problems, int(name) if name.isdigit() else ends
 
 
@@ -282,7 +299,9 @@ def main() -> int:
     while not ended.is_set():
         changed.clear()
         try:
-            reconcile(register.wanted())
+            wanted = register.wanted()
+            local.write(REFUSED, json.dumps(register.refused()))
+            reconcile(wanted)
             problem = ""
         except (local.ConsulError, DockerException, OSError) as error:
             problem = str(error)

@@ -91,6 +91,12 @@ class Stack:
         assert done.returncode == 0, f"{host}: {argv}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def metrics(self, host: str, begin: str) -> list[str]:
+        """What the host finds now for Prometheus, the lines that begin so."""
+        self.out(host, "systemctl", "start", "apollo-metrics")
+        text = self.out(host, "cat", "/run/apollo/metrics/apollo.prom")
+        return [line for line in text.splitlines() if line.startswith(begin)]
+
     def order(self, what: str, host: str) -> None:
         done = self.cli(what, host)
         assert done.returncode == 0, done.stderr

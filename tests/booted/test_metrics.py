@@ -117,15 +117,26 @@ def test_what_hosts_say_is_so(prometheus: Prometheus) -> None:
     assert max(prometheus.hosts('count by (host) ({job="apollo"})').values()) < 1000
 
 
-def test_each_panel_of_the_dashboard_shows_something(prometheus: Prometheus) -> None:
+def test_each_panel_shows_something_and_all_that_a_rule_looks_at_is_there(prometheus: Prometheus) -> None:
     panels = json.loads((monitoring.EXAMPLES / "dashboard.json").read_text())["panels"]
+    asked = [target["expr"].replace("$stack", "local") for panel in panels for target in panel["targets"]]
+    rules = yaml.safe_load((monitoring.EXAMPLES / "rules.yml").read_text())["groups"]
+    # Each metric with its labels, whatever a rule compares it with.
+    metric = r"\b(?:up|[a-z]+[_:][\w:]+)\b(?:{[^}]*})?(?!\()"
+    asked += [found for group in rules for rule in group["rules"] for found in re.findall(metric, rule["expr"])]
 
     def empty() -> list[str]:
-        shown = [target["expr"].replace("$stack", "local") for panel in panels for target in panel["targets"]]
-        return [expression for expression in shown if not prometheus.ask("query", query=expression)["result"]]
+        return [expression for expression in asked if not prometheus.ask("query", query=expression)["result"]]
 
     # A rate needs two samples.
-    until(lambda: not empty(), "no panel is empty", why=lambda: "\n".join(empty()))
+    until(lambda: not empty(), "nothing is empty", why=lambda: "\n".join(empty()))
+
+
+def test_a_host_whose_disks_take_nothing_says_all_the_same(stack: Stack) -> None:
+    sealed = ("systemd-run", "--wait", "--pipe", "--quiet", "-p", "ProtectSystem=strict", "-p", "ReadWritePaths=/run")
+    for host in ("slave-1", "control-1", "edge-1"):
+        # It would name a part that fails.
+        assert stack.out(host, *sealed, "apollo", "metrics") == "", host
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +241,18 @@ def service_without_instance(stack: Stack) -> Fault:
     return "ServiceWithoutInstance", "edge-1", lambda: move("index.html", "away"), lambda: move("away", "index.html")
 
 
-@pytest.mark.parametrize("broken", [mesh_cut, disk_filled, service_without_instance, leader_gone, edge_stopped])
+def not_looked_yet(stack: Stack) -> Fault:
+    """As on a host that boots: the exporter serves before anything has looked."""
+    off = "/run/systemd/system/apollo-metrics.service.d"
+    condition = f"mkdir {off}; printf '[Unit]\\nConditionPathExists=/none\\n' > {off}/off.conf; systemctl daemon-reload"
+    return (
+        *("HostSaysNothingNew", "slave-1"),
+        lambda: stack.out("slave-1", "sh", "-ec", f"{condition}; systemctl stop apollo-metrics; rm -r /run/apollo/metrics"),
+        lambda: stack.run("slave-1", "sh", "-c", f"rm -r {off}; systemctl daemon-reload"),
+    )
+
+
+@pytest.mark.parametrize("broken", [mesh_cut, disk_filled, not_looked_yet, service_without_instance, leader_gone, edge_stopped])
 def test_a_fault_fires_its_alert_which_clears_after_it(
     stack: Stack, prometheus: Prometheus, broken: Callable[[Stack], Fault]
 ) -> None:

@@ -186,6 +186,13 @@ def test_odd_containers_are_told_of_in_the_log_and_reach_neither_names_nor_the_e
         log = stack.out("slave-1", "journalctl", "-u", "apollo-register", "--no-pager")
         assert "odd-name: 'he llo/../x' is no DNS label" in log and "odd-tag: tag" in log
         assert "odd-net: has no overlay address (network mode 'host')" in log
+        counted = {"network": 1, "ports": 0, "name": 1, "check": 0, "tag": 1, "unreadable": 0}
+        wanted = [f'apollo_services_refused{{reason="{reason}"}} {number}' for reason, number in counted.items()]
+
+        def refused() -> list[str]:
+            return stack.metrics("slave-1", "apollo_services_refused")
+
+        until(lambda: refused() == wanted, "they are counted", why=lambda: str(refused()))
         # A check that never passes keeps a service out of DNS and off the edge.
         assert stack.run("slave-2", "getent", "ahostsv4", "odd-check.service.consul").returncode != 0
         until(lambda: stack.curl("odd-tag.apollo.test").startswith("web on"), "the edge serves odd-tag")

@@ -12,6 +12,7 @@ import pytest
 from localcloud.apollo.check import PROBE
 from localcloud.apollo.demo import IMAGE
 from localcloud.machines.prepare import GIB
+from plan import ports
 from tests.booted.clients import changed
 from tests.booted.conftest import FirstUp, Stack, until
 
@@ -129,6 +130,10 @@ def test_256_containers_run_on_one_slave_and_the_257th_is_refused(stack: Stack) 
         refused = stack.run("slave-3", "docker", "run", "--rm", "--entrypoint", "true", IMAGE)
         assert refused.returncode != 0
         assert "no available IPv4 addresses" in refused.stderr
+        until(lambda: stack.metrics("slave-3", "apollo_containers_running ") == ["apollo_containers_running 256"], "they count")
+        metrics = stack.out("slave-3", "curl", "-sSf", "-m", "30", f"http://10.0.0.35:{ports.METRICS}/metrics")
+        # No more than without them: no container is a device, a mount or a unit there.
+        assert sum(not line.startswith("#") for line in metrics.splitlines()) < 1000
     finally:
         gone = "docker ps -aq --filter name=full- | xargs -r -P 4 -n 32 docker rm -f >/dev/null"
         stack.run("slave-3", "sh", "-c", gone, timeout=900)

@@ -99,6 +99,11 @@ def seen(stack: Stack, host: str) -> dict[str, Any]:
     return json.loads(stack.out(host, "cat", "/run/weave-seen"))
 
 
+def peers(stack: Stack, host: str) -> list[str]:
+    """How many the host's metrics say are wanted and present."""
+    return [line.rpartition("_")[2] for line in stack.metrics(host, "apollo_mesh_peers_")]
+
+
 def mesh_check(stack: Stack, host: str) -> dict[str, Any]:
     report = json.loads(stack.run(host, "apollo-check", "--json").stdout)
     return next(check for check in report["checks"] if check["check"] == "mesh")
@@ -162,9 +167,11 @@ def test_a_host_that_no_other_lets_in_is_not_well(weave: Stack) -> None:
     try:
         cut = mesh_check(weave, "slave-1")
         assert not cut["ok"] and "no connection to any of 2 hosts, such as control-1 (10.0.0.11): -> 10.0.0.11" in cut["detail"]
+        until(lambda: peers(weave, "slave-1") == ["wanted 2", "present 0"], "the metrics say it too")
     finally:
         weave.out("slave-1", "rm", "/run/weave-status")
     assert mesh_check(weave, "slave-1")["ok"]
+    until(lambda: peers(weave, "slave-1") == ["wanted 2", "present 2"], "the metrics say that they are back")
 
 
 def test_connections_over_which_no_packet_comes_are_no_mesh(weave: Stack) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.booted.conftest import Stack, until
 from tests.booted.test_lifecycle import Pinger, address_of
+from tests.booted.test_weave import peers
 
 MESH = ("--set", "overlay.mesh=wireguard", "--set", "control.count=1")
 SMALL = (*MESH, "--set", "slaves.count=2")
@@ -56,6 +57,8 @@ def test_everything_reaches_everything_encrypted_with_keys_that_never_left_their
     # All that crosses the underlay between two slaves is WireGuard's.
     sent = wireguard.out("slave-1", "wg", "show", "wgweave", "transfer").split()
     assert len(sent) == 9 and all(int(number) > 0 for n, number in enumerate(sent) if n % 3)
+    for host in HOSTS:
+        until(lambda host=host: peers(wireguard, host) == ["wanted 3", "present 3"], f"{host}'s metrics say all of its peers")
 
 
 def test_the_mesh_comes_back_after_a_reboot_and_after_each_of_its_parts_restarted(wireguard: Stack) -> None:

@@ -62,12 +62,17 @@ def test_an_edge_says_the_services_of_the_catalog_and_none_that_haproxy_alone_st
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apply, "NEW", tmp_path / "services.cfg")
-    apply.NEW.write_text("#!route web.example/ web\nbackend service:web\n    server a 10.2.1.0:80 check\n#!end\n")
+    routes = "#!route web.example/ web\n#!warning web wants a.b/ which a has\n"
+    apply.NEW.write_text(f"{routes}backend service:web\n    server a 10.2.1.0:80 check\n#!end\n")
     samples = list(metrics.parts({**FACTS, "ROLE": "edge", "DOCKER_SUBNET": ""})["edge"](FACTS))
     assert [sample for sample in samples if isinstance(sample, str)] == []
+    assert 'apollo_services_refused{reason="route"} 1' in metrics.text(samples)
     assert metrics.text(samples).endswith('apollo_service_published{proxy="service:web"} 1\n')
     apply.NEW.write_text("#!end\n")
-    assert list(metrics.edge(FACTS)) == [metrics.Sample("apollo_services_published", 0)], "none is no failure"
+    assert {sample.name: sample.value for sample in metrics.edge(FACTS) if isinstance(sample, metrics.Sample)} == {
+        "apollo_services_refused": 0,
+        "apollo_services_published": 0,
+    }, "none is no failure"
 
 
 def test_the_peers_of_weave_are_those_of_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ def container(
 
 
 def services(*arguments: Any, **more: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    return register.services(container(*arguments, **more), SUBNET)
+    found, problems = register.services(container(*arguments, **more), SUBNET)
+    return found, [problem.words for problem in problems]
 
 
 def named(*arguments: Any, **more: Any) -> list[str]:
@@ -279,6 +280,25 @@ def test_one_container_that_cannot_be_understood_hides_no_other(capsys: pytest.C
     known = register.Register(docker, SUBNET)
     assert len(known.wanted()) == 1 and len(known.wanted()) == 1
     assert capsys.readouterr().out.count("cannot be read") == 1
+
+
+def test_what_is_refused_is_counted_by_its_reason_while_its_container_runs() -> None:
+    docker = Docker()
+    known = register.Register(docker, SUBNET)
+    none = dict.fromkeys(("network", "ports", "name", "check", "tag", "unreadable"), 0)
+    known.wanted()
+    assert known.refused() == none
+    docker.run(1, "SERVICE_NAME=he llo")
+    docker.run(2, "SERVICE_NAME=hello", "SERVICE_CHECK_SCRIPT=x", "SERVICE_CHECK_TCP=1", "SERVICE_CHECK_TIMEOUT=soon")
+    docker.run(3, "SERVICE_NAME=hello", "SERVICE_TAGS=a b")
+    docker.run(4, "SERVICE_NAME=hello", address="172.18.0.2")
+    portless, broken = docker.run(5, "SERVICE_NAME=hello"), docker.run(6, "SERVICE_NAME=hello")
+    docker.running[portless]["Config"]["ExposedPorts"] = docker.running[broken]["Config"] = None
+    known.wanted()
+    assert known.refused() == {**dict.fromkeys(none, 1), "check": 2}
+    docker.running.clear()
+    known.wanted()
+    assert known.refused() == none
 
 
 # -- with a real Consul

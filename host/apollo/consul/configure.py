@@ -45,6 +45,8 @@ MESH_KEY = Path("/var/lib/apollo/mesh.pub")
 FORGOTTEN = Path("/run/apollo/containers-forgotten")
 # Ids of what register.py registers begin so.
 CONTAINERS = "apollo:"
+# Where it says, for this host's metrics, how much that containers ask for is refused: reason → number.
+REFUSED = Path("/run/apollo/refused.json")
 RPC_PORT = ports.CONSUL_RPC
 OWN_TOKEN = "consul/node-token"
 # Under which name every host registers where it serves its metrics.
