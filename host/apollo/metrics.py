@@ -55,7 +55,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "apollo_services_registered": ("gauge", "Ports of containers that are registered in Consul"),
     "apollo_services_refused": (
         "gauge",
-        "What containers ask for and do not get: the log of apollo-register, for a route that of apollo-edge, says each",
+        "What containers ask for and do not get; the logs of apollo-register and apollo-edge say each",
     ),
     "apollo_service_published": (
         "gauge",
