@@ -58,5 +58,5 @@ class Running:
     def end(self) -> dict[str, Any]:
         """What load.py saw. It must have gone on until now."""
         assert self._process.poll() is None, "the load ended before what it was to accompany"
-        said, _ = self._process.communicate("", timeout=30)
+        said, _ = self._process.communicate("", timeout=300)
         return json.loads(said)

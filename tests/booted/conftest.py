@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,11 +24,14 @@ from localcloud.machines.driver import prefix
 from localcloud.paths import REPOSITORY
 from localcloud.stack.running import state_file
 from localcloud.stack.state import outputs
+from tests.host.support import free_ports
 from tests.labs import needs_machines
 
 pytestmark = [pytest.mark.machines]
-# Seconds: longer than anything takes that works.
-PATIENCE = 240
+# Seconds: longer than anything takes that works, also where it takes ten times as long as on a quiet machine.
+PATIENCE = 600
+# Seconds that one way through the network may take until it passes, and what is enough where some are to fail.
+SETTLED, SOON = 180, 20
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,33 @@ class Stack:
         done = self.cli(what, host)
         assert done.returncode == 0, done.stderr
 
-    def checked(self, flows: int = 1) -> list[dict[str, Any]]:
-        """The check's results, failures too."""
-        done = self.cli("check", "--json", "--flows", str(flows), timeout=600)
+    def checked(self, flows: int = 1, patience: int = SETTLED) -> list[dict[str, Any]]:
+        """The check's results, failures too. patience: seconds for each to pass."""
+        done = self.cli("check", "--json", "--flows", str(flows), "--patience", str(patience), timeout=1500)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
+
+    def await_well(self, *hosts: str) -> None:
+        """Returns once each of them says that it is what the plan says and has its place in the network."""
+        for host in hosts:
+            until(
+                lambda host=host: self.run(host, "apollo-check").returncode == 0,
+                f"{host} is well",
+                why=lambda host=host: self.run(host, "apollo-check").stdout,
+            )
+
+    def leader(self, asked: str = "slave-1", but: str = "") -> str:
+        """The control node that leads Consul, by a host's word, once there is one. but: no longer this one."""
+        names = {row.privateIp: row.name for row in self.fleet.rows}
+        found = [""]
+
+        def leads() -> bool:
+            said = self.run(asked, "curl", "-s", "http://127.0.0.1:8500/v1/status/leader").stdout
+            found[0] = names.get(said.strip('"').partition(":")[0], "")
+            return found[0] not in ("", but)
+
+        until(leads, "a server leads Consul")
+        return found[0]
 
     def assert_all_reachable(self, flows: int = 1) -> None:
         results = self.checked(flows)
@@ -183,9 +207,8 @@ def unbooted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Stack]:
     needs_machines(tmp_path_factory.getbasetemp(), "the booted network")
 
     def make() -> Stack:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return Stack(tmp_path_factory.mktemp("cloud"), probe.getsockname()[1])
+        (port,) = free_ports(1)
+        return Stack(tmp_path_factory.mktemp("cloud"), port)
 
     return make
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 
 CONNECTIONS = 16
 # Seconds for one answer.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @dataclass
