@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
@@ -67,8 +66,11 @@ def test_zookeeper_elects_survives_the_loss_of_its_leader_and_keeps_its_data(sta
     assert "Created /apollo-test" in zookeeper(stack, first, "create /apollo-test before", super_user=True)
     stack.order("kill", lost)
     try:
-        until(lambda: "leader" in modes(stack, first).values(), "another one leads", 30)
-        zookeeper(stack, second, "create /apollo-test/while away", super_user=True)
+        until(lambda: "leader" in modes(stack, first).values(), "another one leads", 60)
+        # This one may still be looking for who leads.
+        made = ("Created /apollo-test/while", "already exists: /apollo-test/while")
+        create = "create /apollo-test/while away"
+        until(lambda: any(words in zookeeper(stack, second, create, super_user=True) for words in made), "it is written")
     finally:
         stack.order("start", lost)
     until(lambda: serves(stack, lost, 3), "the lost one follows again")
@@ -78,15 +80,17 @@ def test_zookeeper_elects_survives_the_loss_of_its_leader_and_keeps_its_data(sta
     for host in (first, second):
         stack.order("reboot", host)
     until(lambda: serves(stack, lost, 3), "all three are back")
+    stack.await_well(*CONTROL)
     assert "before" in zookeeper(stack, first, "get /apollo-test")
     zookeeper(stack, first, "deleteall /apollo-test", super_user=True)
     stack.assert_all_reachable()
 
 
 def test_nobody_is_zookeepers_super_user(stack: Stack) -> None:
+    until(lambda: serves(stack, "control-1", 3), "all three are members")
     refused = zookeeper(stack, "control-1", "addauth digest super:admin\\nreconfig -remove 3")
     assert "Insufficient permission" in refused or "Authentication is not valid" in refused, refused
-    until(lambda: serves(stack, "control-1", 3), "all three are members")
+    until(lambda: serves(stack, "control-1", 3), "all three are members still")
     open_ports = shell(stack, "control-1", "ss -Hltn | awk '{print $4}'").split()
     own = [place for place in open_ports if place.rpartition(":")[2] in ("2181", "2888", "3888", "8080")]
     assert own and all(CONTROL["control-1"] in place for place in own), own
@@ -135,9 +139,12 @@ def test_growing_control_to_five_touches_no_host_and_going_back_is_one_step_more
         assert touched <= {"secrets-control-count", "control", "readiness-way", "apollo-local"}, touched
         until(lambda: serves(stack, "control-1", 5), "all five are members")
         peers = "CONSUL_HTTP_TOKEN=$(cat /etc/apollo/secrets/consul/management-token) consul operator raft list-peers"
-        until(lambda: shell(stack, "control-1", peers).count(" true ") == 5, "five servers vote")
+        until(lambda: stack.run("control-1", "sh", "-c", peers).stdout.count(" true ") == 5, "five servers vote")
     finally:
         stack.up("--no-demo")
+    # The one that led may be gone.
+    three = ["does", "does", "follower", "follower", "leader"]
+    until(lambda: sorted(modes(stack, "control-1").values()) == three, "one of three leads, and two do not serve")
     for number in ("5", "4"):
         stack.out("control-1", *PROGRAM, "remove", number)
     until(lambda: serves(stack, "control-3", 3), "three are left")
@@ -268,9 +275,9 @@ def test_the_leading_master_has_its_name_from_anywhere(stack: Stack) -> None:
             read = stack.out("control-2", "systemctl", "show", "-P", "ExecMainExitTimestampMonotonic", "apollo-secrets")
             began = stack.out("control-2", "systemctl", "show", "-P", "ExecMainStartTimestampMonotonic", "mesos-master")
             assert int(read) < int(began)
-            begun = time.monotonic()
+            until(lambda: check_of(stack, "control-2", "mesos") == told, "it runs again")
             stack.out("control-2", "systemctl", "stop", "mesos-master")
-            assert time.monotonic() - begun < 8, "Docker waits ten seconds for what does not heed SIGTERM"
+            # One that does not heed SIGTERM is killed after systemd's patience, and that is another result.
             assert stack.out("control-2", "systemctl", "show", "-P", "Result", "mesos-master") == "success"
     finally:
         stack.run("control-2", "sh", "-c", FORGET)
@@ -287,7 +294,7 @@ def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: S
 
         until(warns, "the check warns, and says why")
         # What an `up` and a roll wait for.
-        assert stack.run("slave-1", "apollo-check").returncode == 0
+        stack.await_well("slave-1")
         stack.assert_all_reachable()
         # An attempt that is just ending leaves the unit `failed` where it is stopped then.
         ending = 'until [ "$(systemctl show -P SubState mesos-agent)" = stop-post ]; do sleep 0.02; done'
