@@ -18,8 +18,8 @@ from tests.booted.conftest import Stack, until
 from tests.localcloud.support import keep_record
 
 # Requests a second, of which the demo's web servers, a process for each request, are promised to keep up 200.
-RATE, LONGEST = 220, 900
-DEADLINE = 600
+RATE, LONGEST = 220, 3600
+DEADLINE = 1500
 
 
 @contextmanager
@@ -43,13 +43,24 @@ def roll(stack: Stack, *slots: str) -> subprocess.Popen[str]:
 
 
 def doctor(stack: Stack, *sets: str) -> dict[str, dict[str, Any]]:
-    """What the doctor found, by host."""
+    """What the doctor found, by host; and what it could not look at, such as a host that was too busy to answer in time."""
     done = stack.cli("ops", *sets, "doctor", "--json")
     assert done.stdout, done.stderr
     told = json.loads(done.stdout)
-    assert told["notLookedAt"] == []
     assert done.returncode == (1 if told["findings"] else 0)
-    return {finding["host"]: finding for finding in told["findings"]}
+    return {finding["host"]: finding for finding in told["findings"]} | {line: {"fix": ""} for line in told["notLookedAt"]}
+
+
+def all_agree(stack: Stack, *sets: str) -> None:
+    """Waits until the doctor finds nothing: what a host saw of another one that just came or went is soon past."""
+    found = dict[str, dict[str, Any]]()
+
+    def nothing() -> bool:
+        found.clear()
+        found.update(doctor(stack, *sets))
+        return not found
+
+    until(nothing, "the doctor finds nothing", why=lambda: str(found))
 
 
 def test_a_roll_of_all_slaves_loses_no_request_and_goes_on_after_ctrl_c(stack: Stack) -> None:
@@ -70,7 +81,7 @@ def test_a_roll_of_all_slaves_loses_no_request_and_goes_on_after_ctrl_c(stack: S
         assert told["result"] == "done", err
         assert [turn["host"] for turn in told["hosts"]] == ["slave-1", "slave-2", "slave-3"]
     print("FIGURE seconds for each slave: " + ", ".join(f"{turn['seconds']:.0f}" for turn in told["hosts"]))
-    assert doctor(stack) == {}
+    all_agree(stack)
     assert set(stack.up()["changes"]) == {"same"}
 
 
@@ -85,7 +96,7 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
             }  # fmt: skip
             assert {name.rpartition("-")[0] for op, name in changed if op == "create"} == {"slave", "slave-4"}
             until(lambda: len({stack.curl("web.apollo.test") for _ in range(6)}) == 2, "another slave serves web")
-        assert doctor(stack, *retired) == {}
+        all_agree(stack, *retired)
         stack.assert_all_reachable()
     finally:
         # The demo's containers went to the first two of the slaves there were.
@@ -93,7 +104,7 @@ def test_retiring_a_slave_under_load_drains_it_and_another_slot_takes_over(stack
         # Out of use for ever, else.
         keep_record(stack.run_dir, {})
         stack.up()
-    until(lambda: doctor(stack) == {}, "the doctor finds nothing")
+    all_agree(stack)
 
 
 def pasted(stack: Stack, page: str) -> list[str]:
@@ -113,6 +124,8 @@ def test_the_readmes_lines_bring_a_newcomers_container_behind_the_edge(stack: St
 
 
 def test_the_quickstarts_service_has_a_name_and_a_host_name_and_outlives_one_of_its_containers(stack: Stack) -> None:
+    # Its last line asks once.
+    all_agree(stack)
     said = pasted(stack, "docs/quickstart.md")
     answers = [line.partition(",")[0] for line in said if line.startswith("shop on ")]
     assert len(answers) == 4 and set(answers) <= {"shop on slave-1", "shop on slave-3"}, said
@@ -121,7 +134,7 @@ def test_the_quickstarts_service_has_a_name_and_a_host_name_and_outlives_one_of_
 
 
 def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(stack: Stack) -> None:
-    drain = ("ops", "drain", "--host", "slave-2")
+    drain = ("ops", "drain", "--host", "slave-2", "--seconds", "300")
     done = stack.cli(*drain)
     assert done.returncode == 0, done.stderr
     assert "left Consul" in done.stdout
@@ -131,7 +144,7 @@ def test_a_drained_host_is_named_by_the_doctor_and_works_again_after_its_undo(st
     finally:
         undone = stack.cli(*drain, "--undo")
     assert undone.returncode == 0, undone.stderr
-    until(lambda: doctor(stack) == {}, "the doctor finds nothing")
+    all_agree(stack)
     until(lambda: len({stack.curl("web.apollo.test") for _ in range(6)}) == 2, "both instances of web answer")
 
 
@@ -145,7 +158,7 @@ def test_a_machine_that_aws_lost_comes_back_and_one_that_died_is_named_and_broug
     assert refreshed.returncode == 0, refreshed.stderr
     stack.up()
     # The old machine's drain left the new one alone.
-    assert stack.run("slave-3", "apollo-check").returncode == 0
+    stack.await_well("slave-3")
     stack.order("kill", "slave-3")
     found: dict[str, dict[str, Any]] = {}
 
@@ -159,7 +172,7 @@ def test_a_machine_that_aws_lost_comes_back_and_one_that_died_is_named_and_broug
     assert found["slave-3"]["fix"] == "python -m ops roll --stack local --role slave --slots 3"
     out, err = roll(stack, "3").communicate(timeout=DEADLINE)
     assert json.loads(out)["result"] == "done", err
-    assert doctor(stack) == {}
+    all_agree(stack)
     stack.assert_all_reachable()
 
 
@@ -175,8 +188,9 @@ def test_containers_reach_the_consumers_database_by_its_name_and_nobody_else_doe
         )
         other = "exec 3<>/dev/tcp/database.service.consul/5432"
         assert stack.run("control-1", "timeout", "3", "bash", "-c", other).returncode != 0
-        assert doctor(stack) == {}
+        all_agree(stack)
     finally:
         gone = stack.cli(*consumer, "destroy", "--yes", "--skip-preview", timeout=DEADLINE)
     assert gone.returncode == 0, gone.stdout[-3000:] + gone.stderr[-3000:]
-    assert stack.run("slave-1", "getent", "hosts", "database.service.consul").returncode != 0
+    gone_too = ("getent", "hosts", "database.service.consul")
+    until(lambda: stack.run("slave-1", *gone_too).returncode != 0, "the name goes with it")
