@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Seconds between two questions, and for an answer.
-PAUSE, TIMEOUT = 0.05, 1.0
+# Seconds between two questions, for a name's answer, as long as resolvers wait by default, and for a page.
+PAUSE, ANSWER, PAGE = 0.05, 5.0, 1.0
 
 
 def query(name: str) -> bytes:
@@ -33,7 +33,7 @@ def addresses(server: str, name: str, port: int = 53) -> str:
     """The A records of a name over UDP, in order and joined by commas; `none` without any, `failed` without an answer."""
     question = query(name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.settimeout(TIMEOUT)
+        asking.settimeout(ANSWER)
         try:
             asking.sendto(question, (server, port))
             answer = asking.recv(4096)
@@ -57,7 +57,7 @@ def addresses(server: str, name: str, port: int = 53) -> str:
 
 def page(address: str, host: str) -> str:
     """The first word that a web server says, `silent` where it does not, `none` for any status but 200."""
-    connection = http.client.HTTPConnection(address, 80, timeout=TIMEOUT)
+    connection = http.client.HTTPConnection(address, 80, timeout=PAGE)
     try:
         connection.request("GET", "/", headers={"Host": host})
         answer = connection.getresponse()

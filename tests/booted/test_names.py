@@ -159,7 +159,7 @@ def test_a_name_of_many_instances_has_addresses_without_tcp(stack: Stack) -> Non
             ]
             return len(found) == 8
 
-        until(eight, "eight of them are told", 60, lambda: str(found))
+        until(eight, "eight of them are told", why=lambda: str(found))
     finally:
         stack.run("slave-1", "docker", "rm", "-f", *many)
 
@@ -183,6 +183,7 @@ def test_odd_containers_are_told_of_in_the_log_and_reach_neither_names_nor_the_e
 
         until(lambda: len(ours()) == 2, "two of them are registered")
         assert ours() == {"odd-tag": ["public"], "odd-check": ["public"]}
+        stack.out("slave-1", "journalctl", "--sync")
         log = stack.out("slave-1", "journalctl", "-u", "apollo-register", "--no-pager")
         assert "odd-name: 'he llo/../x' is no DNS label" in log and "odd-tag: tag" in log
         assert "odd-net: has no overlay address (network mode 'host')" in log
@@ -213,7 +214,7 @@ def test_what_is_registered_outlives_the_register_docker_and_an_agent_that_forgo
         forgot = at(stack, "slave-1", "systemctl", "stop", "consul")
         stack.out("slave-1", "rm", "-rf", "/data/consul/services", "/data/consul/checks", "/data/consul/serf")
         started = at(stack, "slave-1", "systemctl", "start", "consul")
-        until(lambda: stack.run("slave-1", "apollo-check").returncode == 0, "slave-1 is well")
+        stack.await_well("slave-1")
         until(lambda: watch.now() == address, "hello is found again")
     finally:
         changes = watch.told()
@@ -246,7 +247,7 @@ def test_a_host_that_goes_takes_its_names_along_and_one_that_dies_loses_them(sta
     figure("reboot of a slave to its names gone", first(changes, asked, other), 8)
     figure("power cut of a slave to its names gone", first(changes, killed, other), 20)
     assert not [what for _, what in changes if what in ("none", "failed")]
-    until(lambda: stack.run("slave-1", "apollo-check").returncode == 0, "slave-1 is well")
+    stack.await_well("slave-1")
 
 
 def test_no_name_ever_leads_to_another_ones_page_after_a_power_cut_or_a_reboot(stack: Stack) -> None:
@@ -291,13 +292,11 @@ def test_names_are_answered_while_the_leader_dies_and_while_no_server_is_there(s
     both, leader = watch.now(), ""
     try:
         assert len(both.split(",")) == 2
-        address = stack.out("control-1", "curl", "-s", "http://127.0.0.1:8500/v1/status/leader").strip('"').split(":")[0]
-        (leader,) = [row.name for row in stack.fleet.rows if row.privateIp == address]
+        leader = stack.leader()
         begun = time.time()
         stack.order("kill", leader)
         others = [host for host in CONTROL if host != leader]
-        url = "http://127.0.0.1:8500/v1/status/leader"
-        until(lambda: stack.out(others[0], "curl", "-s", url).strip('"') not in ("", f"{address}:8300"), "another leads")
+        stack.leader(others[0], but=leader)
         print(f"FIGURE kill of the leader to another one: {time.time() - begun:.1f} s at most")
         for host in others:
             stack.out(host, "systemctl", "stop", "consul")
@@ -307,8 +306,7 @@ def test_names_are_answered_while_the_leader_dies_and_while_no_server_is_there(s
             stack.run(host, "systemctl", "start", "consul")
         if leader:
             stack.order("start", leader)
-        for host in (*CONTROL, "slave-2"):
-            until(lambda host=host: stack.run(host, "apollo-check").returncode == 0, f"{host} is well")
+        stack.await_well(*CONTROL, "slave-2")
         changes = watch.told()
     assert [what for _, what in changes] == [both]
 
@@ -343,9 +341,9 @@ def test_no_token_of_a_slave_registers_another_node_and_containers_reach_no_serv
     # Another slave's address gives another slave's token, whoever asks from it; a container has its slave's address.
     pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
     for port in ("8300", "8510"):
-        probe = ["timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/10.0.0.11/{port}"]
-        assert stack.run("slave-1", *probe).returncode == 0
-        assert stack.run("slave-1", "nsenter", "-t", pid, "-n", *probe).returncode != 0
+        probe = ["bash", "-c", f"exec 3<>/dev/tcp/10.0.0.11/{port}"]
+        assert stack.run("slave-1", "timeout", "60", *probe).returncode == 0
+        assert stack.run("slave-1", "nsenter", "-t", pid, "-n", "timeout", "3", *probe).returncode != 0
 
 
 def test_no_key_or_token_stands_where_it_does_not_belong(stack: Stack) -> None:
