@@ -210,6 +210,9 @@ def watch(path: str, take: Callable[[Any], None], secret: str) -> None:
         problem = ""
         try:
             answer, headers = local.consul(f"{path}?stale&wait={WAIT}s&index={index}", local.secret(secret))
+            # A server that begins anew has nothing yet, and answers all the same, until it hears of a leader.
+            if headers["X-Consul-KnownLeader"] == "false":
+                raise local.ConsulError(f"{path}: no server leads")
             # What Consul advises: one that goes back begins anew.
             index = headers["X-Consul-Index"] if int(headers["X-Consul-Index"]) >= int(index) else "0"
             take(answer)
