@@ -50,21 +50,6 @@ def instances(calls: list[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_roll_replaces_one_host_after_the_other_each_drained_terminated_and_created(stack: Stack) -> None:
-    seen, before = len(stack.calls()), slaves(stack)
-    status, told, err = finished(started(stack, *ROLL, "--slots", "1,2"))
-    assert status == 0, err
-    assert [(turn["host"], turn["done"]) for turn in told["hosts"]] == [("slave-1", True), ("slave-2", True)]
-    assert instances(stack.calls()[seen:]) == [
-        (operation, f"slave-{slot}-{part}")
-        for slot in (1, 2)
-        for operation, part in (("delete", "drain"), ("delete", "instance"), ("create", "instance"), ("create", "drain"))
-    ]
-    assert slaves(stack) == before | {"slave-1": before["slave-1"] + 1, "slave-2": before["slave-2"] + 1}
-    # Its generations hold like those of a stack file.
-    assert set(stack.up()["changes"]) == {"same"}
-
-
 def test_a_drain_that_cannot_reach_its_host_lets_it_go_and_says_so(stack: Stack) -> None:
     del stack
     done = subprocess.run(
@@ -117,14 +102,19 @@ def test_a_roll_that_failed_goes_on_where_it_was_and_replaces_nothing_twice(stac
     assert slaves(stack) == before | {"slave-1": before["slave-1"] + 1, "slave-2": before["slave-2"] + 1}
 
 
-def test_a_new_instance_type_is_rolled_out_host_by_host(stack: Stack) -> None:
-    before = slaves(stack)
+def test_a_new_instance_type_is_rolled_out_host_by_host_each_drained_terminated_and_created(stack: Stack) -> None:
+    seen, before = len(stack.calls()), slaves(stack)
     try:
         status, told, err = finished(
             started(stack, "ops", "--set", "slaves.instanceType=t3.large", *ROLL[1:], "--slots", "1,2")
         )
         assert status == 0, err
-        assert [turn["done"] for turn in told["hosts"]] == [True, True]
+        assert [(turn["host"], turn["done"]) for turn in told["hosts"]] == [("slave-1", True), ("slave-2", True)]
+        assert instances(stack.calls()[seen:]) == [
+            (operation, f"slave-{slot}-{part}")
+            for slot in (1, 2)
+            for operation, part in (("delete", "drain"), ("delete", "instance"), ("create", "instance"), ("create", "drain"))
+        ]
         described = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
         types = {
             next(tag["Value"] for tag in instance["Tags"] if tag["Key"] == "apollo:host"): instance["InstanceType"]
@@ -135,6 +125,8 @@ def test_a_new_instance_type_is_rolled_out_host_by_host(stack: Stack) -> None:
     finally:
         finished(started(stack, *ROLL, "--slots", "1,2"))
     assert slaves(stack) == before | {"slave-1": before["slave-1"] + 2, "slave-2": before["slave-2"] + 2}
+    # Its generations hold like those of a stack file.
+    assert set(stack.up()["changes"]) == {"same"}
 
 
 def test_a_roll_that_was_killed_goes_on(stack: Stack) -> None:
