@@ -27,12 +27,13 @@ def curl(stack: Stack, url: str, *options: str) -> str:
 
 
 @contextmanager
-def changed(stack: Stack, host: str, program: str, line: str, other: str) -> Generator[None]:
-    """A host's program with another line in place of this one, such as a time that is long to wait for."""
+def changed(stack: Stack, host: str, program: str, line: str, other: str, unit: str = "") -> Generator[None]:
+    """A host's program with another line in place of this one, such as a time that is long to wait for. unit: restarted."""
 
     def change(old: str, new: str) -> None:
         find = f"program=$(grep -rlx --include={program} '{old}' /usr/local/lib/apollo)"
-        stack.out(host, "sh", "-ec", f"{find}; sed -i 's/^{old}$/{new}/' $program")
+        restart = f"; systemctl restart {unit}" if unit else ""
+        stack.out(host, "sh", "-ec", f"{find}; sed -i 's/^{old}$/{new}/' $program{restart}")
 
     change(line, other)
     try:
