@@ -32,15 +32,17 @@ def test_hosts_install_themselves_and_serve_with_a_build_of_mesos_of_ones_own(
         assert {h["name"] for h in result["hosts"]} == {"slave-1", "control-1", "edge-1"}
         holds = set(plain.out("slave-1", "apt-mark", "showhold").split())
         assert {"docker.io", "containerd", "consul", "consul-template"} <= holds
-        assert plain.curl("web.apollo.test").startswith("web on slave-1")
+        until(lambda: plain.curl("web.apollo.test").startswith("web on slave-1"), "the edge serves")
         failed = [r for r in plain.checked() if not r["passed"]]
         assert not failed
-        agent = plain.out("slave-1", "cat", "/run/apollo-mesos/called-mesos-agent").splitlines()
+        called = "/run/apollo-mesos/called-mesos-agent"
+        until(lambda: plain.run("slave-1", "test", "-s", called).returncode == 0, "the agent")
+        agent = plain.out("slave-1", "cat", called).splitlines()
         assert agent[0] == "/opt/mesos/sbin/mesos-agent" and "--ip=10.0.0.33" in agent
         assert plain.out("edge-1", "stat", "-c", "%a %U", "/usr", "/usr/local/bin/mine").split() == ["755", "root"] * 2
         # Not before this node's ZooKeeper has its trees.
         called = "/run/apollo-mesos/called-mesos-master"
-        until(lambda: plain.run("control-1", "test", "-e", called).returncode == 0, "the master")
+        until(lambda: plain.run("control-1", "test", "-s", called).returncode == 0, "the master")
         master = plain.out("control-1", "cat", called).splitlines()
         assert "--quorum=1" in master
         until(lambda: plain.run("control-1", "test", "-e", "/run/apollo-mesos/called-marathon").returncode == 0, "Marathon")

@@ -17,7 +17,7 @@ from tests.booted.conftest import Stack, traces, until
 
 SMALL = ("--set", "slaves.count=1", "--set", "control.count=1")
 # Seconds for `down` after a kill: more than destroying takes, less than any command's own patience with a host.
-DOWN = 180
+DOWN = 550
 
 
 @pytest.fixture

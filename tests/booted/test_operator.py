@@ -41,6 +41,11 @@ def doctor(stack: Stack, *sets: str) -> tuple[list[dict[str, Any]], list[str]]:
     return told["findings"], told["notLookedAt"]
 
 
+def all_agree(stack: Stack, *sets: str) -> None:
+    """Waits until the doctor has looked at all and finds nothing."""
+    until(lambda: doctor(stack, *sets) == ([], []), "all is well", why=lambda: str(doctor(stack, *sets)))
+
+
 def checked(stack: Stack, name: str) -> dict[str, Any]:
     """What apollo-check on slave-1 says of one thing."""
     return next(c for c in json.loads(stack.run("slave-1", "apollo-check", "--json").stdout)["checks"] if c["check"] == name)
@@ -48,6 +53,7 @@ def checked(stack: Stack, name: str) -> dict[str, Any]:
 
 def test_a_disk_that_fills_up_is_named_with_the_number_while_there_is_room(small: Stack) -> None:
     assert checked(small, "disks")["ok"]
+    all_agree(small)
     free, size = map(int, small.out("slave-1", "df", "--output=avail,size", "-B1", "/data").splitlines()[1].split())
     try:
         for share, ok, warning in ((0.10, True, True), (0.03, False, None)):
@@ -55,14 +61,19 @@ def test_a_disk_that_fills_up_is_named_with_the_number_while_there_is_room(small
             said = checked(small, "disks")
             assert (said["ok"], said.get("warning")) == (ok, warning), said
             assert f"/data has {share * size / GIB:.1f} of" in said["detail"]
-            findings, unseen = doctor(small)
-            assert ([f["host"] for f in findings], unseen) == (["slave-1"], []), findings
-            (finding,) = findings
+            found = list[Any]()
+
+            def alone(found: list[Any] = found) -> bool:
+                found[:] = doctor(small)
+                return ([finding["host"] for finding in found[0]], found[1]) == (["slave-1"], [])
+
+            until(alone, "the doctor names the slave and nothing else", why=lambda found=found: str(found))
+            (finding,) = found[0]
             assert f"/data has {share * size / GIB:.1f} of" in finding["found"]
             assert finding["fix"].endswith("sudo du -xhd2 / /data")
     finally:
         small.out("slave-1", "rm", "-f", "/data/filler")
-    assert doctor(small) == ([], [])
+    all_agree(small)
 
 
 def test_inodes_that_run_out_are_named_too(small: Stack) -> None:
@@ -95,17 +106,17 @@ def test_a_larger_disk_is_a_larger_file_system_while_it_is_in_use_and_after_a_bo
     }
     status = dict(line.split(":", 1) for line in small.out("slave-1", "cat", "/proc/self/status").splitlines())
     if int(status["CapBnd"], 16) >> RESOURCE & 1:
-        until(lambda: size_of_data(small, "slave-1") > 5.5 * GIB, "the slave's file system has grown", 150)
-        until(lambda: size_of_data(small, "control-1") > 4.5 * GIB, "the control node's file system has grown", 150)
+        until(lambda: size_of_data(small, "slave-1") > 5.5 * GIB, "the slave's file system has grown")
+        until(lambda: size_of_data(small, "control-1") > 4.5 * GIB, "the control node's file system has grown")
     else:
         # The containers of this machine may not, as AWS's machines may: that is said, and a boot does it.
-        until(lambda: "/data did not grow with its disk" in checked(small, "disks")["detail"], "the slave says so", 150)
+        until(lambda: "/data did not grow with its disk" in checked(small, "disks")["detail"], "the slave says so")
         for host in ("slave-1", "control-1"):
             small.order("reboot", host)
         until(lambda: size_of_data(small, "slave-1") > 5.5 * GIB, "the slave's file system has grown")
         until(lambda: size_of_data(small, "control-1") > 4.5 * GIB, "the control node's file system has grown")
     assert small.out("slave-1", "cat", "/data/kept") == "kept"
-    until(lambda: doctor(small, *LARGER) == ([], []), "all is well")
+    all_agree(small, *LARGER)
 
 
 def test_a_host_too_busy_to_answer_is_called_slow_and_not_to_be_rolled(small: Stack) -> None:
@@ -119,7 +130,7 @@ def test_a_host_too_busy_to_answer_is_called_slow_and_not_to_be_rolled(small: St
     (line,) = unseen
     assert line.startswith("slave-1: answers at its SSH port, but no login within")
     assert "ask again: python -m ops doctor --stack local" in line
-    assert doctor(small, *LARGER) == ([], [])
+    all_agree(small, *LARGER)
 
 
 def test_from_a_machine_outside_the_allowed_networks_everything_says_so_at_once(small: Stack) -> None:
@@ -143,11 +154,11 @@ def test_from_a_machine_outside_the_allowed_networks_everything_says_so_at_once(
         assert roll.returncode == 1
         assert "no host can be reached, so nothing was touched" in roll.stderr and reason in roll.stderr
         begun = time.monotonic()
-        failed = small.cli("up", "--edge-port", str(small.edge_port), *settings, timeout=600)
+        failed = small.cli("up", "--edge-port", str(small.edge_port), *settings, timeout=1500)
         assert failed.returncode != 0
         assert reason in failed.stdout + failed.stderr
-        assert time.monotonic() - begun < 240, "of the 1,200 s for readiness"
+        assert time.monotonic() - begun < 600, "of the 1,200 s for readiness"
     finally:
         assert small.cli("refresh", timeout=300).returncode == 0
         small.up(*settings)
-    assert doctor(small, *LARGER, "--set", "slaves.generations.1=2") == ([], [])
+    all_agree(small, *LARGER, "--set", "slaves.generations.1=2")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.booted.clients import changed
-from tests.booted.conftest import Stack, until
+from tests.booted.conftest import SOON, Stack, until
 from tests.booted.test_lifecycle import Pinger, address_of
 from tests.booted.test_weave import peers
 
@@ -82,7 +82,7 @@ def test_a_slave_rebooted_without_consul_has_its_mesh_from_the_disk(wireguard: S
             until(lambda: wireguard.run("slave-2", "docker", "info").returncode == 0, "Docker is back on slave-2")
         # The restarted slave has forgotten its names and cannot register; its packets flow all the same.
         kinds = ("container → container", "node → container", "node → node", "8941 bytes unfragmented")
-        packets = [r for r in wireguard.checked() if r["kind"] in kinds]
+        packets = [r for r in wireguard.checked(patience=SOON) if r["kind"] in kinds]
         assert packets and not [r for r in packets if not r["passed"]]
     finally:
         wireguard.out("control-1", "systemctl", "start", "consul")
@@ -121,7 +121,7 @@ def test_scaling_to_four_and_back_costs_old_containers_no_packet_and_no_host_its
         assert {host: public_key(wireguard, host) for host in HOSTS} == before
         # A host that left stays a peer for that long, so that none is dropped for a moment's absence.
         others = set(before.values()) - {before["slave-1"]}
-        until(lambda: peers_of(wireguard, "slave-1") == others, "slave-1 has dropped who left", 70)
+        until(lambda: peers_of(wireguard, "slave-1") == others, "slave-1 has dropped who left")
     assert_reachable(wireguard)
 
 
@@ -140,7 +140,7 @@ def test_a_slave_that_is_replaced_has_another_key_and_is_reached_by_all(wireguar
         until(
             lambda host=host: {after["slave-2"], before["slave-2"]} & peers_of(wireguard, host) == {after["slave-2"]},
             f"{host} has the new key in the old one's place",
-            60,
+            100,
         )
     assert lost == 0
     assert_reachable(wireguard)
@@ -187,13 +187,19 @@ def test_a_strangers_entry_in_the_catalog_is_reported_and_never_applied(
     try:
 
         def mesh_check() -> dict[str, str]:
-            report = json.loads(wireguard.out("slave-2", "apollo-check", "--json"))
+            report = json.loads(wireguard.run("slave-2", "apollo-check", "--json").stdout)
             return next(check for check in report["checks"] if check["check"] == "mesh")
 
-        until(lambda: "warning" in mesh_check(), "apollo-check warns")
-        assert claim["Node"] in mesh_check()["detail"] and reason in mesh_check()["detail"]
+        until(lambda: "warning" in mesh_check() and f"'{claim['Node']}'" in mesh_check()["detail"], "apollo-check warns")
+        assert reason in mesh_check()["detail"]
+
+        def logged() -> str:
+            return wireguard.out("slave-2", "journalctl", "-b", "-u", "apollo-mesh-sync", "-o", "cat")
+
+        # Written once it was looked at and not applied; the check looks for itself, and may do so sooner.
+        until(lambda: f"'{claim['Node']}'" in logged(), "the mesh's daemon says so", why=logged)
+        assert reason in logged()
         assert allowed() == before
-        log = wireguard.out("slave-2", "journalctl", "-b", "-u", "apollo-mesh-sync", "-o", "cat")
-        assert f"'{claim['Node']}'" in log and reason in log
     finally:
         wireguard.out("control-1", "sh", "-c", ask, "sh", json.dumps({"Node": claim["Node"]}), "deregister")
+    until(lambda: claim["Node"] not in mesh_check()["detail"], "it is forgotten")

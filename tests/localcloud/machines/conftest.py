@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -19,11 +18,12 @@ from localcloud.api.server import Api
 from localcloud.machines.driver import MachineDriver
 from localcloud.machines.image import PLAIN_AMI
 from localcloud.machines.orders import binaries
+from tests.host.support import free_ports
 from tests.labs import needs_machines
 
 REGION = "eu-west-1"
 # Seconds: cloud-init with a bridge and Docker takes ten on a quiet machine.
-BOOT = 90
+BOOT = 600
 USER_DATA = """#cloud-config
 write_files:
   - path: /etc/apollo/proof
@@ -38,12 +38,6 @@ runcmd:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Lab:
     """The cloud's API, and what the hosts of the tests stand in."""
 
@@ -53,7 +47,7 @@ class Lab:
         self.api = Api(0, self.keys, self.machines)
         self.endpoint = self.api.endpoint
         threading.Thread(target=self.api.http.serve_forever, daemon=True).start()
-        self.edge_port = free_port()
+        (self.edge_port,) = free_ports(1)
         self.ec2 = self.client("ec2")
         self.vpc = self.ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         self.private = self._subnet("10.0.0.0/19")
@@ -142,7 +136,7 @@ def permission(protocol: str, ports: tuple[int, int], cidr: str, source: str) ->
     return rule
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 300) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

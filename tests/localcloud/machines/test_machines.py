@@ -20,8 +20,9 @@ from localcloud.machines import image, namespaces
 from localcloud.machines.cgroups import hierarchies
 from localcloud.machines.driver import MachineDriver, prefix
 from localcloud.machines.errors import MachineError
+from tests.host.support import free_ports
 
-from .conftest import BOOT, REGION, Lab, free_port, until
+from .conftest import BOOT, REGION, Lab, until
 
 pytestmark = pytest.mark.machines
 
@@ -46,7 +47,8 @@ def said(lab: Lab, host: str, script: str) -> str:
 
 
 def pings(lab: Lab, host: str, address: str, *options: str) -> bool:
-    return lab.driver.run(host, ["ping", "-c1", "-W1", *options, address]).returncode == 0
+    # The answer to the first one may be late, on a busy machine.
+    return lab.driver.run(host, ["ping", "-c3", "-W1", *options, address]).returncode == 0
 
 
 def answers(lab: Lab, address: str, port: int) -> int:
@@ -228,7 +230,7 @@ def test_a_cut_host_is_silent_until_it_is_healed(lab: Lab) -> None:
     lab.driver.cut("two")
     assert not pings(lab, "one", "10.0.0.34")
     lab.driver.heal("two")
-    assert until(lambda: pings(lab, "one", "10.0.0.34"), 5)
+    assert until(lambda: pings(lab, "one", "10.0.0.34"))
 
 
 def test_a_host_keeps_its_disk_over_reboot_stop_and_start(lab: Lab) -> None:
@@ -255,7 +257,7 @@ def test_a_host_that_reboots_itself_comes_back_and_one_that_powers_off_is_stoppe
             return said(lab, "two", "cat /proc/sys/kernel/random/boot_id; cut -d' ' -f22 /proc/1/stat") != boot
         return False
 
-    assert until(back, 30)
+    assert until(back)
     lab.driver.wait_ready("two", BOOT)
     lab.driver.run("two", ["systemctl", "poweroff"])
 
@@ -263,7 +265,7 @@ def test_a_host_that_reboots_itself_comes_back_and_one_that_powers_off_is_stoppe
         reply = lab.ec2.describe_instances(InstanceIds=[lab.driver.instance_id("two")])
         return reply["Reservations"][0]["Instances"][0]["State"]["Name"]
 
-    assert until(lambda: state() == "stopped", 30)
+    assert until(lambda: state() == "stopped")
     lab.driver.start("two")
     lab.driver.wait_ready("two", BOOT)
 
@@ -278,7 +280,7 @@ def test_a_host_killed_from_outside_says_so_and_boots_again(lab: Lab) -> None:
                 lab.driver.wait_ready("two", 5)
         return str(caught.value)
 
-    assert until(lambda: "two is not running: the machine ended by itself" in complaint(), 5)
+    assert until(lambda: "two is not running: the machine ended by itself" in complaint())
     # What whoever dials it is told; nobody is told of hosts that are well.
     assert lab.driver.ended("10.0.0.34") == f"two is not running: {complaint().partition(': ')[2]}"
     assert lab.driver.ended("10.0.0.33") == lab.driver.ended("203.0.113.10") == ""
@@ -317,7 +319,7 @@ def test_a_terminated_host_leaves_nothing_and_its_address_serves_again(lab: Lab)
     for _ in range(2):
         instance = lab.launch("fourth", lab.private, "10.0.0.41", "#cloud-config\n{}\n", [lab.group])
         lab.driver.reconcile()
-        assert until(lambda: pings(lab, "one", "10.0.0.41"), 30)
+        assert until(lambda: pings(lab, "one", "10.0.0.41"))
         lab.ec2.terminate_instances(InstanceIds=[instance])
         lab.driver.reconcile()
         assert "fourth" not in lab.driver.hosts()
@@ -327,7 +329,7 @@ def test_a_terminated_host_leaves_nothing_and_its_address_serves_again(lab: Lab)
 def test_a_first_boot_installs_the_packages_and_starts_no_daemon(lab: Lab, third: str) -> None:
     lab.launch(third, lab.private, "10.0.0.42", first_boot_user_data("edge"), [lab.group], plain=True)
     lab.driver.reconcile()
-    lab.driver.wait_ready(third, 300)
+    lab.driver.wait_ready(third, 2 * BOOT)
     assert said(lab, third, "consul version | head -n1") == "Consul v1.19.2"
     assert set(said(lab, third, "apt-mark showhold").split()) == {"consul", "consul-template", "haproxy"}
     assert said(lab, third, "systemctl is-active haproxy dnsmasq consul || true").split() == ["inactive"] * 3
@@ -335,7 +337,7 @@ def test_a_first_boot_installs_the_packages_and_starts_no_daemon(lab: Lab, third
     assert said(lab, third, "ls /usr/sbin/policy-rc.d 2>/dev/null || true") == ""
     # All is there now: a second run needs neither the repository nor a way to it.
     lab.driver.cut(third)
-    said(lab, third, "timeout 10 /usr/local/lib/apollo/provision edge")
+    said(lab, third, "timeout 50 /usr/local/lib/apollo/provision edge")
     lab.driver.heal(third)
 
 
@@ -381,7 +383,7 @@ def test_machines_die_with_a_killed_driver_and_the_next_one_clears_up(lab: Lab) 
         "MachineDriver(aws, Path(sys.argv[2]), paths.cache_dir(), binaries, edge_port=int(sys.argv[3])).reconcile()\n"
         "print('booted', flush=True); sys.stdin.read()"
     )
-    argv = [sys.executable, "-c", script, lab.endpoint, str(run_dir), str(free_port())]
+    argv = [sys.executable, "-c", script, lab.endpoint, str(run_dir), str(*free_ports(1))]
     env = {**os.environ, "KEY": lab.machines.id, "SECRET": lab.machines.secret}
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=env, cwd=paths.REPOSITORY) as driver:
@@ -394,7 +396,7 @@ def test_machines_die_with_a_killed_driver_and_the_next_one_clears_up(lab: Lab) 
         listing = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
         return [line for line in listing.splitlines() if name in line and line[0] not in "ZX"]
 
-    assert until(lambda: not processes(), 10), processes()
+    assert until(lambda: not processes()), processes()
     assert namespaces.existing(name), "nothing was left to clear up"
     MachineDriver.sweep(run_dir)
     assert namespaces.existing(name) == []
@@ -411,14 +413,14 @@ def test_an_image_build_that_is_killed_leaves_nothing_that_passes_for_an_image(t
     images = tmp_path / "images"
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=paths.REPOSITORY) as builder:
         # Far enough for the bootstrap to have mounted its own /proc and started apt.
-        assert until(lambda: any(images.glob("building-*/var/lib/dpkg")), 60)
+        assert until(lambda: any(images.glob("building-*/var/lib/dpkg")))
         builder.kill()
 
     def processes() -> list[str]:
         listing = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
         return [line for line in listing.splitlines() if str(images) in line and line[0] not in "ZX"]
 
-    assert until(lambda: not processes(), 10), processes()
+    assert until(lambda: not processes()), processes()
     assert [path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith("building-")] == []
     image.sweep_unfinished(images)
     assert not list(images.glob("building-*"))

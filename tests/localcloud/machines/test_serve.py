@@ -118,7 +118,7 @@ def test_an_instance_of_a_plain_image_boots_in_its_vpc_behind_its_groups(run_dir
             NetworkInterfaces=[{"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}],
         )["Instances"][0]["InstanceId"]  # fmt: skip
         port = served.known["edgePort"]
-        assert until(lambda: page(port) == PAGE, 90), "no page of the instance"
+        assert until(lambda: page(port) == PAGE), "no page of the instance"
         ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=web)
         assert page(port) == ""
         ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=web)
