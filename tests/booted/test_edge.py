@@ -150,7 +150,7 @@ def test_a_slave_is_no_load_balancer_to_an_edge(stack: Stack) -> None:
     ask = ("curl", "-s", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}")
     # Over the mesh, past the security groups: an edge's port 80 answers its hosts, and port 8081 ends the connection.
     assert stack.out("slave-1", *ask, f"http://{bridge}:80/.apollo/health") == "200"
-    forged = stack.run("slave-1", *ask, "--haproxy-protocol", f"http://{bridge}:8081/.apollo/health")
+    forged = stack.run("slave-1", *ask, "-m", "5", "--haproxy-protocol", f"http://{bridge}:8081/.apollo/health")
     assert (forged.returncode != 0, forged.stdout) == (True, "000")
 
 
