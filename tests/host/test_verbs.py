@@ -340,7 +340,9 @@ def test_a_catalog_that_is_away_is_said_once_and_asked_for_anew(
 ) -> None:
     clock, asked, taken = Clock(6), list[str](), list[Any]()
     away = local.ConsulError("no answer")
-    answers = saying([away, away, (["a"], {"X-Consul-Index": "7"}), (["b"], {"X-Consul-Index": "5"}), away, away])
+    led = {"X-Consul-KnownLeader": "true"}
+    found = [(["a"], {**led, "X-Consul-Index": "7"}), (["b"], {**led, "X-Consul-Index": "5"})]
+    answers = saying([away, away, *found, away, away])
 
     def consul(path: str, token: str) -> Any:
         assert token == "token"
