@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +13,12 @@ import pytest
 from localcloud import operations
 from localcloud.errors import LocalCloudError
 from localcloud.machines import prepare, virtual, vm_image
-from localcloud.machines.wanted import Disk, Instance, Nic
+from localcloud.machines.wanted import Disk
 
-NIC = Nic(
-    id="eni-0123456789abcdef0",
-    mac="02:00:00:00:00:21",
-    instance_id="i-0123456789abcdef0",
-    device_index=0,
-    vpc_id="vpc-1",
-    subnet_id="subnet-1",
-    address=IPv4Address("10.0.0.33"),
-    subnet=IPv4Network("10.0.0.0/19"),
-    group_ids=("sg-1",),
-    public_address=None,
-    source_dest_check=True,
-)
-INSTANCE = Instance(
-    id="i-0123456789abcdef0",
-    name="slave-1",
-    state="running",
-    image_id="ami-1",
-    instance_type="t3.medium",
-    zone="eu-west-1a",
-    key_name=None,
-    profile_arn=None,
-    hop_limit=1,
-    tokens_required=True,
-    metadata_enabled=True,
-    tags_in_metadata=False,
-    nics=(NIC, replace(NIC, id="eni-0123456789abcdef1", device_index=1)),
-    disks=(),
-    tags=(),
-    launch_time="2026-11-27T00:00:00Z",
-)
+from .test_pure import instance, nic
+
+NIC = nic(33, "sg-1")
+INSTANCE = replace(instance(NIC), nics=(NIC, replace(NIC, id="eni-0123456789abcdef1", device_index=1)))
 DISK = Disk("vol-0123456789abcdef0", 4, INSTANCE.id, "/dev/sdf")
 
 
