@@ -102,10 +102,12 @@ def boots_machines(stack: str) -> bool:
 def up(request: Request) -> Outcome:
     """Brings the stack's cloud to what the program says; starts it where there is none."""
     with alone(request.stack, "up") as folder:
-        if request.real_provider and not (folder / REAL_PROVIDER).exists():
-            if (folder / "state").exists():
-                raise LocalCloudError("the stack was begun with the cloud's own provider; `down`, then `up --provider real`")
-            (folder / REAL_PROVIDER).touch()
+        real = folder / REAL_PROVIDER
+        if not (folder / "state").exists():
+            # Also where an earlier `up` was refused before it began.
+            real.touch() if request.real_provider else real.unlink(missing_ok=True)
+        elif request.real_provider and not real.exists():
+            raise LocalCloudError("the stack was begun with the cloud's own provider; `down`, then `up --provider real`")
         found = clouds.find(folder)
         running = found if found and found.alive() else None
         machines = running.edge_port is not None if running else request.machines
