@@ -81,7 +81,8 @@ class Registration:
 class Recording:
     resources: dict[str, Registration] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
-    # What the cloud answered, by URN.
+    # What each component says of itself, and what the cloud answered, by URN.
+    told: dict[str, Any] = field(default_factory=dict)
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, type_: str) -> dict[str, Registration]:
@@ -146,6 +147,8 @@ class _RecordingMonitor(mocks.MockMonitor):
     def RegisterResourceOutputs(self, request: Any) -> Any:
         if request.urn.split("::")[2] == "pulumi:pulumi:Stack":
             self._recording.outputs = json_format.MessageToDict(request.outputs)
+        else:
+            self._recording.told[request.urn] = _plain(rpc.deserialize_properties(request.outputs))
         return empty_pb2.Empty()
 
 

@@ -1,14 +1,19 @@
 """In a VPC that exists: what is registered, and that AWS is asked before anything is."""
 
+# One case a line reads as the table it is.
+# ruff: noqa: E501
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pulumi
 import pytest
 
+from components import existing
 from tests.components.recording import Recording, run_program
 from tests.components.test_program import merged
+from tests.plan.support import cluster
 from tests.plan.test_existing import EXISTING
 
 SUBNETS = {one["id"]: (zone, kind, one["cidr"]) for zone, both in EXISTING["subnets"].items() for kind, one in both.items()}
@@ -66,6 +71,125 @@ def test_a_host_waits_for_the_reservations_of_its_subnet_and_for_the_endpoint() 
     assert {"network-private-b-reserved-8", "network-private-b-reserved-32", "network-s3"} <= waits
 
 
+VPC = {"name": "vpc-id", "values": [EXISTING["id"]]}
+IDS = list(SUBNETS)
+RUNNING = ["pending", "running", "stopping", "stopped", "shutting-down"]
+
+
+def checked(lookups: Any, monkeypatch: pytest.MonkeyPatch, **more: Any) -> list[str]:
+    """The route tables that the check gives, without the rest of the program."""
+
+    async def invoke(token: str, args: dict[str, Any]) -> dict[str, Any] | None:
+        return lookups(token, args)
+
+    monkeypatch.setattr(existing, "invoke_async", invoke)
+    plan = cluster(network={"existing": {**EXISTING, **more}})
+    return asyncio.run(existing.check(plan, "dev", "Pulumi.dev.yaml"))
+
+
+def test_aws_is_asked_about_this_vpc_these_subnets_and_no_more_addresses_at_once_than_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def noted(token: str, args: dict[str, Any]) -> dict[str, Any] | None:
+        asked.append((token.partition("/")[2].partition(":")[0], args))
+        # One of the planned addresses is a host's own by now.
+        return {"privateIps": ["10.8.0.33"]} if "getInstances" in token else aws(token, args)
+
+    assert checked(noted, monkeypatch) == ["rtb-private", "rtb-public"]
+
+    def of(name: str) -> list[dict[str, Any]]:
+        return [args for one, args in asked if one == name]
+
+    assert of("getVpc") == [{"id": EXISTING["id"]}]
+    assert sorted(args["id"] for args in of("getSubnet")) == sorted(args["subnetId"] for args in of("getRouteTable")) == IDS
+    assert of("getInstances") == [{"instanceTags": {"apollo:stack": "dev"}, "instanceStateNames": RUNNING, "filters": [VPC]}]
+    assert of("getSecurityGroups") == [{"filters": [VPC, {"name": "tag-key", "values": ["apollo:stack"]}]}]
+    assert of("getSecurityGroup") == [{"id": "sg-1"}]
+    assert of("getVpcEndpoint") == of("getNetworkInterface") == []
+    searched = [args["filters"] for args in of("getNetworkInterfaces")]
+    assert all(filters[0] == VPC and filters[1]["name"] == "addresses.private-ip-address" for filters in searched)
+    parts = [filters[1]["values"] for filters in searched]
+    assert {len(part) for part in parts[:-1]} == {200} and 0 < len(parts[-1]) <= 200
+    addresses = sorted(address for part in parts for address in part)
+    assert len({*addresses}) == len(addresses)
+    assert {"10.8.0.34", "10.8.16.33", "10.8.240.11"} <= {*addresses} and "10.8.0.33" not in addresses
+
+
+def answering(**answers: Any) -> Any:
+    """As aws(), but for these look-ups: an answer, an error, or what makes one of the arguments."""
+
+    def other(token: str, args: dict[str, Any]) -> dict[str, Any] | None:
+        answer: Any = answers.get(token.partition("/")[2].partition(":")[0], aws)
+        answer = answer(token, args) if callable(answer) else answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return other
+
+
+NOT_THERE = RuntimeError("reading EC2 Route Table: no matching EC2 Route Table found")
+WAY = {"cidrBlock": "0.0.0.0/0", "gatewayId": "igw-1"}
+S3 = {"id": "vpce-1", "serviceName": "com.amazonaws.eu-west-1.s3", "tags": {}}
+
+
+def with_endpoint(endpoint: Any) -> dict[str, Any]:
+    routes = [WAY, {"cidrBlock": "", "gatewayId": "vpce-1"}]
+    return {"getRouteTable": {"routeTableId": "rtb-1", "routes": routes}, "getVpcEndpoint": endpoint}
+
+
+def interface(**more: Any) -> dict[str, Any]:
+    eni = {"id": "eni-1", "description": "ELB app/x", "tags": {}, "privateIps": ["10.8.0.40", "10.8.9.9"], **more}
+    return {
+        "getNetworkInterfaces": lambda _, args: {"ids": ["eni-1"] if "10.8.0.40" in args["filters"][1]["values"] else []},
+        "getNetworkInterface": eni,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        # Another way out than the usual one.
+        *(({"getRouteTable": lambda _, args, name=name: {"routeTableId": "rtb-1", "routes": [WAY if SUBNETS[args["subnetId"]][1] == "public" else {"cidrBlock": "0.0.0.0/0", "gatewayId": "", name: "x-1"}]}}, "") for name in ("transitGatewayId", "networkInterfaceId", "vpcEndpointId")),
+        ({"getRouteTable": {"routeTableId": "rtb-1", "routes": [{"cidrBlock": "10.0.0.0/8", "gatewayId": "igw-1"}]}}, "has no default route to an internet gateway (none at all)"),
+        ({"getRouteTable": {"routeTableId": "rtb-1", "routes": [{"cidrBlock": "0.0.0.0/0", "natGatewayId": "nat-1"}]}}, "has no default route to an internet gateway (nat-1)"),
+        # Without one of its own a subnet has the VPC's main one.
+        ({"getRouteTable": lambda _, args: NOT_THERE if "subnetId" in args else {"routeTableId": "rtb-main", "routes": [WAY]} if args == {"vpcId": EXISTING["id"], "filters": [{"name": "association.main", "values": ["true"]}]} else None}, ""),
+        ({"getRouteTable": NOT_THERE}, "has no default route"),
+        ({"getRouteTable": RuntimeError("timed out")}, "AWS does not answer getRouteTable: timed out"),
+        ({"getVpc": RuntimeError("no  matching\nVPC")}, "cannot be read (no matching VPC)"),
+        ({"getSubnet": RuntimeError("no such subnet")}, "cannot be read (no such subnet)"),
+        ({"getSecurityGroup": RuntimeError("no matching group")}, ""),
+        ({"getSecurityGroup": {"tags": {"apollo:stack": "dev", f"apollo:{IDS[0]}": "8-271"}}}, ""),
+        ({"getSecurityGroups": RuntimeError("empty result")}, ""),
+        # A second group of that stack has no such tag.
+        ({"getSecurityGroups": {"ids": ["sg-1", "sg-2"]}, "getSecurityGroup": lambda _, args: {"tags": {"apollo:stack": "b", **({f"apollo:{IDS[0]}": "200-400"} if args["id"] == "sg-1" else {})}}}, "stack b has 200 to 400"),
+        (interface(), "10.8.0.40 (eni-1 ELB app/x)"),
+        (interface(description=None), "10.8.0.40 (eni-1)"),
+        (interface(tags={"apollo:stack": "dev"}), ""),
+        (interface(tags={"apollo:stack": "other"}), "10.8.0.40 (eni-1 ELB app/x)"),
+        (interface(privateIps=["10.8.9.9"]), ""),
+        ({**interface(), "getNetworkInterface": RuntimeError("not found")}, ""),
+        (with_endpoint(S3), "s3Endpoint: true, and the subnets have one already (vpce-1)"),
+        (with_endpoint({**S3, "tags": {"apollo:stack": "dev"}}), ""),
+        (with_endpoint({**S3, "serviceName": "com.amazonaws.eu-west-1.dynamodb"}), ""),
+        (with_endpoint(RuntimeError("no matching endpoint")), ""),
+        (with_endpoint(RuntimeError("Throttling")), "AWS does not answer getVpcEndpoint: Throttling"),
+    ],
+)  # fmt: skip
+def test_each_thing_that_aws_says_counts_as_what_it_is(
+    answers: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not words:
+        assert checked(answering(**answers), monkeypatch, s3Endpoint=True)
+        return
+    with pytest.raises(pulumi.RunError) as refused:
+        checked(answering(**answers), monkeypatch, s3Endpoint=True)
+    assert words in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("name", "answer", "words"),
     [
@@ -79,13 +203,6 @@ def test_a_host_waits_for_the_reservations_of_its_subnet_and_for_the_endpoint() 
     ],
 )
 def test_what_aws_says_against_it_ends_the_program_before_anything_is_registered(name: str, answer: Any, words: str) -> None:
-    def other(token: str, args: dict[str, Any]) -> dict[str, Any] | None:
-        if f"/{name}:" not in token:
-            return aws(token, args)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
     with pytest.raises(pulumi.RunError, match=words) as refused:
-        program(other)
+        program(answering(**{name: answer}))
     assert str(refused.value).startswith("Pulumi.dev.yaml: ") and "nothing was created" in str(refused.value)

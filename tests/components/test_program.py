@@ -87,12 +87,6 @@ def test_a_preview_knows_every_address_and_all_user_data_and_no_cloud_id(dev: Re
         assert machines(preview)[name]["userDataBase64"] == machine["userDataBase64"]
 
 
-def test_every_custom_resource_hangs_below_an_apollo_component(dev: Recording) -> None:
-    for resource in dev.resources.values():
-        if resource.request.custom:
-            assert "apollo:" in resource.request.parent, f"{resource.name} has no component above it"
-
-
 def test_logical_names_do_not_carry_the_stack(dev: Recording) -> None:
     assert set(dev.resources) == {
         urn.replace("urn:pulumi:other::", "urn:pulumi:dev::") for urn in run_program("other", stack_config("dev")).resources
@@ -100,14 +94,6 @@ def test_logical_names_do_not_carry_the_stack(dev: Recording) -> None:
 
 
 # The instance: what it is given, what may replace it, what must exist before it.
-
-
-def test_a_slave_stands_at_its_planned_addresses(dev: Recording) -> None:
-    slave = dev.named(INSTANCE, "slave-2-instance").inputs
-    assert slave["privateIp"] == "10.0.32.34"
-    assert slave["subnetId"] == "network-private-b-id"
-    assert slave["tags"]["apollo:docker-subnet"] == "10.2.2.0/24"
-    assert slave["tags"]["apollo:bridge"] == "10.2.0.2/16"
 
 
 def test_no_instance_answers_imdsv1_or_keeps_an_unencrypted_disk(dev: Recording) -> None:
@@ -168,31 +154,6 @@ def test_a_raised_generation_changes_the_trigger_of_that_host_alone() -> None:
     triggers = {name: r.request.replacement_trigger.number_value for name, r in after.of(INSTANCE).items()}
     assert triggers.pop("slave-1-instance") == 2
     assert set(triggers.values()) == {1}
-
-
-@pytest.mark.parametrize(
-    ("host", "needed"),
-    [
-        (
-            "slave-1",
-            {
-                "network-private-a-nat",
-                "network-private-a",
-                "security-node-out",
-                "security-node-tcp-8301-from-node",
-                "slave-secrets",
-                "slave",
-                "secrets-consul-gossip-key",
-                "secrets-consul-slave-token",
-            },
-        ),
-        ("control-2", {"network-private-b-nat", "security-control-tcp-8300-from-node", "secrets-consul-management-token"}),
-        ("edge-1", {"network-public-internet", "network-public-a", "edge-1-address", "edge-secrets"}),
-    ],
-)
-def test_an_instance_waits_for_all_that_its_first_boot_needs(dev: Recording, host: str, needed: set[str]) -> None:
-    waits = {dev.resources[urn].name for urn in dev.named(INSTANCE, f"{host}-instance").dependencies if urn in dev.resources}
-    assert needed <= waits
 
 
 def test_data_volumes_outlive_the_machine_and_are_attached_by_id(dev: Recording) -> None:
@@ -273,11 +234,6 @@ def test_the_rules_of_the_plan_are_registered_as_they_are_there() -> None:
         assert world == {"Ingress": ["security-edge-tcp-80-from-internet"], "Egress": ["security-node-out"]}[type_]
 
 
-def test_behind_a_load_balancer_an_edge_is_sent_clients_by_its_address_with_their_own() -> None:
-    group = run_program("prod").named("aws:lb/targetGroup:TargetGroup", "edge-web").inputs
-    assert (group["proxyProtocolV2"], group["preserveClientIp"], group["targetType"]) == (True, "false", "ip")
-
-
 def test_the_balancer_ends_no_connection_before_the_edge_does() -> None:
     prod = run_program("prod", merged("prod", edge={"count": 2, "tls": {"enabled": True}}))
     haproxy = text_of("edge", "/etc/haproxy/haproxy.cfg")
@@ -291,15 +247,6 @@ def test_the_balancer_ends_no_connection_before_the_edge_does() -> None:
         (state,) = group.inputs["targetHealthStates"]
         assert state["enableUnhealthyConnectionTermination"] is False
         assert state["unhealthyDrainingInterval"] > drain.SECONDS
-
-
-def test_tls_is_a_second_port_of_the_load_balancer() -> None:
-    several = run_program("prod", {**stack_config("prod"), "apollo:edge": {"count": 2, "tls": {"enabled": True}}})
-    groups = several.of("aws:lb/targetGroup:TargetGroup")
-    assert {name: group.inputs["port"] for name, group in groups.items()} == {"edge-web": 8081, "edge-web-tls": 8444}
-    # Whether an edge serves is asked on one port, as its answer does not depend on the certificate.
-    assert {group.inputs["healthCheck"]["port"] for group in groups.values()} == {"8081"}
-    assert len(several.of("aws:lb/targetGroupAttachment:TargetGroupAttachment")) == 4
 
 
 def test_the_certificate_is_a_large_secret_that_edges_alone_may_read() -> None:
@@ -330,11 +277,6 @@ def test_what_is_no_certificate_is_refused_and_not_shown(bundle: str, said: str)
         run_program("dev", {**merged(edge={"tls": {"enabled": True}}), "apollo:edgeCertificate": bundle})
     assert said in str(caught.value).partition("edgeCertificate: ")[2]
     assert "value-of" not in str(caught.value)
-
-
-def test_the_vpcs_default_group_is_taken_over_and_has_no_rule(dev: Recording) -> None:
-    group = dev.named("aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", "network-default").inputs
-    assert (group["vpcId"], group["ingress"], group["egress"]) == ("network-vpc-id", [], [])
 
 
 def test_prod_records_its_traffic_and_protects_its_load_balancer_and_dev_does_neither(dev: Recording) -> None:

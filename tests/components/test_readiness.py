@@ -101,11 +101,6 @@ def test_cloud_init_is_waited_for_and_its_failure_fails_with_its_words(tmp_path:
         assert "detail: status --wait --long went wrong" in done.stderr and f"status {status}" in done.stderr
 
 
-def test_the_host_key_made_with_the_secrets_is_pinned(checked: Recording, secrets: dict[str, str]) -> None:
-    connection: dict[str, Any] = checked.named(COMMAND, "slave-1-ready").inputs["connection"]
-    assert connection["hostKey"] == connection["proxy"]["hostKey"] == public_half(secrets["sshHostKey"])
-
-
 @pytest.mark.parametrize("config", [REGION, {**REGION, "apollo:adminPrivateKey": "the-private-half"}, ADMIN])
 def test_without_a_key_or_a_network_to_come_from_there_is_no_gate(config: dict[str, Any]) -> None:
     assert not run_program("dev", config).of(COMMAND)
