@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import pytest
 
 from tests.localcloud.test_program import Stack
+
+
+class Live(io.StringIO):
+    """A stream that knows what was flushed, which is what a reader at a pipe's other end has by now."""
+
+    shown = ""
+
+    def flush(self) -> None:
+        self.shown = self.getvalue()
+
+    @property
+    def late(self) -> str:
+        return self.getvalue().removeprefix(self.shown)
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,13 @@ def test_a_comment_is_about_the_previews_own_stack_or_the_one_that_is_given(
         (("--allow", "slave-2", "--allow", "slave-1"), "dev", "3 changes, the gate passes"),
     ):
         assert main(["comment", str(path), *options]) == 0
-        lines = capsys.readouterr().out.splitlines()
+        out = capsys.readouterr().out
+        lines = out.splitlines()
+        assert out == "".join(f"{line}\n" for line in lines)
         assert lines[:2] == [f"<!-- apollo-preview {stack} -->", f"### Preview of `{stack}`: {verdict}"]
+    path.write_text("no preview")
+    assert main(["comment", str(path), "--stack", "dev"]) == 0
+    reason = f"{path} is no preview: it is not JSON; make one with: pulumi preview --json > preview.json"
+    assert capsys.readouterr().out == render_failure("dev", reason)
     # Floats are the state's numbers; what is empty is not shown.
     assert "| slave-1 | replaced | 3 → 2 | 10.0.0.33 |  |  |" in lines

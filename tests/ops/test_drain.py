@@ -1,16 +1,20 @@
 """What a drain does in which order, and what becomes of it where a host does not answer. The hosts are played by a table."""
 
+# One case a line reads as the table it is.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ops import drain
+from ops import drain, reach
 from ops.reach import Access, Ssh, Unreachable
+from tests.ops.conftest import Live
 
 HOST, EDGE, CONTROL = "10.0.32.34", "10.0.224.11", ("10.0.0.11", "10.0.32.12")
 Answer = str | Exception
@@ -27,6 +31,8 @@ class Hosts(Ssh):
         } | answers
         self.calls: list[tuple[str, ...]] = []
         self.words: list[tuple[str, ...]] = []
+        self.access: Access | None = None
+        self.seconds = 0.0
 
     def knock(self, seconds: float = 0) -> None:
         del seconds
@@ -34,7 +40,8 @@ class Hosts(Ssh):
             raise answer
 
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
-        assert seconds > 0
+        assert seconds >= 0  # Ssh makes a second of it
+        self.seconds = seconds
         call = (address, program, arguments[0])
         self.words.append((address, program, *arguments))
         if program != "probe":
@@ -47,20 +54,6 @@ class Hosts(Ssh):
 
 def drained(hosts: Hosts, instance: str = "i-1") -> None:
     drain.drain(hosts, "slave-2", HOST, [EDGE], CONTROL, 60, instance)
-
-
-def test_a_host_is_emptied_before_it_ends_and_forgotten_last(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, {(CONTROL[0], "mesos", "needs"): "0 s for 0 tasks"})
-    drained(hosts)
-    assert hosts.calls == [
-        (HOST, "leave", "begin"),
-        (EDGE, "edge", "quiet"),
-        (CONTROL[0], "mesos", "needs"),
-        (CONTROL[0], "mesos", "down"),
-        (HOST, "leave", "end"),
-        (CONTROL[0], "mesos", "up"),
-        (CONTROL[0], "forget", "slave-2"),
-    ]
 
 
 def test_each_program_is_given_what_it_needs_and_each_step_is_said(
@@ -131,6 +124,64 @@ def test_mesos_has_as_long_as_its_tasks_need_and_the_rest_has_what_it_had(
     drained(Recorded(tmp_path, {(CONTROL[0], "mesos", "needs"): said}))
     assert [call for call in asked if call[0] == "down"] == ([order] if order else [])
     assert not said or f"slave-2: Mesos: {said}" in capsys.readouterr().out
+
+
+def test_each_step_has_what_is_left_of_the_time_and_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", live := Live())
+    clock = SimpleNamespace(
+        now=0.0, monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds)
+    )
+    monkeypatch.setattr(drain, "time", clock)
+    monkeypatch.setattr(reach, "time", clock)
+
+    def steps(host: str, seconds: float, takes: dict[str, float]) -> list[tuple[str, float]]:
+        """What each verb was given to end. takes: how long it does."""
+        given: list[tuple[str, float]] = []
+
+        class Timed(Hosts):
+            def knock(self, seconds: float = 0) -> None:
+                given.append(("knock", seconds))
+
+            def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
+                verb = program if program in ("probe", "forget") else arguments[0]
+                if verb != "probe":
+                    given.append((verb, round(seconds, 3)))
+                clock.now += takes.get(verb, 0)
+                assert not live.late, "pulumi shows a line when it is said"
+                return super().run(address, program, *arguments, seconds=seconds)
+
+        hosts = Timed(tmp_path, {(CONTROL[0], "mesos", "needs"): "95 s for 2 tasks", (CONTROL[0], "forget", host): "forgotten"})
+        drain.drain(hosts, host, HOST, [EDGE], CONTROL, seconds)
+        return given
+
+    assert steps("slave-2", 60, {"begin": 10, "quiet": 12, "needs": 4, "down": 90, "end": 30, "up": 3}) == [
+        ("knock", 20), ("begin", 30), ("quiet", 17), ("needs", 10), ("down", 110), ("end", 38), ("up", 10), ("forget", 17),
+    ]  # fmt: skip
+    assert live.shown.splitlines()[0] == "slave-2: in maintenance (10.0 s)" and not live.late
+    # A host that may take 12 s has no step of 15.
+    assert steps("slave-2", 12, {"begin": 4}) == [
+        ("knock", 12), ("begin", 12), ("quiet", 10), ("needs", 10), ("down", 110), ("end", 8), ("up", 10), ("forget", 20),
+    ]  # fmt: skip
+    # The load balancer's time is of the same 60 s, and all of it where there is less.
+    assert dict(steps("edge-2", 60, {})) == {"knock": 20, "begin": 30, "quiet": 17, "end": 45, "forget": 20}
+    before = clock.now
+    assert dict(steps("edge-2", 9, {"begin": 1})) == {"knock": 9, "begin": 9, "quiet": 2, "end": 0, "forget": 20}
+    assert clock.now - before == 9
+
+
+def test_of_control_nodes_the_next_is_asked_while_there_is_time_and_mesos_own_refusal_is_final(tmp_path: Path) -> None:
+    refusal = Unreachable("failed: master/slaves: 500")
+    hosts = Hosts(
+        tmp_path, {(CONTROL[0], program, verb): refusal for program, verb in (("mesos", "needs"), ("forget", "slave-2"))}
+    )
+    drained(hosts)
+    assert [call for call in hosts.calls if call[1] != "edge" and call[0] != HOST] == [
+        (CONTROL[0], "mesos", "needs"), (CONTROL[0], "mesos", "up"), (CONTROL[0], "forget", "slave-2"), (CONTROL[1], "forget", "slave-2"),
+    ]  # fmt: skip
+    assert not drain.forget(hosts, "slave-2", HOST, CONTROL, seconds=0)
+    # A control node that goes is not asked to forget itself.
+    hosts.calls.clear()
+    assert drain.forget(hosts, "control-2", CONTROL[1], CONTROL[1:]) is False and hosts.calls == []
 
 
 def test_a_host_that_goes_down_in_its_drain_does_not_keep_its_successor_out(

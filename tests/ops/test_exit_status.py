@@ -1,10 +1,13 @@
 """How each day-two command ends, for each way that it can end: 0 done, 1 failed or refused, 2 wrong usage, 130 stopped."""
 
+# One case a line reads as the table it is.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +45,8 @@ def reached(monkeypatch: pytest.MonkeyPatch, folder: Path, answers: Table, modul
     hosts = Answering(folder, dict(answers))
 
     @contextmanager
-    def opened(_: Access) -> Generator[Ssh]:
+    def opened(access: Access) -> Generator[Ssh]:
+        hosts.access = access
         yield hosts
 
     monkeypatch.setattr(module, "opened", opened)
@@ -57,7 +61,9 @@ def reached(monkeypatch: pytest.MonkeyPatch, folder: Path, answers: Table, modul
         ((), {(HOST, "leave", "begin"): GONE}, 1, "slave-2 was not drained: no route to host"),
         ((), {(HOST, "leave", "begin"): "no JSON"}, 1, "slave-2 was not drained"),
         ((), {(HOST, "leave", "end"): GONE}, 1, "slave-2 was not drained: no route to host"),
-        # Whoever else is silent keeps no host from going in order.
+        # Whoever else is silent keeps no host from going in order, and costs no time where that is known.
+        ((), {("", "probe", "10"): GONE}, 0, "1 services out of 1 edges"),
+        ((), {("", "probe", "10"): json.dumps({EDGE: "no answer"})}, 0, "1 services out of 0 edges"),
         ((), {(EDGE, "edge", "quiet"): GONE}, 0, "may still send requests"),
         ((), {(CONTROL[0], "forget", "slave-2"): GONE, (CONTROL[1], "forget", "slave-2"): GONE}, 0, "does not answer"),
         ((), {(HOST, "leave", "begin"): '{"other": "i-2"}'}, 0, "nothing to drain"),
@@ -79,10 +85,15 @@ def test_a_drain_ends_0_only_when_it_is_done(
     options: tuple[str, ...], answers: Table, status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    reached(monkeypatch, tmp_path, answers)
+    hosts = reached(monkeypatch, tmp_path, answers)
     assert main([*DRAIN, *options]) == status
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
+    assert hosts.access == Access("203.0.113.2", "", "ssh-ed25519 AAAA")
+    if said == "slave-2: back":
+        assert hosts.words == [(HOST, "leave", "undo", "0")] and hosts.seconds == 60
+    if options == ("--forget",) and not status:
+        assert hosts.words[-1][1:] == ("forget", "slave-2", HOST) and len(hosts.words) == len(answers) + 1
 
 
 def test_a_drain_without_a_way_to_the_host_is_none_unless_drains_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,11 +189,17 @@ def test_the_doctor_ends_1_where_anything_disagrees(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(doctor, "examine", lambda *_: (found, unseen))
     assert main(["doctor", "--stack", "bare", *options]) == status
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     if options:
-        assert [len(json.loads(out)[key]) for key in ("findings", "notLookedAt")] == [len(found), len(unseen)]
-    else:
-        assert (FINDING.fix in out) is bool(found)
+        assert json.loads(out) == {"stack": "bare", "findings": [asdict(one) for one in found], "notLookedAt": unseen}
+        return
+    listed = ["slave-1: has no entry of slave-2 (plan and mesh)", "    restart it"] if found else []
+    count = (
+        "1 disagreements of 7 hosts"
+        if found
+        else f"7 hosts, {'no disagreement in what was looked at' if unseen else 'all agree'}"
+    )
+    assert (out.splitlines(), err.splitlines()) == ([*listed, count], [f"not looked at: {line}" for line in unseen])
 
 
 @pytest.mark.usefixtures("deployed")
@@ -235,6 +252,55 @@ def test_a_comment_is_written_about_a_failed_preview_too_where_its_stack_is_know
 ) -> None:
     (tmp_path / "preview.json").write_text(text)
     assert main(["comment", str(tmp_path / "preview.json"), *options]) == status
+
+
+# What may be left out, and what it is then.
+LEFT_OUT: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "secrets": (("--stack", "dev"), {"stack": "dev", "rotate": [], "json": False}),
+    "roll": (("--stack", "dev"), {"stack": "dev", "role": None, "slots": None, "patience": 300.0, "unchecked": False, "json": False}),
+    "drain": (
+        ("--host", "slave-2"),
+        {"host": "slave-2", "stack": None, "jump": None, "host_key": None, "agent": False, "address": None, "instance": "",
+         "edges": "", "control": "", "forget": False, "undo": False, "seconds": 60.0},
+    ),
+    "doctor": (("--stack", "dev"), {"stack": "dev", "json": False}),
+    "reach": ((), {"stack": None, "jump": None, "host_key": None, "agent": False, "patience": 180.0}),
+    "map": (("--stack", "dev"), {"stack": "dev", "out": "."}),
+    "gate": ((), {"preview": "-", "allow": [], "json": False}),
+    "pin-images": (("--stack", "dev"), {"stack": "dev", "json": False}),
+    "comment": ((), {"preview": "-", "stack": None, "allow": []}),
+}  # fmt: skip
+GIVEN: tuple[tuple[str, tuple[str, ...], Any], ...] = (
+    ("secrets", ("--rotate", "gossipKey", "--rotate", "meshPassword"), {"rotate": ["gossipKey", "meshPassword"]}),
+    ("roll", ("--role", "edge", "--role", "slave", "--slots", "1,2"), {"role": ["edge", "slave"], "slots": "1,2"}),
+    ("roll", ("--patience", "7.5", "--unchecked", "--json"), {"patience": 7.5, "unchecked": True, "json": True}),
+    ("drain", ("--seconds", "7.5", "--agent", "--forget", "--undo"), {"seconds": 7.5, "agent": True, "forget": True, "undo": True}),
+    ("drain", ("--jump", "a", "--host-key", "b", "--stack", "c"), {"jump": "a", "host_key": "b", "stack": "c"}),
+    ("drain", ("--address", "a", "--instance", "b", "--edges", "c", "--control", "d"), {"address": "a", "instance": "b", "edges": "c", "control": "d"}),
+    ("doctor", ("--json",), {"json": True}),
+    ("reach", ("--patience", "7.5", "--stack", "c"), {"patience": 7.5, "stack": "c"}),
+    ("map", ("--out", "x"), {"out": "x"}),
+    ("gate", ("x.json", "--allow", "a", "--allow", "b", "--json"), {"preview": "x.json", "allow": ["a", "b"], "json": True}),
+    ("pin-images", ("--json",), {"json": True}),
+    ("comment", ("x.json", "--allow", "a", "--allow", "b", "--stack", "c"), {"preview": "x.json", "allow": ["a", "b"], "stack": "c"}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_what_may_be_left_out_has_its_default_and_what_is_needed_is_asked_for(verb: str) -> None:
+    needed, expected = LEFT_OUT[verb]
+
+    def parsed(*words: str) -> dict[str, Any]:
+        found = vars(parser([verb]).parse_args([verb, *words]))
+        return {name: value for name, value in found.items() if name not in ("command", "run")}
+
+    assert parsed(*needed) == expected
+    for _, words, given in (row for row in GIVEN if row[0] == verb):
+        assert parsed(*needed, *words) == expected | given
+    if needed:
+        with pytest.raises(SystemExit) as ended:
+            parsed()
+        assert ended.value.code == 2
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -333,3 +333,6 @@ def test_what_is_no_preview_is_one_clear_error(text: str, words: str) -> None:
 def test_a_preview_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate", str(tmp_path / "none.json")]) == 2
     assert "none.json: No such file" in capsys.readouterr().err
+    (tmp_path / "odd.json").write_bytes(b"\xff")
+    assert main(["gate", str(tmp_path / "odd.json")]) == 2
+    assert "odd.json: 'utf-8' codec can't decode" in capsys.readouterr().err

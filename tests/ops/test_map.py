@@ -9,12 +9,15 @@ import subprocess
 import xml.etree.ElementTree as xml
 import zlib
 from collections import Counter
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ops.__main__ import main
 from ops.map import Picture, page, picture, svg
 from ops.survey import Node, Service, Survey
 from plan.cluster import Cluster, plan_cluster
@@ -50,17 +53,6 @@ def texts(image: str) -> list[str]:
     return [element.text or "" for element in xml.fromstring(image).iter(f"{NAMESPACE}text")]
 
 
-def test_every_host_stands_there_with_its_addresses_generation_and_services() -> None:
-    plan = cluster()
-    said = texts(svg(drawn(plan)))
-    for host in plan.hosts:
-        assert {host.name, f"VPC {host.private_ip}", f"bridge {host.bridge_address}"} <= set(said)
-    assert "containers 10.2.3.0/24" in said
-    assert "web 10.2.1.0:80" in said
-    assert f"eu-west-1b private, {plan.zones[1].private_subnet}" in said
-    assert "7 of 7 hosts alive" in " ".join(said)
-
-
 def test_routes_name_the_healthy_instances_and_outsiders_stand_apart() -> None:
     said = texts(svg(drawn(cluster())))
     assert "web.apollo.test → 10.2.1.0:80" in said
@@ -76,20 +68,231 @@ def test_a_lost_host_is_red_and_so_are_its_links() -> None:
     assert "6 of 7 hosts alive" in image
 
 
+GOOD, BAD, IDLE = "#15803d", "#b91c1c", "#94a3b8"
+Box = tuple[float, float, float, float]
+
+
+def boxes(root: xml.Element, kind: str) -> list[Box]:
+    """Left, top, right and bottom of each rectangle of a class."""
+    sides = (
+        [float(r.attrib[side]) for side in ("x", "y", "width", "height")]
+        for r in root.iter(f"{NAMESPACE}rect")
+        if r.get("class") == kind
+    )
+    return [(x, y, x + width, y + height) for x, y, width, height in sides]
+
+
+def within(inner: Box, outer: Box) -> bool:
+    return outer[0] < inner[0] and outer[1] < inner[1] and inner[2] < outer[2] and inner[3] < outer[3]
+
+
+def apart(some: list[Box]) -> bool:
+    return all(a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1] for a, b in combinations(some, 2))
+
+
 @pytest.mark.parametrize(
-    "raw", [{}, {"slaves": {"count": 40}}, {"zones": ["a", "b", "c"], "edge": {"count": 3}}, {"slaves": {"count": 0}}]
+    "raw",
+    [
+        {},
+        {"slaves": {"count": 40}},
+        {"zones": ["a", "b", "c"], "edge": {"count": 3, "domain": "apollo.example.com"}},
+        {"slaves": {"count": 0}},
+        {"overlay": {"mesh": "vxlan"}, "control": {"count": 1}},
+    ],
 )
-def test_no_card_overlaps_another_or_leaves_the_picture(raw: dict[str, Any]) -> None:
+def test_everything_is_drawn_where_it_is_and_over_nothing_else(raw: dict[str, Any]) -> None:
     plan = cluster(**raw)
-    image = drawn(plan)
-    root = xml.fromstring(svg(image))
-    width, height = float(root.attrib["width"]), float(root.attrib["height"])
-    cards = [(card.x, card.y, card.x + 236, card.y + card.height) for card in image.cards.values()]
-    for left, top, right, bottom in cards:
-        assert 0 < left < right < width
-        assert 0 < top < bottom < height
-    for a, b in combinations(cards, 2):
-        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    root = xml.fromstring(svg(drawn(plan)))
+    page_ = (0.0, 0.0, float(root.attrib["width"]), float(root.attrib["height"]))
+    assert root.attrib["viewBox"] == f"0 0 {page_[2]:g} {page_[3]:g}"
+    (vpc,), subnets, cards = (boxes(root, kind) for kind in ("vpc", "subnet", "card"))
+    assert within(vpc, page_) and all(within(one, vpc) for one in subnets)
+    assert len(subnets) == 2 * len(plan.zones) and apart(subnets) and apart(cards)
+    written = [(float(t.attrib["x"]), float(t.attrib["y"]), t.text or "") for t in root.iter(f"{NAMESPACE}text")]
+    assert all(0 < x < page_[2] and 11 < y < page_[3] for x, y, _ in written)
+    # Lines of text are at least their height apart wherever they begin at one place.
+    by_x: dict[float, list[float]] = {}
+    for x, y, _ in written:
+        by_x.setdefault(x, []).append(y)
+    for lines in by_x.values():
+        assert all(low - high >= 14 for high, low in zip(sorted(lines), sorted(lines)[1:], strict=False))
+    # Public above private, a zone's one above the other.
+    named = {text: (x, y) for x, y, text in written}
+    places = {}
+    for zone in plan.zones:
+        for kind, network in (("public", zone.public_subnet), ("private", zone.private_subnet)):
+            x, y = named[f"{zone.name} {kind}, {network}"]
+            (places[zone.name, kind],) = [box for box in subnets if within((x, y - 12, x, y), box)]
+        above, below = places[zone.name, "public"], places[zone.name, "private"]
+        assert (above[0], above[2]) == (below[0], below[2]) and above[3] < below[1]
+    # Each host in its subnet, and what is said of it in its card, one line below the other.
+    groups = {g.attrib["id"]: g for g in root.iter(f"{NAMESPACE}g")}
+    assert list(groups) == [host.name for host in plan.hosts]
+    colours = {"slave": "#2563eb", "control": "#7c3aed", "edge": "#c2410c"}
+    for host in plan.hosts:
+        group = groups[host.name]
+        (card,) = boxes(group, "card")
+        assert within(card, places[host.zone.name, "public" if host.role == "edge" else "private"])
+        assert next(r for r in group.iter(f"{NAMESPACE}rect")).attrib["stroke"] == colours[host.role]
+        heights = [float(t.attrib["y"]) for t in group.iter(f"{NAMESPACE}text")]
+        assert heights == sorted(heights) and card[1] + 12 < heights[0] and heights[-1] < card[3]
+        assert all(card[0] < float(t.attrib["x"]) < card[2] - 100 for t in group.iter(f"{NAMESPACE}text"))
+        said = [t.text for t in group.iter(f"{NAMESPACE}text")]
+        containers = [f"containers {host.docker_subnet}"] if host.docker_subnet else []
+        services = {"slave-1": ["web 10.2.1.0:80"], "slave-2": ["web 10.2.2.0:80"]}.get(host.name, [])
+        addresses = [f"VPC {host.private_ip}", f"bridge {host.bridge_address}"]
+        assert said == [host.name, *addresses, *containers, f"generation 1, i-{host.index:04d}", *services]
+        dots = [(float(c.attrib["cx"]), float(c.attrib["cy"]), c.attrib["fill"]) for c in group.iter(f"{NAMESPACE}circle")]
+        assert [colour for *_, colour in dots] == [GOOD, *([GOOD] if host.name == "slave-1" else [BAD] if services else [])]
+        # A host's own on the right of its name, a service's before it.
+        assert all(card[0] < x < card[2] and card[1] < y < card[3] for x, y, _ in dots)
+        assert abs(dots[0][1] - heights[0]) < 8 and dots[0][0] > card[0] + 150
+        assert [abs(y - heights[-1]) < 8 and x < card[0] + 20 for x, y, _ in dots[1:]] == [True] * len(services)
+    # Above it all what the edge routes, below it all what the colours mean.
+    assert all(y < vpc[1] for _, y, text in written if "→" in text or "outside" in text)
+    assert written[-1][1] > vpc[3] and written[-1][2].startswith("dot: green alive")
+    # A link leads from the middle of one card to the middle of the other, and around those of its column.
+    middles = {
+        name: ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        for name, (box,) in ((n, boxes(g, "card")) for n, g in groups.items())
+    }
+    paths = list(root.iter(f"{NAMESPACE}path"))
+    assert len(paths) == (len(cards) * (len(cards) - 1) / 2 if len(cards) <= 16 else 0)
+    for path in paths:
+        one, other = (path.findtext(f"{NAMESPACE}title") or "").partition(": ")[0].split(" to ")
+        xa, ya, xm, ym, xb, yb = map(float, re.findall(r"[-0-9.]+", path.attrib["d"]))
+        assert ((xa, ya), (xb, yb)) == (middles[one], middles[other])
+        assert ym == pytest.approx((ya + yb) / 2) and (abs(xm - xa) > 118 if xa == xb else xm == pytest.approx((xa + xb) / 2))
+
+
+def test_a_picture_of_up_to_16_hosts_has_single_links() -> None:
+    for count, links in ((16, 120), (17, 0)):
+        plan = cluster(slaves={"count": count - 2}, control={"count": 1})
+        assert svg(drawn(plan)).count("<path ") == links
+
+
+def test_what_is_known_of_a_host_and_of_a_link_is_what_its_colour_says() -> None:
+    plan = cluster()
+    known = seen(plan, silent="slave-3")
+    assert known.nodes is not None
+    known.nodes["slave-2"]["alive"] = False
+    del known.nodes["control-1"]
+    known.mesh = {"slave-1": ["slave-2"], "slave-2": [], "control-1": ["slave-1"]}
+    known.services.append(Service(name="consul", node="slave-1", address="10.0.0.33", port=8300, healthy=True))
+    deployed = {host.name: f"i-{host.index}" for host in plan.hosts if host.name != "edge-1"} | {"control-3": ""}
+    image = picture("test", plan, deployed, known)
+    assert {name: card.state for name, card in image.cards.items()} == {
+        "slave-1": "alive", "slave-2": "away", "slave-3": "away", "control-1": "away", "control-2": "alive",
+        "control-3": "planned", "edge-1": "planned",
+    }  # fmt: skip
+    assert [entry["name"] for entry in image.cards["slave-1"].services] == ["web"], "Consul itself is on every host"
+    # Both ends must have it, of those that were asked.
+    asked = {
+        ("slave-1", "slave-2"): False,
+        ("slave-1", "control-1"): False,
+        ("slave-1", "slave-3"): False,
+        ("slave-3", "edge-1"): None,
+    }
+    assert {link: image.links[link] for link in asked} == asked
+    known.mesh = {"slave-1": ["slave-2", "slave-3"], "slave-2": ["slave-1"]}
+    image = picture("test", plan, deployed, known)
+    assert [image.links["slave-1", other] for other in ("slave-2", "slave-3", "edge-1")] == [True, True, False]
+    strokes = {
+        title: (p.attrib["stroke"], p.attrib["opacity"])
+        for p in xml.fromstring(svg(image)).iter(f"{NAMESPACE}path")
+        if (title := p.findtext(f"{NAMESPACE}title"))
+    }
+    assert strokes["slave-1 to slave-2: in the mesh"] == (GOOD, "0.35")
+    assert strokes["slave-1 to edge-1: missing in the mesh"] == (BAD, "0.9")
+    assert strokes["slave-3 to edge-1: planned"] == (IDLE, "0.35")
+    # Hosts that tell no catalog are not all dead.
+    known.nodes = None
+    assert "7 hosts, 5 away, 2 planned" in svg(picture("test", plan, deployed, known))
+    assert "7 hosts, 5 deployed, 2 planned" in svg(picture("test", plan, deployed, None))
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Of the page, each table by its heading, row by row."""
+    return {
+        title: [re.findall(r"<t[hd]>([^<]*)</t[hd]>", row) for row in rows.split("</tr>")[:-1]]
+        for title, rows in re.findall(r"<h2>(.*?)</h2>\n<table>(.*?)</table>", text, re.DOTALL)
+    }
+
+
+def test_the_page_has_the_same_as_tables() -> None:
+    plan = cluster(slaves={"count": 1}, control={"count": 1})
+    known = seen(plan)
+    known.routes["idle.apollo.test/"] = "none"
+    text = page(picture("test", plan, {host.name: "i-1" for host in plan.hosts}, known))
+    assert tables(text) == {
+        "Hosts": [
+            ["host", "state", "zone", "VPC address", "bridge address", "Docker subnet", "generation"],
+            ["slave-1", "alive", "eu-west-1a", "10.0.0.33", "10.2.0.1/16", "10.2.1.0/24", "1"],
+            *(
+                [h.name, "alive", h.zone.name, str(h.private_ip), str(h.bridge_address), "", "1"]
+                for h in (*plan.control, *plan.edges)
+            ),
+        ],
+        "Services": [
+            ["service", "on", "address", "healthy", "published"],
+            ["web", "slave-1", "10.2.1.0:80", "yes", "yes"],
+            ["web", "slave-2", "10.2.2.0:80", "no", "yes"],
+            ["database", "elsewhere", "10.0.31.246:5432", "yes", "no"],
+        ],
+        "Edge routes": [
+            ["name", "healthy instances"],
+            ["web.apollo.test", "10.2.1.0:80"],
+            ["www.example.com/shop", "10.2.1.0:80"],
+            ["idle.apollo.test", "none"],
+        ],
+    }
+    assert text.startswith("<!doctype html>") and "<title>Apollo stack test</title>" in text
+    assert "idle.apollo.test → no healthy instance" in text
+    assert list(tables(page(picture("test", plan, {}, None)))) == ["Hosts"]
+
+
+UNASKED = "drawn from plan and state alone: nothing is deployed, or there is no administrators' key"
+
+
+@pytest.mark.parametrize(
+    ("deployed", "key", "survey", "said", "states"),
+    [
+        ({}, True, Survey(), [UNASKED], "3 hosts, 3 planned"),
+        ({"slave-1": "i-1"}, False, Survey(), [UNASKED], "3 hosts, 1 deployed, 2 planned"),
+        (
+            {"slave-1": "i-1"}, True, Survey(unreachable="no way"), ["drawn from plan and state alone: no way"],
+            "3 hosts, 1 deployed, 2 planned",
+        ),
+        (
+            {"slave-1": "i-1"}, True, Survey(nodes={}, silent={"a": "1"}, slow={"b": "2"}, odd={"c": "3"}),
+            [f"{host} does not report its state: {why}" for host, why in (("a", 1), ("b", 2), ("c", 3))], "0 of 3 hosts alive",
+        ),
+    ],
+)  # fmt: skip
+def test_two_files_are_written_and_what_they_lack_is_said(
+    deployed: dict[str, str], key: bool, survey: Survey, said: list[str], states: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    plan = cluster(slaves={"count": 1}, control={"count": 1})
+    asked: list[Any] = []
+
+    def look(ssh: Any, _plan: Any, hosts: Any, progress: Any) -> Survey:
+        assert callable(progress)
+        asked.append((ssh, [host.name for host in hosts]))
+        return survey
+
+    hosts = {name: SimpleNamespace(instance_id=id) for name, id in deployed.items()}
+    stack = SimpleNamespace(name="dev", plan=plan, hosts=hosts, access=lambda: "way" if key else None)
+    monkeypatch.setattr("ops.stack.Stack", lambda _: stack)
+    monkeypatch.setattr("ops.map.opened", nullcontext)
+    monkeypatch.setattr("ops.survey.survey", look)
+    assert main(["map", "--stack", "dev", "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(tmp_path / "apollo-dev.svg"), str(tmp_path / "apollo-dev.html")]
+    assert err.splitlines() == said
+    assert asked == ([("way", ["slave-1"])] if said != [UNASKED] else [])
+    image, text = ((tmp_path / f"apollo-dev.{suffix}").read_text() for suffix in ("svg", "html"))
+    assert states in image and image in text and text.startswith("<!doctype html>")
 
 
 def test_names_from_the_catalog_cannot_become_markup_nor_break_the_picture() -> None:

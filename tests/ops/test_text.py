@@ -152,8 +152,9 @@ def preview_with(text: str, stack: str = "dev") -> Preview:
     return parse(json.dumps({"steps": steps, "changeSummary": {"create": 3, "delete": 1}}))
 
 
-def test_a_branchs_names_are_text_in_a_comment_and_nothing_else() -> None:
-    clean, text = (render(preview_with(t), "dev") for t in ("x", MARKDOWN))
+@pytest.mark.parametrize("given", [MARKDOWN, "www.evil.example", "http://evil.example"])
+def test_a_branchs_names_are_text_in_a_comment_and_nothing_else(given: str) -> None:
+    clean, text = (render(preview_with(t), "dev") for t in ("x", given))
     assert "refused by the gate" in text
     assert len(text.splitlines()) == len(clean.splitlines()), "a text ends no line"
     for line in text.splitlines():
