@@ -49,7 +49,7 @@ AREAS = {
     "exports": Area(("outputs.py",), ("tests/components/test_contract.py",), 95),
     "plan": Area(("plan/*.py",), ("tests/plan",), 95),
     "components": Area(("components/*.py", "config.py"), ("tests/components",), 85),
-    "ops": Area(("ops/*.py",), ("tests/ops", "tests/components/test_drain.py"), 85),
+    "ops": Area(("ops/*.py",), ("tests/ops", "tests/components/test_drain.py", "tests/host/test_weave.py"), 85),
     "render": Area(("host/render.py", "host/package.py"), ("tests/host/test_render.py", "tests/host/test_host_files.py"), 85),
     # The edge's programs and the one that user-data carries run in processes of their own, which know nothing of mutants; and a
     # changed program is too large for user-data, and imports mutmut, which hosts do not have.
@@ -70,6 +70,10 @@ EQUIVALENT: tuple[tuple[str, str], ...] = (
     (r"""(help|metavar|description|prog|epilog)=(None|f?"[^"]*")""", "words of a help text are for a reader"),
     (r"cast\((\[[^\]]*\]|[^,\[])*,", "a cast is for the type checker"),
     (r", strict=(False|None)", "a zip is not strict by itself"),
+    (r"check=(False|None)", "a run does not check by itself"),
+    (r"indent=(None|\d)", "a reader of JSON takes any indentation"),
+    (r"""prefix=(None|"[^"]*")""", "a temporary folder may have any name"),
+    (r"token_urlsafe\((32|None)?\)", "its default is 32 bytes"),
 )
 # Functions that run while modules are imported, which is once, before any mutant is. What they made is in tables, which tests
 # hold by tables written by hand: tests/plan/test_access.py, tests/components/test_aws_takes.py.
