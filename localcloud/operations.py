@@ -23,7 +23,7 @@ from .engine.programs import pulumi, pulumi_beside
 from .engine.run import Engine, Operation, Run
 from .engine.workspace import REAL_PROVIDER, Workspace, prepare
 from .errors import LocalCloudError
-from .machines.prepare import Kind
+from .machines.prepare import BEGUN_WITH, Kind
 from .paths import cloud_dir, run_dir
 from .processes import end
 from .show import Progress, say
@@ -118,11 +118,11 @@ def up(request: Request) -> Outcome:
                 f"the cloud offers its edge at port {running.edge_port} already; "
                 f"`down` ends it, then --edge-port {edge_port} holds"
             )
-        if machines and request.kind not in (None, kind):
+        if machines and request.kind is not None and request.kind != kind:
             raise LocalCloudError(
-                f"the cloud's machines are of the kind {kind}; `down` ends it, then --machines {request.kind} holds"
+                f"the cloud was begun with {BEGUN_WITH[kind]}; `down` ends it, then {BEGUN_WITH[request.kind]} holds"
             )
-        if machines and kind == "vm" and (request.host_files is not None or request.metrics is not None):
+        if machines and kind != "container" and (request.host_files is not None or request.metrics is not None):
             raise LocalCloudError("--host-files and --metrics are for hosts that are containers; leave out --machines vm")
         if request.metrics is not None and machines:
             monitoring.check()

@@ -64,8 +64,8 @@ def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = No
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     demo.busybox()
     programs = binaries()
-    ensure = ensure_disk if kind == "vm" else ensure_image
-    image = cache_dir() / "images" / (disk_key(programs) if kind == "vm" else image_key(programs))
+    ensure, key = (ensure_image, image_key) if kind == "container" else (ensure_disk, disk_key)
+    image = cache_dir() / "images" / key(programs)
     if not image.is_dir():
         say("making the hosts' image, once (one to two minutes) …")
         started = time.monotonic()

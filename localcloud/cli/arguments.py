@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import get_args
-
-from localcloud.machines.prepare import Kind
 
 
 def common(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +25,12 @@ def endpoint_port(parser: argparse.ArgumentParser) -> None:
 
 def machine_kind(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--machines", choices=get_args(Kind),
+        "--machines", choices=("container", "vm"),
         help="what hosts are: containers on this machine's kernel (default), or virtual machines with Debian's, in minutes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--accel", choices=("tcg", "kvm"),
+        help="with --machines vm: the processor is emulated (tcg, default), or this machine's by its KVM (unproved)",
     )  # fmt: skip
 
 

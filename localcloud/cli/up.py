@@ -6,6 +6,7 @@ import argparse
 
 from localcloud.cli.arguments import endpoint_port, folder, machine_kind, port, settings
 from localcloud.cloud import EDGE_PORT, PROMETHEUS_PORT
+from localcloud.errors import LocalCloudError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +41,14 @@ def run(args: argparse.Namespace) -> int:
     from localcloud import operations
     from localcloud.cli.report import report
 
+    if args.accel and args.machines != "vm":
+        raise LocalCloudError(f"--accel {args.accel} is for virtual machines; give --machines vm with it")
     request = operations.Request(
         args.stack,
         args.sets,
         args.port,
         machines=not args.no_machines and operations.boots_machines(args.stack),
-        kind=args.machines,
+        kind="kvm" if args.accel == "kvm" else args.machines,
         edge_port=args.edge_port,
         demo=not args.no_demo,
         rotate=args.rotate,

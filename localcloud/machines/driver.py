@@ -370,7 +370,7 @@ class MachineDriver:
         def ended(status: int) -> None:
             self._ended_by_itself(key, status)
 
-        if self._kind == "vm":
+        if self._kind != "container":
             return VirtualMachine(
                 instance,
                 folder,
@@ -379,6 +379,7 @@ class MachineDriver:
                 plug=lambda: self._plug_taps(key),
                 unplug=lambda: self._unplug(key),
                 ended=ended,
+                kvm=self._kind == "kvm",
             )
         return Container(
             instance,
@@ -422,7 +423,7 @@ class MachineDriver:
 
     def _image_of(self, instance: Instance) -> Path:
         with self._image_lock:
-            if self._kind == "vm":
+            if self._kind != "container":
                 if instance.image_id == PLAIN_AMI:
                     raise MachineError(f"{instance.name}: virtual machines boot from the baked image only; use another AMI")
                 return ensure_disk(self._cache, self._binaries, self._children) / "disk.raw"

@@ -44,8 +44,15 @@ VM_TOOLS = {
 }
 # A virtual machine's firmware, of the package ovmf.
 FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-# What makes the machines: systemd-nspawn, or QEMU.
-Kind = Literal["container", "vm"]
+# What makes the machines: systemd-nspawn, QEMU with an emulated processor, or QEMU with KVM.
+Kind = Literal["container", "vm", "kvm"]
+# Its options of `up`.
+BEGUN_WITH: dict[Kind, str] = {
+    "container": "--machines container",
+    "vm": "--machines vm",
+    "kvm": "--machines vm --accel kvm",
+}
+KVM = Path("dev/kvm")
 MEMORY_GIB = 4
 DISK_GIB = 5
 GIB = 1 << 30
@@ -59,9 +66,9 @@ SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def missing_packages(checks: bool = False, kind: Kind = "container") -> list[str]:
     """The Debian packages to install here, sorted. checks: also those that only the checks need. kind: for such machines."""
-    tools = TOOLS | (CHECKS if checks else {}) | (VM_TOOLS if kind == "vm" else {})
+    tools = TOOLS | (CHECKS if checks else {}) | ({} if kind == "container" else VM_TOOLS)
     missing = {package for tool, package in tools.items() if shutil.which(tool, path=SEARCH) is None}
-    return sorted(missing | ({"ovmf"} if kind == "vm" and not FIRMWARE.exists() else set()))
+    return sorted(missing | ({"ovmf"} if kind != "container" and not FIRMWARE.exists() else set()))
 
 
 def check(folder: Path, *, system: Path = Path("/"), kind: Kind = "container") -> None:
@@ -80,6 +87,9 @@ def check(folder: Path, *, system: Path = Path("/"), kind: Kind = "container") -
     free = shutil.disk_usage(_existing(folder)).free / GIB
     if free < DISK_GIB:
         problems.append(f"{free:.1f} GiB free for {folder}; image and disks need at least {DISK_GIB}")
+    # Looked at only: where it is not meant to be used, opening it can hang.
+    if kind == "kvm" and not os.access(system / KVM, os.R_OK | os.W_OK):
+        problems.append(f"/{KVM} is not there, or not to be used by this user; leave out --accel kvm")
     missing = missing_packages(kind=kind)
     if missing and (os.geteuid() != 0 or shutil.which("apt-get", path=SEARCH) is None):
         problems.append(f"these packages are missing: {' '.join(missing)}; root installs them with Debian's apt-get")

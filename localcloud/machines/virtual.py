@@ -58,10 +58,13 @@ class VirtualMachine(Machine):
         plug: Callable[[], Namespace],
         unplug: Callable[[], None],
         ended: Callable[[int], None],
+        *,
+        kvm: bool = False,
     ) -> None:
         super().__init__(instance, folder, prefix, children, ended)
         self._plug = plug
         self._unplug = unplug
+        self._kvm = kvm
         self._disks: dict[str, Disk] = {}
         self._monitor = threading.Lock()
 
@@ -77,9 +80,8 @@ class VirtualMachine(Machine):
         try:
             namespace = self._plug()
             # By paths in its own folder, as those of sockets must be short.
-            line = (
-                f"cd {shlex.quote(str(self._folder))}; exec {shlex.join(namespace.command(command_line(self.instance, disks)))}"
-            )
+            command = namespace.command(command_line(self.instance, disks, kvm=self._kvm))
+            line = f"cd {shlex.quote(str(self._folder))}; exec {shlex.join(command)}"
             with self.console.open("ab") as output:
                 process = self._children.start(["sh", "-euc", line], output)
         except BaseException:
@@ -168,16 +170,17 @@ class VirtualMachine(Machine):
         return answer["return"]
 
 
-def command_line(instance: Instance, disks: Mapping[Disk, Path]) -> list[str]:
-    """What starts the machine in its own folder, in the namespace that its cables end in."""
+def command_line(instance: Instance, disks: Mapping[Disk, Path], *, kvm: bool) -> list[str]:
+    """What starts the machine in its own folder, in the namespace that its cables end in. kvm: where not, the processor is
+    emulated (never KVM unasked: where it is not meant to be used, opening it can hang)."""
     # The hypervisor's identity, by which cloud-init and others know EC2.
     identity = "ec2" + str(uuid.uuid5(uuid.NAMESPACE_OID, instance.id))[3:]
     maker = f"type=1,manufacturer=Amazon EC2,product={instance.instance_type},uuid={identity},serial={identity}"
     command = [
         "qemu-system-x86_64",
-        # Never KVM: where it is not meant to be used, opening it can hang.
-        *("-nodefaults", "-no-user-config", "-display", "none", "-M", "pc", "-accel", f"tcg,tb-size={TRANSLATED}"),
-        *("-cpu", "max,la57=off,svm=off", "-smp", "1", "-m", str(MEMORY), "-smbios", maker),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-M", "pc"),
+        *("-accel", "kvm" if kvm else f"tcg,tb-size={TRANSLATED}", "-cpu", "host" if kvm else "max,la57=off,svm=off"),
+        *("-smp", "1", "-m", str(MEMORY), "-smbios", maker),
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}"),
         *("-drive", "if=pflash,unit=1,format=raw,file=firmware.fd"),
         *("-blockdev", json.dumps(_layer("root.qcow2"))),

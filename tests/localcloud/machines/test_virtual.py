@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from localcloud import operations
+from localcloud import cli, operations
 from localcloud.errors import LocalCloudError
 from localcloud.machines import prepare, virtual, vm_image
 from localcloud.machines.wanted import Disk
@@ -22,18 +23,41 @@ INSTANCE = replace(instance(NIC), nics=(NIC, replace(NIC, id="eni-0123456789abcd
 DISK = Disk("vol-0123456789abcdef0", 4, INSTANCE.id, "/dev/sdf")
 
 
-def asked(**disks: Path) -> list[str]:
-    return virtual.command_line(INSTANCE, {replace(DISK, device=f"/dev/{name}"): path for name, path in disks.items()})
+def asked(kvm: bool = False, /, **disks: Path) -> list[str]:
+    volumes = {replace(DISK, device=f"/dev/{name}"): path for name, path in disks.items()}
+    return virtual.command_line(INSTANCE, volumes, kvm=kvm)
 
 
 def values(command: list[str], option: str) -> list[str]:
     return [command[place + 1] for place, word in enumerate(command) if word == option]
 
 
-def test_no_virtual_machine_opens_kvm() -> None:
+def test_no_virtual_machine_opens_kvm_unasked() -> None:
     command = asked(sdf=Path("/dev/loop0"))
     assert [value.partition(",")[0] for value in values(command, "-accel")] == ["tcg"]
     assert "kvm" not in " ".join(command)
+
+
+def test_who_asks_for_kvm_gets_this_machines_processor_and_nothing_else_is_different() -> None:
+    command, emulated = asked(True), asked()
+    assert (values(command, "-accel"), values(command, "-cpu")) == (["kvm"], ["host"])
+    assert len([word for word, other in zip(command, emulated, strict=True) if word != other]) == 2
+
+
+def test_kvm_is_refused_where_there_is_none_and_is_not_opened(tmp_path: Path) -> None:
+    def refused() -> str:
+        with pytest.raises(LocalCloudError) as error:
+            # Also for its memory.
+            prepare.check(tmp_path, system=tmp_path, kind="kvm")
+        return str(error.value)
+
+    for folder in ("dev", "proc"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 1 kB\n")
+    assert "/dev/kvm is not there, or not to be used by this user; leave out --accel kvm" in refused()
+    # Whoever opens it waits for ever.
+    os.mkfifo(tmp_path / "dev/kvm")
+    assert "kvm" not in refused().replace(str(tmp_path), "")
 
 
 def test_the_firmware_says_that_the_machine_is_one_of_ec2s_nitro() -> None:
@@ -74,9 +98,13 @@ def test_who_asks_for_no_virtual_machine_gets_nothing_of_qemu(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"machines": True, "host_files": Path()}, "--host-files and --metrics are for hosts that are containers"),
-        ({"machines": True, "metrics": 0}, "--host-files and --metrics are for hosts that are containers"),
-        ({"machines": False}, "--machines are for hosts that boot"),
+        (
+            {"machines": True, "kind": "vm", "host_files": Path()},
+            "--host-files and --metrics are for hosts that are containers",
+        ),
+        ({"machines": True, "kind": "vm", "metrics": 0}, "--host-files and --metrics are for hosts that are containers"),
+        ({"machines": True, "kind": "kvm", "metrics": 0}, "--host-files and --metrics are for hosts that are containers"),
+        ({"machines": False, "kind": "vm"}, "--machines are for hosts that boot"),
     ],
 )
 def test_what_virtual_machines_cannot_do_is_refused(
@@ -84,4 +112,9 @@ def test_what_virtual_machines_cannot_do_is_refused(
 ) -> None:
     monkeypatch.setenv("APOLLO_RUN_DIR", str(tmp_path))
     with pytest.raises(LocalCloudError, match=words):
-        operations.up(operations.Request("local", kind="vm", **options))
+        operations.up(operations.Request("local", **options))
+
+
+def test_an_accelerator_without_virtual_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["up", "--accel", "kvm"]) == 1
+    assert "--accel kvm is for virtual machines; give --machines vm with it" in capsys.readouterr().err
