@@ -12,7 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -86,6 +87,12 @@ ip -n bare link set eth0 mtu $4 up
 ip -n bare addr add $3/24 dev eth0
 """
 BARE_GONE = "ip netns del bare; ip link del bare; ip link del brbare; true"
+PUT_BACK = (
+    f"docker rm -f {NETWORK}-mesh {NETWORK}-overlay >/dev/null 2>&1; docker swarm leave --force >/dev/null 2>&1; "
+    f"{{ {BARE_GONE}; }} 2>/dev/null; rm -f /run/bench-load.py; "
+    "grep -q live-restore /etc/default/docker || { sed -i 's/ --data-root/ --live-restore --data-root/' "
+    "/etc/default/docker && systemctl restart docker; }"
+)
 
 # Simulated members, in a network namespace: no host is needed to hold a table.
 GROW = """
@@ -269,8 +276,27 @@ class _Stack:
     def address(self, host: str) -> str:
         return self.hosts[host]["privateIp"]
 
-    def opened(self) -> _Opened:
-        return _Opened(self)
+    @contextmanager
+    def opened(self) -> Generator[None]:
+        """The stack with everything open between its nodes and the load program on both ends; put back at the end."""
+        cloud = clouds.find(run_dir() / "local")
+        if cloud is None:
+            raise RuntimeError("no booted local stack; make up first")
+        ec2 = cloud.api().client("ec2")
+        groups = ec2.describe_security_groups(Filters=[{"Name": "tag:Name", "Values": ["apollo-local-node"]}])["SecurityGroups"]
+        group = groups[0]["GroupId"]
+        rule = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}]
+        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rule)
+        try:
+            for slave in ENDS:
+                self.sh(slave, f"cat > /run/bench-load.py <<'END'\n{LOAD}\nEND")
+            try:
+                yield
+            finally:
+                for slave in ENDS:
+                    self.sh(slave, PUT_BACK)
+        finally:
+            ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rule)
 
     def docker_overlay(self, mtu: int) -> tuple[list[str], str]:
         """Makes a swarm of the two and an overlay network; gives the containers' processes and the second one's address."""
@@ -319,43 +345,3 @@ class _Stack:
             return 0.0
         script = "p=$(pidof wireguard-go) && awk '{ print ($14 + $15) / 100 }' /proc/$p/stat || echo 0"
         return sum(float(self.sh(slave, script)) for slave in ENDS)
-
-
-class _Opened:
-    """The stack with everything open between its nodes and the load program on both ends; put back at the end."""
-
-    def __init__(self, stack: _Stack) -> None:
-        self._stack, self._undo = stack, list[Callable[[], object]]()
-
-    def __enter__(self) -> None:
-        cloud = clouds.find(run_dir() / "local")
-        if cloud is None:
-            raise RuntimeError("no booted local stack; make up first")
-        ec2 = cloud.api().client("ec2")
-        groups = ec2.describe_security_groups(Filters=[{"Name": "tag:Name", "Values": ["apollo-local-node"]}])["SecurityGroups"]
-        group = groups[0]["GroupId"]
-        rule = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}]
-
-        def close() -> None:
-            ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rule)
-
-        ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rule)
-        self._undo.append(close)
-        try:
-            for slave in ENDS:
-                self._stack.sh(slave, f"cat > /run/bench-load.py <<'END'\n{LOAD}\nEND")
-        except BaseException:
-            close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        for slave in ENDS:
-            self._stack.sh(
-                slave,
-                f"docker rm -f {NETWORK}-mesh {NETWORK}-overlay >/dev/null 2>&1; docker swarm leave --force >/dev/null 2>&1; "
-                f"{{ {BARE_GONE}; }} 2>/dev/null; rm -f /run/bench-load.py; "
-                "grep -q live-restore /etc/default/docker || { sed -i 's/ --data-root/ --live-restore --data-root/' "
-                "/etc/default/docker && systemctl restart docker; }",
-            )
-        for undo in self._undo:
-            undo()

@@ -31,6 +31,7 @@ from .api.server import Api
 from .apollo.hosts import live_hosts
 from .machines.errors import MachineError
 from .machines.prepare import Kind
+from .paths import cache_dir, write_private
 from .processes import die_with_parent, start_ticks
 from .provider import balancing, buckets, command, compute, identity, logs, network, security, storage
 from .provider.journal import Fault, Journal
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _LOOK_SECONDS = 2.0
-_MODULES = (network, security, compute, storage, identity, logs, balancing, buckets)
+MODULES = (network, security, compute, storage, identity, logs, balancing, buckets)
 
 
 class Daemon:
@@ -61,7 +62,6 @@ class Daemon:
         if edge_port is not None:
             from .machines.driver import MachineDriver
             from .machines.orders import binaries
-            from .paths import cache_dir
 
             aws = Aws(self.api.endpoint, region, machines)
             self.driver = MachineDriver(aws, folder, cache_dir(), binaries, edge_port, kind)
@@ -72,7 +72,7 @@ class Daemon:
             lambda: self.driver.ssh_prefix if self.driver else (),
             lambda address: self.driver.ended(address) if self.driver else "",
         )
-        kinds = [kind() for module in _MODULES for kind in module.KINDS]
+        kinds = [kind() for module in MODULES for kind in module.KINDS]
         self.resources = Servicer("aws", kinds, self.journal, self.aws)
         self.commands = Servicer("command", command.kinds(self.runner), self.journal, self.aws)
         self.commands.cancel = self.runner.cancel
@@ -100,11 +100,7 @@ class Daemon:
             "edge_port": self.edge_port,
             "kind": self.kind,
         }
-        draft = self.folder / "cloud.json.draft"
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(about))
-        draft.rename(self.folder / "cloud.json")
+        write_private(self.folder / "cloud.json", json.dumps(about))
         self.baseline = inventory(self.aws)
         self.journal.ready.set()
 

@@ -34,3 +34,11 @@ def run_dir() -> Path:
 def cloud_dir(stack: str) -> Path:
     """The folder of one stack's cloud. Two stacks have two clouds, as they have two accounts on AWS."""
     return run_dir() / stack
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file of mode 0600 in one step: a reader sees the old text or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)

@@ -18,12 +18,12 @@ _FAMILY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.p
 STOPPED = 128 + signal.SIGTERM
 
 
-def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> None:
-    """Asks the kernel to signal this process when its parent ends, however that ends."""
+def die_with_parent() -> None:
+    """Asks the kernel to end this process by SIGTERM when its parent ends, however that ends."""
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:  # it ended before we asked
-        os.kill(os.getpid(), sig)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def start_ticks(pid: int) -> int | None:

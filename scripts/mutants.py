@@ -208,13 +208,10 @@ def git(*argv: str) -> str:
 
 def changes(since: str) -> dict[str, set[int]]:
     """Python file → the lines that the branch and the work on it changed."""
-    base = subprocess.run(
-        ["git", "merge-base", since, "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout
-    argv = ["git", "diff", "--unified=0", "--no-color", base.strip(), "--", "*.py"]
+    base = git("merge-base", since, "HEAD").strip()
     found: dict[str, set[int]] = {}
     file = ""
-    for line in subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines():
+    for line in git("diff", "--unified=0", "--no-color", base, "--", "*.py").splitlines():
         if line.startswith("+++ "):
             file = line.removeprefix("+++ b/")
         elif hunk := re.match(r"@@ -\S+ \+(\d+)(?:,(\d+))? @@", line):

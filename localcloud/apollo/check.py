@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import http.client
 import itertools
-import json
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from . import demo
 from .fleet import Fleet, FleetError, overlay_ip
@@ -118,10 +117,6 @@ def _by_service(containers: Sequence[demo.DemoContainer]) -> dict[str, set[str]]
     """How the answers of each service's instances begin."""
     services = sorted({container.service for container in containers})
     return {service: {f"{service} on {c.host}" for c in containers if c.service == service} for service in services}
-
-
-def as_json(results: Sequence[Result]) -> str:
-    return json.dumps([asdict(result) for result in results], indent=2)
 
 
 def _settle(one: _Try, patience: float) -> Result:

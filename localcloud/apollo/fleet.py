@@ -41,9 +41,9 @@ class Fleet:
             said = (error.stderr or b"") + f"\nno end after {limit:g} s".encode()
             return subprocess.CompletedProcess(list(argv), 124, error.stdout or b"", said)
 
-    def check(self, host: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float | None = None) -> str:
+    def check(self, host: str, argv: Sequence[str], *, stdin: bytes = b"") -> str:
         """Runs a command and gives what it printed. Raises FleetError if it failed."""
-        done = self.run(host, argv, stdin=stdin, timeout=timeout)
+        done = self.run(host, argv, stdin=stdin)
         if done.returncode:
             words = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise FleetError(f"{host}: {' '.join(argv[:3])} … ended with {done.returncode}: {words}")
@@ -79,11 +79,11 @@ def network_of(folder: Path, rows: Sequence[HostRow], host: str) -> Path:
     return Path(f"/proc/{facts['leader']}/ns/net")
 
 
-def last_words(folder: Path, rows: Sequence[HostRow], host: str, lines: int = 20) -> str:
+def last_words(folder: Path, rows: Sequence[HostRow], host: str) -> str:
     """The last lines on the host's console."""
     from ..machines.machine import tail
 
-    return tail(console(folder, rows, host), lines)
+    return tail(console(folder, rows, host), 20)
 
 
 def _row(rows: Sequence[HostRow], host: str) -> HostRow:

@@ -62,7 +62,7 @@ def planned_hosts(steps: Iterable[Step]) -> list[HostRow]:
     kept = [step for step in steps if step.op != "delete" and "delete" not in step.op]
     # A host whose interface is made beforehand has its address there; both carry the same Name.
     by_name = {
-        _text(step.inputs, "tags", "Name"): (step.inputs.get("privateIps") or [""])[0]
+        (step.inputs.get("tags") or {}).get("Name"): (step.inputs.get("privateIps") or [""])[0]
         for step in kept
         if step.type == "aws:ec2/networkInterface:NetworkInterface"
     }
@@ -70,7 +70,7 @@ def planned_hosts(steps: Iterable[Step]) -> list[HostRow]:
     for step in kept:
         if step.type == "aws:ec2/instance:Instance":
             tags = cast(Mapping[str, str], step.inputs.get("tags") or {})
-            address = step.inputs.get("privateIp") or by_name.get(tags.get("Name", ""), "")
+            address = step.inputs.get("privateIp") or by_name.get(tags.get("Name"), "")
             rows[step.urn] = _row(tags, str(address), "planned", "")
     return _sorted(rows.values())
 
@@ -94,10 +94,3 @@ def _row(tags: Mapping[str, str], address: str, state: str, instance: str) -> Ho
 def _sorted(rows: Iterable[HostRow | None]) -> list[HostRow]:
     order = {"control": 0, "slave": 1, "edge": 2}
     return sorted((row for row in rows if row), key=lambda row: (order.get(row.role, 3), row.slot, row.name))
-
-
-def _text(inputs: Mapping[str, Any], *path: str) -> str:
-    value: Any = inputs
-    for part in path:
-        value = cast(Mapping[str, Any], value).get(part) if isinstance(value, dict) else None
-    return str(value or "")

@@ -15,7 +15,7 @@ from localcloud.cli.arguments import common
 from localcloud.errors import LocalCloudError
 
 INTERRUPTED = 130
-# Each verb is a module with arguments(parser) and run(arguments). Only the one that is wanted is imported.
+# Each verb is a module with run(arguments), and where it has any arguments(parser). Only the one that is wanted is imported.
 VERBS = {
     "up": "make the stack's cloud what the program says",
     "preview": "show what `up` would do; needs no running cloud",
@@ -100,5 +100,6 @@ def fill(name: str, verb: argparse.ArgumentParser) -> None:
     """Gives a verb's parser its arguments."""
     module = importlib.import_module(f"localcloud.cli.{'orders' if name in ORDERS else name}")
     common(verb)
-    module.arguments(verb)
+    if hasattr(module, "arguments"):
+        module.arguments(verb)
     verb.set_defaults(run=module.run)

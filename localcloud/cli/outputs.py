@@ -8,10 +8,6 @@ from localcloud import show
 from localcloud.stack import running
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    del parser
-
-
 def run(args: argparse.Namespace) -> int:
     found = running.stack_outputs(args.stack)
     if args.json:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import argparse
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    del parser
-
-
 def run(args: argparse.Namespace) -> int:
     from localcloud import operations
     from localcloud.cli.report import report

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from plan.secrets import together
 
 from ..errors import LocalCloudError
-from ..paths import cache_dir
+from ..paths import cache_dir, write_private
 from ..stack.project import read_config, read_project, read_yaml
 from ..stack.running import state_file
 
@@ -127,9 +127,9 @@ def prepare(
     (folder / "state").mkdir(mode=0o700, exist_ok=True)
     generated = {key: value for key, value in project.items() if key not in ("runtime", "main", "backend")}
     generated |= {"runtime": "python", "main": str(program)}
-    _write(work / "Pulumi.yaml", yaml.safe_dump(generated, sort_keys=False))
+    write_private(work / "Pulumi.yaml", yaml.safe_dump(generated, sort_keys=False))
     stack_file = {"encryptionsalt": vault.salt, "config": config}
-    _write(work / f"Pulumi.{stack}.yaml", yaml.safe_dump(stack_file, sort_keys=False))
+    write_private(work / f"Pulumi.{stack}.yaml", yaml.safe_dump(stack_file, sort_keys=False))
     return Workspace(folder, program, name, stack, str(region), place)
 
 
@@ -157,7 +157,7 @@ def _harvest(folder: Path, project: str, stack: str) -> None:
         return
     config = read_yaml(folder / "work" / f"Pulumi.{stack}.yaml").get("config") or {}
     rolled = {role: config.get(f"{project}:{role}", {}).get("generations") or {} for role in _ROLES}
-    _write(folder / "generations.json", json.dumps(rolled))
+    write_private(folder / "generations.json", json.dumps(rolled))
     marker.unlink()
 
 
@@ -182,7 +182,7 @@ class Vault:
         self._file = folder / "secrets.json"
         passphrase = folder / "passphrase"
         if not passphrase.exists():
-            _write(passphrase, random_source.token_urlsafe(32))
+            write_private(passphrase, random_source.token_urlsafe(32))
         if self._file.exists():
             stored: dict[str, Any] = json.loads(self._file.read_text())
         else:
@@ -208,7 +208,7 @@ class Vault:
             for key in together(made.keys() - kept.keys()):
                 kept.pop(key, None)
             self._values = {key: kept.get(key) or self.encrypt(value) for key, value in made.items()}
-        _write(self._file, json.dumps({"salt": self._salt_text, "check": self.salt, "values": self._values}))
+        write_private(self._file, json.dumps({"salt": self._salt_text, "check": self.salt, "values": self._values}))
         return {key: {"secure": value} for key, value in self._values.items()}
 
 
@@ -248,11 +248,3 @@ def _without_ciphertext(value: Any, vault: Vault) -> Any:
     if isinstance(value, list):
         return [_without_ciphertext(item, vault) for item in cast(list[Any], value)]
     return value
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file of mode 0600 in one step: a reader sees the old text or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)

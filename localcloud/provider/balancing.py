@@ -1,7 +1,5 @@
 """Network load balancers (ELBv2): balancer, target group, attachment, listener."""
 
-# One interface for all types: not every argument is of use to each, and tables are class attributes.
-# ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """S3 buckets and what is in them."""
 
-# One interface for all types: not every argument is of use to each, and tables are class attributes.
-# ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 import base64

@@ -1,7 +1,5 @@
 """`command:local:Command` and `command:remote:Command`: a shell here, and one at the far end of the system's ssh."""
 
-# One interface for all types: not every argument is of use to each, and tables are class attributes.
-# ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 import contextlib

@@ -1,7 +1,5 @@
 """IAM roles, their policies and instance profiles, KMS keys, and the SSM parameter store."""
 
-# One interface for all types: not every argument is of use to each, and tables are class attributes.
-# ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 from typing import Any, cast

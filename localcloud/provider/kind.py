@@ -1,6 +1,5 @@
 """What every resource type has in common: names, property mapping to AWS's own shapes, tags, waiting."""
 
-# ruff: noqa: ARG002
 from __future__ import annotations
 
 import contextlib
@@ -159,10 +158,10 @@ def first(items: list[Any] | None) -> Any | None:
     return items[0] if items else None
 
 
-def wait(what: str, done: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
-    """Polls until done. CloudError after the given seconds."""
-    if not wait_until(done, seconds):
-        raise CloudError(f"{what} did not happen within {seconds:.0f} s")
+def wait(what: str, done: Callable[[], bool]) -> None:
+    """Polls until done. CloudError after WAIT_SECONDS."""
+    if not wait_until(done, WAIT_SECONDS):
+        raise CloudError(f"{what} did not happen within {WAIT_SECONDS:.0f} s")
 
 
 class Api(Kind):

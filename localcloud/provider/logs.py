@@ -1,7 +1,5 @@
 """Log groups, and flow logs of the network into them. Nothing is written here: moto keeps the records of both."""
 
-# One interface for all types: not every argument is of use to each, and tables are class attributes.
-# ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 from .kind import Api, Aws, Ec2, first

@@ -1,7 +1,5 @@
 """VPCs, subnets, gateways, addresses, routes and endpoints."""
 
-# One interface for all types: not every argument is of use to each, and tables are class attributes.
-# ruff: noqa: ARG002, RUF012
 from __future__ import annotations
 
 import zlib

@@ -1,7 +1,5 @@
 """The engine's provider protocol, over any set of resource types."""
 
-# The protocol gives the names and the arguments.
-# ruff: noqa: ARG002
 from __future__ import annotations
 
 import random

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from localcloud.daemon import _MODULES  # pyright: ignore[reportPrivateUsage]
+from localcloud.daemon import MODULES
 from localcloud.provider.kind import Kind
 from localcloud.provider.values import UNKNOWN, Props
 
-KINDS: dict[str, Kind] = {kind.token.rpartition(":")[2]: kind() for module in _MODULES for kind in module.KINDS}
+KINDS: dict[str, Kind] = {kind.token.rpartition(":")[2]: kind() for module in MODULES for kind in module.KINDS}
 ROUTE = {"routeTableId": "rtb-1", "destinationCidrBlock": "0.0.0.0/0"}
 INSTANCE = {"ami": "ami-1", "instanceType": "t3.micro", "subnetId": "subnet-1"}
 RULE = {"ipProtocol": "tcp", "fromPort": 80, "toPort": 80, "cidrIpv4": "10.0.0.0/8"}

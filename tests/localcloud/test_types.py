@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from components.programs import tls_only
+from localcloud.api.client import Aws, Keys
+from localcloud.daemon import MODULES
+from localcloud.provider.kind import Api, members_of
 from localcloud.provider.schema import schema
 from localcloud.provider.values import Props, plain
 
@@ -288,16 +291,12 @@ def test_a_resource_lives_through_all_its_calls(case: Case, world: World) -> Non
 
 
 def test_every_type_of_the_provider_has_a_case_here() -> None:
-    from localcloud.daemon import _MODULES  # pyright: ignore[reportPrivateUsage]
-
-    tokens = {kind.token for module in _MODULES for kind in module.KINDS}
+    tokens = {kind.token for module in MODULES for kind in module.KINDS}
     assert tokens == {case.type for case in CASES}
 
 
 def test_tables_name_only_properties_that_the_sdk_has() -> None:
-    from localcloud.daemon import _MODULES  # pyright: ignore[reportPrivateUsage]
-
-    for module in _MODULES:
+    for module in MODULES:
         for kind in module.KINDS:
             known = schema(kind.token).inputs
             rules = {name.partition(".")[0] for name in (*kind.replaces, *kind.computed, *kind.unordered, *kind.json_text)}
@@ -309,12 +308,8 @@ def test_tables_name_only_properties_that_the_sdk_has() -> None:
 
 def test_each_setter_is_a_call_of_aws_s_that_takes_the_id_and_the_input() -> None:
     """The cases above change only some of the inputs that have one."""
-    from localcloud.api.client import Aws, Keys
-    from localcloud.daemon import _MODULES  # pyright: ignore[reportPrivateUsage]
-    from localcloud.provider.kind import Api, members_of
-
     aws = Aws("http://127.0.0.1:1", REGION, Keys("id", "secret"))
-    tables = [kind() for module in _MODULES for kind in module.KINDS if issubclass(kind, Api) and kind.setters]
+    tables = [kind() for module in MODULES for kind in module.KINDS if issubclass(kind, Api) and kind.setters]
     assert len(tables) > 5
     for kind in tables:
         for name, setter in kind.setters.items():
