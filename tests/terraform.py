@@ -20,6 +20,7 @@ import pytest
 
 from localcloud.paths import cache_dir
 from tests.components.recording import IMAGE, Recording, Registration, mock_arn
+from tests.host.support import left_out
 
 # An image of the embedded cloud, in the place of the one that the mocks make up.
 AMI = "ami-0d12a0e1b8c53f7a2"
@@ -49,12 +50,10 @@ def provider_mirror() -> Path:
     CI=true a Terraform without its provider is a failure."""
     if shutil.which("terraform") is None:
         pytest.skip("terraform is not on PATH: the real AWS provider judged nothing")
-    if mirror := found_mirror():
-        return mirror
-    words = f"terraform is on PATH, its AWS provider in none of {', '.join(MIRRORS)} and $TF_PLUGIN_CACHE_DIR"
-    if os.environ.get("CI"):
-        pytest.fail(words)
-    pytest.skip(words)
+    mirror = found_mirror()
+    if mirror is None:
+        left_out(f"terraform is on PATH, its AWS provider in none of {', '.join(MIRRORS)} and $TF_PLUGIN_CACHE_DIR")
+    return mirror
 
 
 class Terraform:

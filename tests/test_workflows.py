@@ -17,6 +17,7 @@ import yaml
 from ops.__main__ import main
 from ops.comment import render_failure
 from tests.components import recording
+from tests.host.support import stand_in
 from tests.localcloud.test_program import Stack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -270,14 +271,8 @@ class Runner:
             (folder / "of-the-branch").mkdir()
             (folder / "of-the-branch/preview.json").write_text(json.dumps(preview))
         (folder / "allowed").write_text(allowed)
-        self._program("bin/python3", f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
-        self._program("bin/gh", f'printf "%s\\n" "$*" >> {folder}/calls')
-
-    def _program(self, name: str, body: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
+        stand_in(folder / "bin/python3", f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
+        stand_in(folder / "bin/gh", f'printf "%s\\n" "$*" >> {folder}/calls')
 
     def step(self, name: str) -> int:
         env = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "STACK": "dev", "PR": "7", "REPOSITORY": "o/r", "RUN": "URL"}
@@ -319,7 +314,7 @@ def test_a_preview_that_failed_has_a_comment_in_the_place_of_the_last_ones(
 
 def test_a_comment_is_made_where_even_python_is_missing(tmp_path: Path) -> None:
     runner = Runner(tmp_path, None)
-    (tmp_path / "bin/python3").write_text("#!/bin/sh\nexit 127\n")
+    stand_in(tmp_path / "bin/python3", "exit 127")
     assert runner.step("Comment") == 0
     assert runner.comment == "<!-- apollo-preview dev -->\n### Preview of dev: failed before it began, see URL\n"
 

@@ -15,18 +15,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from localcloud.paths import REPOSITORY
-from tests.host.support import free_ports, text_of
+from tests.host.support import PATIENCE, Handler, free_ports, stand_in, text_of, until
 
 CONFIG, LIVE, STATE = "/etc/haproxy/haproxy.cfg", "/etc/haproxy/live", "/var/lib/apollo"
-# Seconds: longer than anything takes that works.
-PATIENCE = 90
 # Where containers are in these tests, where clients and balancer are, who ask from 127.0.0.1, and a slave's address in the VPC.
 OVERLAY, CONTAINERS, CONTAINER = "127.2.0.0/16", "127.2.1.0 127.2.239.255", "127.2.1.7"
 # Where an edge has its VPC address.
@@ -50,30 +48,19 @@ sys.exit(__main__.run(sys.argv[1:]))
 """
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
-        time.sleep(0.02)
-
-
 class Instance:
     """A small web server that says its name and what it was asked, after so many seconds."""
 
     def __init__(self, name: str, address: str = CONTAINER, seconds: float = 0) -> None:
         seen = self.seen = list[dict[str, str]]()
 
-        class Handler(BaseHTTPRequestHandler):
+        class Named(Handler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 seen.append({**{key.lower(): value for key, value in self.headers.items()}, ":path": self.path})
                 time.sleep(seconds)
-                body = f"{name} {self.path}".encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer(200, f"{name} {self.path}")
 
             def do_POST(self) -> None:
                 left = int(self.headers["Content-Length"])
@@ -86,10 +73,7 @@ class Instance:
                 with contextlib.suppress(OSError):
                     super().handle()
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer((address, 0), Handler)
+        self.server = ThreadingHTTPServer((address, 0), Named)
         self.address, self.port = address, int(self.server.server_address[1])
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -104,7 +88,7 @@ class Tunnel:
     def __init__(self) -> None:
         seen = self.seen = list[str]()
 
-        class Handler(socketserver.StreamRequestHandler):
+        class Echo(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 with contextlib.suppress(OSError):
                     lines = [line.decode() for line in iter(lambda: self.rfile.readline().strip(), b"")]
@@ -119,7 +103,7 @@ class Tunnel:
                     while data := self.rfile.readline():
                         self.wfile.write(data)
 
-        self.server = socketserver.ThreadingTCPServer((CONTAINER, 0), Handler)
+        self.server = socketserver.ThreadingTCPServer((CONTAINER, 0), Echo)
         self.server.daemon_threads = True
         self.address, self.port = CONTAINER, int(self.server.server_address[1])
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -180,8 +164,7 @@ class Edge:
         (folder / "bin/apollo").write_text(APOLLO.format(python=sys.executable, root=REPOSITORY, folder=folder))
         (folder / "bin/apollo").chmod(0o755)
         # In the place of systemd: a reload is this signal to the master.
-        (folder / "bin/systemctl").write_text(f"#!/bin/sh\nkill -USR2 $(cat {folder}/master.pid)\necho >>{folder}/reloads\n")
-        (folder / "bin/systemctl").chmod(0o755)
+        stand_in(folder / "bin/systemctl", f"kill -USR2 $(cat {folder}/master.pid)\necho >>{folder}/reloads")
 
     def _places(self) -> dict[str, str]:
         port, folder = self.port, self.folder
@@ -206,11 +189,15 @@ class Edge:
 
     def tune(self, **constants: int) -> None:
         """Other constants of edge/apply.py, before the start."""
-        program = self.folder / "bin/apollo"
-        program.write_text(program.read_text().replace("update({})", f"update({constants!r})"))
+        apollo = self.folder / "bin/apollo"
+        apollo.write_text(apollo.read_text().replace("update({})", f"update({constants!r})"))
 
-    def start(self, name: str) -> None:
-        """consul, haproxy or template."""
+    def start(self, *names: str) -> None:
+        """consul, haproxy and template, or one of them."""
+        for name in names or ("consul", "haproxy", "template"):
+            self._start(name)
+
+    def _start(self, name: str) -> None:
         folder, port = self.folder, self.port
         argv = {
             "consul": [

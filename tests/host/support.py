@@ -8,18 +8,24 @@ import os
 import shutil
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from host.render import HostFile, host_files
+from localcloud.machines.namespaces import Namespace
 from plan.cluster import Cluster, PlannedHost
 from tests.plan.support import cluster
 
 USERDATA = Path(__file__).resolve().parents[2] / "host/files"
-LIBRARY = "usr/local/lib/apollo"
 STACK = "dev"
+# Seconds: longer than anything takes that works.
+PATIENCE = 90
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtleSBvZiB0aGUgdGVzdHMsIG5vYm9keSBoYXMgaXQh ops@example.com"
 LAYERS = (
     *("boot", "rootfs", "roles/slave", "roles/control", "roles/edge"),
@@ -39,6 +45,12 @@ EXAMPLES: dict[str, Cluster] = {
 }
 
 
+# A planned host of each kind.
+HOSTS = [
+    pytest.param(plan, host, id=f"{name}-{host.name}")
+    for name, plan in EXAMPLES.items()
+    for host in (plan.slaves[0], plan.control[0], plan.edges[0])
+]
 _places = itertools.count(os.getpid() * 131)
 
 
@@ -72,6 +84,48 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(USERDATA.parents[1]), **more}
 
 
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
+        time.sleep(0.02)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """What a server's handlers have in common: whole answers, and nothing in a log."""
+
+    def answer(self, status: int, content: str | bytes = b"", headers: dict[str, str] | None = None) -> None:
+        body = content.encode() if isinstance(content, str) else content
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def served(handler: Callable[..., BaseHTTPRequestHandler]) -> Generator[str]:
+    """A web server on the loopback; its address and port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def stand_in(path: Path, text: str) -> Path:
+    """Makes a shell script in the place of a program."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
 def needs(tool: str, package: str) -> str:
     """The tool's path. Without it the test is left out by name, and in CI fails."""
     beside = Path(sys.executable).parent / tool
@@ -79,6 +133,19 @@ def needs(tool: str, package: str) -> str:
     if found is None:
         left_out(f"{tool} is not here; install {package}")
     return found
+
+
+@contextlib.contextmanager
+def namespaces(prefix: str, *names: str) -> Generator[dict[str, Namespace]]:
+    """Network namespaces by their names, until they are done with."""
+    if os.geteuid() != 0:
+        left_out("network namespaces need root")
+    made = {name: Namespace(f"{prefix}-{name}") for name in names}
+    try:
+        yield made
+    finally:
+        for namespace in made.values():
+            namespace.delete()
 
 
 def left_out(reason: str) -> NoReturn:

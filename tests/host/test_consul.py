@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from host.apollo.consul import acl, configure, forget
 from host.render import node_facts
 from plan.cluster import PlannedHost
 from tests.host.conftest import PLAN, Agent
-from tests.host.edge import until
-from tests.host.support import STACK, files_of, one_of_each
+from tests.host.support import STACK, files_of, one_of_each, served, until
 from tests.host.test_parameters import Cloud
 from tests.plan.support import cluster
 
@@ -228,17 +226,11 @@ def test_what_ssm_has_is_asked_in_one_question_and_its_silence_is_no_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Cloud.values, Cloud.seen = in_ssm() | {"consul/edge-token": "new"}, []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Cloud) as cloud:
-        thread = threading.Thread(target=cloud.serve_forever, args=(0.05,))
-        thread.start()
-        url = f"http://127.0.0.1:{cloud.server_port}"
-        monkeypatch.setattr(parameters, "METADATA", f"{url}/latest")
-        monkeypatch.setattr(
-            parameters, "facts", lambda: {"AWS_ENDPOINT": url, "REGION": "eu-west-1", "SSM_PREFIX": "/apollo/dev"}
-        )
+    with served(Cloud) as place:
+        facts = {"AWS_ENDPOINT": f"http://{place}", "REGION": "eu-west-1", "SSM_PREFIX": "/apollo/dev"}
+        monkeypatch.setattr(parameters, "METADATA", f"http://{place}/latest")
+        monkeypatch.setattr(parameters, "facts", lambda: facts)
         ssm = acl.from_ssm()
-        cloud.shutdown()
-        thread.join()
     assert ssm == Cloud.values and len(Cloud.seen) == 1
     assert acl.unread(ssm) == ["consul/edge-token"]
     # Nobody listens any more.
@@ -378,10 +370,7 @@ def test_a_host_may_start_at_any_moment_of_a_rotation_of_the_gossip_key(
     try:
         assert joined(there) and joined(away)
         stop(away)
-        deadline = time.monotonic() + 60
-        while away.facts["NODE_NAME"] in alive():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: away.facts["NODE_NAME"] not in alive(), "the others miss it")
         local.write(host / "secrets/consul/gossip-key", NEW_KEY, 0o600)
         # One that never knew another key. It is let in as soon as the others send with it.
         hosts.append(Agent(consul, host / "fresh", monkeypatch, PLAN.slaves[2], join=join))
@@ -683,10 +672,7 @@ def test_with_tls_only_the_holders_of_our_certificates_are_heard_by_a_server(
         join = [f"127.0.0.1:{server.ports['serf_lan']}"]
         slave = Agent(consul, host / "slave", monkeypatch, PLAN.slaves[0], "1", join)
         try:
-            deadline = time.monotonic() + 60
-            while not registered("slave-1"):
-                assert time.monotonic() < deadline, Path(slave.log.name).read_text()[-2000:]
-                time.sleep(0.1)
+            until(lambda: registered("slave-1"), f"it is registered; see {slave.log.name}")
         finally:
             slave.close()
     finally:

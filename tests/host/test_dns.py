@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from host.apollo.consul import acl, names
 from localcloud.machines.namespaces import Namespace
 from tests.booted.names_watch import addresses, query
 from tests.host.conftest import PLAN, Agent
-from tests.host.support import files_of, free_ports, left_out, needs
+from tests.host.support import files_of, free_ports, namespaces, needs, until
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,6 @@ class Slave:
         """Bytes that the slave's agent and the server hold."""
         status = [Path(f"/proc/{one.process.pid}/status").read_text() for one in (self.server, self.agent)]
         return sum(int(text.split("VmRSS:")[1].split()[0]) * 1024 for text in status)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -75,7 +68,8 @@ names.main()
     try:
         running.extend(map(subprocess.Popen, programs))
         found = Slave(port, agent, own)
-        until(lambda: found.ask("consul.service.consul") == "127.0.0.1" and found.ask("slave-1.node.consul") != "none")
+        until(lambda: found.ask("consul.service.consul") == "127.0.0.1", "the server is found")
+        until(lambda: found.ask("slave-1.node.consul") != "none", "the slave is found")
         monkeypatch.setattr(local, "CONSUL", f"http://127.0.0.1:{agent.ports['http']}")
         yield found
     finally:
@@ -105,7 +99,7 @@ def test_a_name_has_addresses_over_udp_however_many_instances_there_are(slave: S
     for count in (1, 4, 8, 25, 200):
         every = [f"10.2.1.{number}" for number in range(count)]
         register(f"big{count}", *every)
-        until(lambda count=count: slave.ask(f"big{count}.service.consul") != "none")
+        until(lambda count=count: slave.ask(f"big{count}.service.consul") != "none", "it is found")
         answers = [slave.ask(f"big{count}.service.consul").split(",") for _ in range(40)]
         assert {len(found) for found in answers} == {min(count, 8)}
         # Not the same ones each time.
@@ -117,7 +111,7 @@ def test_a_name_has_addresses_over_udp_however_many_instances_there_are(slave: S
 
 def test_what_the_catalog_has_is_found_in_every_form_that_consul_knows(slave: Slave) -> None:
     register("web", "10.2.1.7", tags=("V1.2", "blue"))
-    until(lambda: slave.ask("web.service.consul") == "10.2.1.7")
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7", "it is found")
     for name in ("WEB.service.Consul", "web.service.dc1.consul", "blue.web.service.consul", "v1.2.web.service.consul"):
         assert slave.ask(name) == "10.2.1.7", name
     for name in ("_web._tcp.service.consul", "_web._blue.service.consul"):
@@ -129,7 +123,7 @@ def test_what_the_catalog_has_is_found_in_every_form_that_consul_knows(slave: Sl
 
 def test_made_up_names_cost_neither_agent_nor_server_memory_and_take_no_name_away(slave: Slave) -> None:
     register("web", "10.2.1.7")
-    until(lambda: slave.ask("web.service.consul") == "10.2.1.7")
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7", "it is found")
     before = slave.memory()
     for number in range(1000):
         for made_up in (
@@ -149,7 +143,7 @@ def test_made_up_names_cost_neither_agent_nor_server_memory_and_take_no_name_awa
 
 def test_names_are_answered_while_no_server_is_there_and_made_up_ones_still_refused(slave: Slave) -> None:
     register("web", "10.2.1.7")
-    until(lambda: slave.ask("web.service.consul") == "10.2.1.7")
+    until(lambda: slave.ask("web.service.consul") == "10.2.1.7", "it is found")
     slave.server.process.terminate()
     slave.server.process.wait(30)
     end = time.monotonic() + 5
@@ -188,8 +182,8 @@ class Resolver:
 
     ADDRESS, GATEWAY = "10.0.0.2", "10.2.0.1"
 
-    def __init__(self, folder: Path) -> None:
-        self.host, self.vpc, *self.containers = (Namespace(f"apollo-dns-{name}") for name in ("host", "vpc", "one", "other"))
+    def __init__(self, folder: Path, host: Namespace, vpc: Namespace, *containers: Namespace) -> None:
+        self.host, self.vpc, self.containers = host, vpc, containers
         self.host.ip(
             [
                 f"link add eth0 type veth peer name eth0 netns {self.vpc.name}",
@@ -236,27 +230,23 @@ class Resolver:
         self._socket.close()
         self._dnsmasq.terminate()
         self._dnsmasq.wait(30)
-        for namespace in (self.host, self.vpc, *self.containers):
-            namespace.delete()
 
 
 @pytest.fixture
 def resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Resolver]:
     needs("dnsmasq", "dnsmasq-base")
     needs("nft", "nftables")
-    if os.geteuid() != 0:
-        left_out("network namespaces need root")
-    made = Resolver(tmp_path)
-    monkeypatch.setattr(names, "LIMITS", made.limits)
-    try:
+    with (
+        namespaces("apollo-dns", "host", "vpc", "one", "other") as spaces,
+        closing(Resolver(tmp_path, *spaces.values())) as made,
+    ):
+        monkeypatch.setattr(names, "LIMITS", made.limits)
         # Twice, the second time after somebody's flush.
         for _ in range(2):
             made.host.run(["nft", "flush", "ruleset"])
             made.host.call(names.load_limits)
-        until(lambda: made.ask(made.containers[1], "b.example.com") == "192.0.2.1")
+        until(lambda: made.ask(made.containers[1], "b.example.com") == "192.0.2.1", "names are answered")
         yield made
-    finally:
-        made.close()
 
 
 @pytest.mark.machines
@@ -283,7 +273,7 @@ def test_no_container_takes_names_away_from_another_by_idle_connections(resolver
             return by_tcp(connection, "b.test") == 1
         return False
 
-    until(again)
+    until(again, "it may ask again")
 
 
 @pytest.mark.machines
@@ -297,7 +287,7 @@ def test_no_container_takes_names_away_from_another_by_questions_without_an_answ
                 # Whoever gets no answer asks again, as every resolver does.
                 tries = (resolver.ask(other, f"b{number}.example.com") for _ in range(3))
                 assert "192.0.2.1" in tries
-    until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1")
+    until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1", "it may ask again")
 
 
 def test_what_a_server_without_a_leader_says_takes_no_name_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
 from plan.mesh import DRIVERS
 from plan.ports import CONSUL_SERF, METRICS
-from tests.host.support import STACK, environment, left_out, needs
+from tests.host.support import PATIENCE, STACK, environment, namespaces, needs, until
 from tests.plan.support import cluster
 
 pytestmark = pytest.mark.machines
@@ -68,17 +69,14 @@ local.NODE_ENV, firewall.LOADED, routed.TABLE = folder / "node.env", folder / "l
 firewall.SETTINGS, firewall.INTERVAL = folder, float(sys.argv[2])
 firewall.keep()
 """
-# Seconds: longer than anything takes that works.
-SECONDS = 60
 
 
 class Place:
     """A slave's namespaces: the host, the VPC around it with every address that matters, a container on `weave`, and one of a
     network that Compose made."""
 
-    def __init__(self) -> None:
-        names = ("host", "vpc", "web", "compose")
-        self.host, self.vpc, self.web, self.compose = (Namespace(f"{PREFIX}-{name}") for name in names)
+    def __init__(self, host: Namespace, vpc: Namespace, web: Namespace, compose: Namespace) -> None:
+        self.host, self.vpc, self.web, self.compose = host, vpc, web, compose
         private = FACTS["PRIVATE_IP"]
         self.host.sysctl({"net.ipv4.ip_forward": 1})
         self.vpc.sysctl({"net.ipv4.ip_nonlocal_bind": 1})
@@ -106,10 +104,6 @@ class Place:
         self.web.ip([f"address add {WEB}/16 dev eth0", "link set eth0 up", f"route add default via {gateway}"])
         self.compose.ip([f"address add {COMPOSE}/16 dev eth0", "link set eth0 up", "route add default via 172.18.0.1"])
 
-    def delete(self) -> None:
-        for namespace in (self.host, self.vpc, self.web, self.compose):
-            namespace.delete()
-
     def load(self, text: str) -> None:
         self.host.run(["nft", "-f", "-"], stdin=text)
 
@@ -124,34 +118,35 @@ def peers() -> dict[str, routed.Peer]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def rooted() -> None:
+def nft() -> None:
     needs("nft", "nftables")
-    if os.geteuid() != 0:
-        left_out("network namespaces need root")
+
+
+@contextmanager
+def at(module: Any, name: str, place: Path) -> Generator[None]:
+    """Has a module find a file of its own at another place, for a while."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, name, place)
+        yield
 
 
 @pytest.fixture(scope="module")
 def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    before, routed.TABLE = routed.TABLE, tmp_path_factory.mktemp("mesh") / "mesh.json"
-    try:
+    with at(routed, "TABLE", tmp_path_factory.mktemp("mesh") / "mesh.json"):
         routed.save(FACTS, peers())
         return firewall.senders(FACTS)
-    finally:
-        routed.TABLE = before
 
 
 @pytest.fixture(scope="module")
 def slave(senders: dict[str, list[str]]) -> Generator[Place]:
     """slave-1 with the vxlan mesh as its driver makes it, and the rules of the program."""
-    place = Place()
-    try:
+    with namespaces(PREFIX, "host", "vpc", "web", "compose") as spaces:
+        place = Place(**spaces)
         place.host.call(lambda: vxlan.LINK.make(FACTS))
         place.host.call(lambda: routed.apply(vxlan.LINK, peers(), FACTS["BRIDGE_ADDRESS"]))
         assert place.host.call(lambda: firewall.uplink(FACTS)) == "eth0"
         place.load(firewall.packets(FACTS, "eth0", senders))
         yield place
-    finally:
-        place.delete()
 
 
 def scan(source: Namespace, address: str, ports: Iterable[int] = PORTS) -> list[int]:
@@ -180,9 +175,12 @@ def arrived(
             found.append((sender, text))
 
 
-def say(source: Namespace, text: bytes, address: str, port: int) -> None:
+def say(source: Namespace, text: bytes, address: str, port: int, own: str = "") -> None:
+    """Sends a UDP packet, from an address of its own where one is given."""
+
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((own, 0))
             sender.sendto(text, (address, port))
 
     source.call(send)
@@ -291,12 +289,7 @@ def wrapped(source: str, target: str, port: int, text: bytes, kind: int = 0x0800
 
 
 def send_wrapped(place: Place, outer: str, inner: bytes) -> None:
-    def send() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.bind((outer, 0))
-            sender.sendto(inner, (FACTS["PRIVATE_IP"], 4789))
-
-    place.vpc.call(send)
+    say(place.vpc, inner, FACTS["PRIVATE_IP"], 4789, outer)
 
 
 @pytest.mark.parametrize(
@@ -350,14 +343,10 @@ def test_the_mesh_does_not_lead_to_the_host(slave: Place, target: str) -> None:
 def test_nothing_of_the_vpc_passes_for_the_overlay(slave: Place) -> None:
     slave.vpc.ip(["address add 10.2.2.9/32 dev lo"])
 
-    def send() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.bind(("10.2.2.9", 0))
-            sender.sendto(b"attack", (FACTS["PRIVATE_IP"], 9999))
-
+    attack = lambda: say(slave.vpc, b"attack", FACTS["PRIVATE_IP"], 9999, "10.2.2.9")  # noqa: E731
     last = lambda: say(slave.vpc, b"last", FACTS["PRIVATE_IP"], 9999)  # noqa: E731
     try:
-        assert arrived(slave.host, "0.0.0.0", 9999, lambda: slave.vpc.call(send), last) == []
+        assert arrived(slave.host, "0.0.0.0", 9999, attack, last) == []
     finally:
         slave.vpc.ip(["address del 10.2.2.9/32 dev lo"])
 
@@ -399,13 +388,10 @@ def in_vlan(frame: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Namespace]]:
+def bridge() -> Generator[dict[str, Namespace]]:
     """A bridge with two containers, their ends named as Docker does, and the port of Weave's router."""
-    del tmp_path_factory
-    names = ("bridge", "attacker", "victim", "router")
-    spaces = {name: Namespace(f"{PREFIX}-{name}") for name in names}
     ends = {"attacker": ("vethaaaaaaa", MAC["web"]), "victim": ("vethbbbbbbb", MAC["victim"]), "router": ("vethwe-bridge", "")}
-    try:
+    with namespaces(PREFIX, "bridge", "attacker", "victim", "router") as spaces:
         lines = [
             f"link add weave address {MAC['bridge']} type bridge",
             "address add 10.2.0.1/16 dev weave",
@@ -420,9 +406,6 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Name
             spaces[name].ip([f"address add {address}/16 dev eth0", "link set eth0 up"])
         spaces["router"].ip(["link set eth0 up"])
         yield spaces
-    finally:
-        for space in spaces.values():
-            space.delete()
 
 
 def passes(spaces: dict[str, Namespace], source: str, *packets: bytes) -> list[bool]:
@@ -560,8 +543,8 @@ def test_from_the_overlay_a_host_answers_pings_and_an_edge_the_web(name: str, ro
     (planned,) = [host for host in plan.hosts if host.name == f"{role}-1"]
     facts = node_facts(plan, planned, STACK)
     own, private = facts["BRIDGE_ADDRESS"], facts["PRIVATE_IP"]
-    host, vpc, overlay = (Namespace(f"{PREFIX}-{part}") for part in ("node", "nodevpc", "overlay"))
-    try:
+    with namespaces(PREFIX, "node", "nodevpc", "overlay") as spaces:
+        host, vpc, overlay = spaces.values()
         device = firewall.DEVICES.get(name, "vethwe-bridge")
         host.ip(
             [
@@ -586,9 +569,6 @@ def test_from_the_overlay_a_host_answers_pings_and_an_edge_the_web(name: str, ro
         assert scan(overlay, private, [22, 80]) == [] and not answers_ping(overlay, private)
         assert scan(vpc, private) == list(PORTS)
         assert scan(host, "10.2.2.7") == list(PORTS)
-    finally:
-        for namespace in (host, vpc, overlay):
-            namespace.delete()
 
 
 class Kept:
@@ -601,23 +581,19 @@ class Kept:
         self.save(peers())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
             notified.bind(str(folder / "notify"))
-            notified.settimeout(SECONDS)
+            notified.settimeout(PATIENCE)
             argv = place.host.command([sys.executable, "-c", KEEPER, str(folder), str(interval)])
             # A group of its own, as its followers end with it.
             self.process = subprocess.Popen(argv, env=environment(NOTIFY_SOCKET=str(folder / "notify")), start_new_session=True)
             assert notified.recv(20) == b"READY=1"
 
     def save(self, table: dict[str, routed.Peer]) -> None:
-        before, routed.TABLE = routed.TABLE, self.folder / "mesh.json"
-        routed.save(FACTS, table)
-        routed.TABLE = before
+        with at(routed, "TABLE", self.folder / "mesh.json"):
+            routed.save(FACTS, table)
 
     def complaint(self) -> str:
-        before, firewall.LOADED = firewall.LOADED, self.folder / "loaded"
-        try:
+        with at(firewall, "LOADED", self.folder / "loaded"):
             return self.place.host.call(firewall.complaint)
-        finally:
-            firewall.LOADED = before
 
     def signal(self, number: int) -> None:
         os.killpg(self.process.pid, number)
@@ -629,19 +605,12 @@ class Kept:
 
 @pytest.fixture
 def kept(slave: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Generator[Kept]:
-    # What comes back within SECONDS came back by an event.
-    keeper = Kept(slave, tmp_path, getattr(request, "param", 10 * SECONDS))
+    # What comes back within PATIENCE came back by an event.
+    keeper = Kept(slave, tmp_path, getattr(request, "param", 10 * PATIENCE))
     try:
         yield keeper
     finally:
         keeper.end()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"after {SECONDS} s still not: {what}"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -760,13 +729,10 @@ def test_a_table_replaces_itself_in_one_step_and_a_bad_one_changes_nothing(slave
 def test_a_block_of_any_size_is_its_hosts_to_the_last_address(slave: Place, tmp_path: Path, prefix: int) -> None:
     plan = cluster(overlay={"mesh": "vxlan", "hostPrefix": prefix}, slaves={"count": 2})
     facts, peer = node_facts(plan, plan.slaves[0], STACK), plan.slaves[1]
-    before, routed.TABLE = routed.TABLE, tmp_path / "mesh.json"
-    try:
-        entry = routed.Peer(peer.name, str(peer.private_ip), str(peer.bridge_address.ip), str(peer.docker_subnet))
+    entry = routed.Peer(peer.name, str(peer.private_ip), str(peer.bridge_address.ip), str(peer.docker_subnet))
+    with at(routed, "TABLE", tmp_path / "mesh.json"):
         routed.save(facts, {peer.name: entry})
         slave.load(firewall.packets(facts, "eth0", firewall.senders(facts)))
-    finally:
-        routed.TABLE = before
     assert peer.docker_subnet is not None
 
     def has(address: int) -> bool:

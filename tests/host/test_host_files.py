@@ -14,9 +14,8 @@ import pytest
 
 from host import package
 from plan.cluster import Cluster
-from tests.host.support import EXAMPLES, USERDATA, files_of, needs, one_of_each
+from tests.host.support import EXAMPLES, HOSTS, USERDATA, files_of, needs, one_of_each, stand_in
 
-HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
 # Programs that packages bring, and the units that ours name.
 PROGRAMS = (
     "sbin/ifup",
@@ -51,10 +50,8 @@ def test_systemd_accepts_every_unit(plan: Cluster, host: Any, tmp_path: Path) ->
     shutil.copytree("/lib/systemd/system", units, symlinks=True)
     for name in PACKAGE_UNITS:
         (units / name).write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
-    for program in (*PROGRAMS, "bin/true", "bin/kill"):
-        (root / program).parent.mkdir(parents=True, exist_ok=True)
-        (root / program).write_text("#!/bin/sh\n")
-        (root / program).chmod(0o755)
+    for name in (*PROGRAMS, "bin/true", "bin/kill"):
+        stand_in(root / name, "")
     listed = [name for path in sorted((root / "etc/apollo/units.d").iterdir()) for name in path.read_text().split()]
     own = [path.name for path in (root / "etc/systemd/system").iterdir() if path.suffix in (".service", ".timer")]
     done = subprocess.run(
@@ -157,7 +154,7 @@ def imported(source: str) -> set[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.partition(".")[0])
     return found
 

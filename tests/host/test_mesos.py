@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ import pytest
 from host.apollo import check, local, zookeeper
 from host.apollo.mesos import agent, control, mesos, scheduler
 from host.render import node_facts
-from tests.host.support import EXAMPLES, STACK, files_of
+from tests.host.support import EXAMPLES, STACK, Handler, files_of, served, stand_in
 from tests.plan.support import cluster
 
 PLAN = EXAMPLES["weave"]
+# A file of that name.
+IMAGES = 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n'
 CONTROL, SLAVE = (node_facts(PLAN, host, STACK) for host in (PLAN.control[0], PLAN.slaves[0]))
 
 
@@ -87,7 +88,7 @@ def test_user_data_says_where_mesos_comes_from_and_nothing_where_the_host_has_it
 
 @pytest.mark.usefixtures("host")
 def test_no_container_of_ours_has_a_name_that_the_agent_takes_for_a_task() -> None:
-    local.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    local.write(mesos.IMAGES, IMAGES)
     for name in mesos.PROGRAMS:
         (container,) = [word for word in mesos.command(name, []) if word.startswith("--name=")]
         assert not container.removeprefix("--name=").startswith("mesos-")
@@ -103,7 +104,7 @@ def test_clients_of_zookeeper_are_told_the_planned_control_nodes_as_more_silent_
 
 @pytest.mark.usefixtures("host")
 def test_a_program_that_would_be_the_first_process_of_its_container_gets_an_init() -> None:
-    local.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    local.write(mesos.IMAGES, IMAGES)
     assert "--init" in mesos.command("master", []) and "--init" in mesos.command("marathon", [])
     # With the host's processes it is none.
     assert "--init" not in mesos.command("agent", [], agent.DOCKER_OPTIONS)
@@ -125,7 +126,7 @@ def test_marathon_is_given_no_password_by_a_variable_that_it_logs(host: Path, mo
 
 
 def test_no_password_is_on_a_command_line(host: Path) -> None:
-    local.write(mesos.IMAGES, 'MASTER="m:1"\nMARATHON="n:1"\nAGENT="a:1"\n')
+    local.write(mesos.IMAGES, IMAGES)
     passwords = [(host / f"secrets/mesos/{user}-password").read_text().strip() for user in ("marathon", "operator", "agent")]
     flags = {
         "master": control.master_flags(CONTROL, 2),
@@ -252,9 +253,8 @@ def ended(host: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
 
     def end(said: str, docker: str = "exit 0") -> None:
         local.write(host / "said", said)
-        script = f"#!/bin/sh\ncase $* in *_SYSTEMD_INVOCATION_ID=run-1*) cat {host}/said;; esac\n"
-        local.write(path / "journalctl", script, 0o755)
-        local.write(path / "docker", f"#!/bin/sh\n{docker}\n", 0o755)
+        stand_in(path / "journalctl", f"case $* in *_SYSTEMD_INVOCATION_ID=run-1*) cat {host}/said;; esac")
+        stand_in(path / "docker", docker)
         agent.stopped("run-1")
 
     return end
@@ -331,6 +331,8 @@ class Cluster:
     """A master and Marathon with one application of two tasks, and two agents. `broken`: nothing comes up elsewhere. `refuses`:
     a path that is answered with 500. The agent and the master have the same port here, and so the same metrics."""
 
+    port = 0
+
     def __init__(self) -> None:
         self.agents = ["10.0.0.33", "10.0.32.34"]
         self.inactive: list[str] = []
@@ -387,64 +389,52 @@ class Cluster:
                 return 404, None
         return 200, None
 
+    def api(self) -> Any:
+        place = f"http://127.0.0.1:{self.port}"
+        return control.Api({"master": place, "marathon": place}, {"master": "operator:x", "marathon": "marathon:x"})
+
+    def drain(self, address: str, wait: Callable[[Callable[[], bool]], bool] = lambda condition: condition()) -> str:
+        return control.down(self.api(), address, 1000.0, wait)
+
 
 @pytest.fixture
-def played() -> Generator[tuple[Cluster, int]]:
-    """(the cluster, its port on 127.0.0.1)"""
+def state() -> Generator[Cluster]:
+    """The cluster, which answers at its port of 127.0.0.1."""
     state = Cluster()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Master(Handler):
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, answer = 401, None
             if self.headers.get("Authorization"):
                 status, answer = state.answer(self.command, self.path, json.loads(body) if body else None)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(b"" if answer is None else json.dumps(answer).encode())
+            self.answer(status, "" if answer is None else json.dumps(answer))
 
         do_GET = do_POST = do_DELETE = handle_any
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    with closing(server.socket):
-        yield state, server.server_address[1]
-        server.shutdown()
+    with served(Master) as place:
+        state.port = int(place.partition(":")[2])
+        yield state
 
 
-def api(port: int) -> Any:
-    place = f"http://127.0.0.1:{port}"
-    return control.Api({"master": place, "marathon": place}, {"master": "operator:x", "marathon": "marathon:x"})
-
-
-def at_once(condition: Callable[[], bool]) -> bool:
-    return condition()
-
-
-def test_draining_moves_the_tasks_first_and_takes_the_machine_down_last(played: tuple[Cluster, int]) -> None:
-    state, port = played
-    said = control.down(api(port), "10.0.0.33", 1000.0, at_once)
+def test_draining_moves_the_tasks_first_and_takes_the_machine_down_last(state: Cluster) -> None:
+    said = state.drain("10.0.0.33")
     assert said == "moved 1 tasks; 10.0.0.33 is down until `up`"
     assert set(state.tasks.values()) == {"10.0.32.34"}
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
     changes = [asked for asked in state.asked if not asked.startswith("GET")]
     assert changes == ["POST /maintenance/schedule", "DELETE /v2/apps/web/tasks/web.1", "POST /machine/down"]
-    control.up(api(port), "10.0.0.33")
+    control.up(state.api(), "10.0.0.33")
     assert (state.down, state.windows) == ([], [])
 
 
-def test_draining_stops_where_a_task_does_not_come_up_elsewhere(played: tuple[Cluster, int]) -> None:
-    state, port = played
+def test_draining_stops_where_a_task_does_not_come_up_elsewhere(state: Cluster) -> None:
     state.broken = True
     with pytest.raises(
         control.MesosError,
         match=r"/web did not come up elsewhere in time \(1 of 2 run, 1 of 2 are healthy\); 10\.0\.0\.33 is still in use",
     ):
-        control.down(api(port), "10.0.0.33", 1000.0, at_once)
+        state.drain("10.0.0.33")
     assert (state.down, state.windows) == ([], [])
 
 
@@ -468,22 +458,19 @@ def test_draining_stops_where_a_task_does_not_come_up_elsewhere(played: tuple[Cl
     ],
 )
 def test_a_drain_waits_as_long_as_the_tasks_say_that_they_need_and_no_longer_than_ten_minutes(
-    played: tuple[Cluster, int], check: dict[str, int], tasks: int, said: str
+    state: Cluster, check: dict[str, int], tasks: int, said: str
 ) -> None:
-    state, port = played
     state.check, state.tasks = check, {f"web.{n}": "10.0.0.33" for n in range(tasks)}
-    assert control.needs(api(port), "10.0.0.33") == said
+    assert control.needs(state.api(), "10.0.0.33") == said
 
 
-def test_draining_does_not_wait_for_a_health_of_which_marathon_knew_nothing(played: tuple[Cluster, int]) -> None:
-    state, port = played
+def test_draining_does_not_wait_for_a_health_of_which_marathon_knew_nothing(state: Cluster) -> None:
     state.knows_health = False
-    assert control.down(api(port), "10.0.0.33", 1000.0, at_once).startswith("moved 1 tasks")
+    assert state.drain("10.0.0.33").startswith("moved 1 tasks")
 
 
-def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_started(played: tuple[Cluster, int]) -> None:
-    state, port = played
-    control.down(api(port), "10.0.32.34", 1000.0, at_once)
+def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_started(state: Cluster) -> None:
+    state.drain("10.0.32.34")
     others = list(state.windows)
 
     def interrupted(_: Callable[[], bool]) -> bool:
@@ -491,49 +478,43 @@ def test_draining_that_is_broken_off_leaves_no_window_in_which_nothing_would_be_
 
     state.tasks = {"web.1": "10.0.0.33"}
     with pytest.raises(KeyboardInterrupt):
-        control.down(api(port), "10.0.0.33", 1000.0, interrupted)
+        state.drain("10.0.0.33", interrupted)
     assert state.windows == others
     for state.refuses in ("/v2/tasks", "/machine/down"):
         with pytest.raises(control.MesosError, match=f"{state.refuses}: 500"):
-            control.down(api(port), "10.0.0.33", 1000.0, at_once)
+            state.drain("10.0.0.33")
         assert state.windows == others
 
 
-def test_without_a_marathon_there_is_no_task_to_move(
-    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state, port = played
-    catalog = {"mesos-master?tag=leader&passing": [{"Service": {"Address": "127.0.0.1", "Port": port}}]}
+def test_without_a_marathon_there_is_no_task_to_move(state: Cluster, host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = {"mesos-master?tag=leader&passing": [{"Service": {"Address": "127.0.0.1", "Port": state.port}}]}
     local.write(host / "secrets/consul/control-token", "x", 0o600)
     monkeypatch.setattr(local, "consul", lambda path, _: (catalog.get(path.removeprefix("health/service/"), []), {}))
     api = control.leading()
     assert api
-    said = control.down(api, "10.0.0.33", 1000.0, at_once)
+    said = control.down(api, "10.0.0.33", 1000.0, lambda condition: condition())
     assert said == "no Marathon answers, so moved no task; 10.0.0.33 is down until `up`"
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
 
 
-def test_draining_one_machine_leaves_anothers_window_alone(played: tuple[Cluster, int]) -> None:
-    state, port = played
-    control.down(api(port), "10.0.0.33", 1000.0, at_once)
+def test_draining_one_machine_leaves_anothers_window_alone(state: Cluster) -> None:
+    state.drain("10.0.0.33")
     state.tasks = {}
-    control.down(api(port), "10.0.32.34", 1000.0, at_once)
-    control.up(api(port), "10.0.32.34")
+    state.drain("10.0.32.34")
+    control.up(state.api(), "10.0.32.34")
     assert [entry["ip"] for entry in state.down] == ["10.0.0.33"]
     assert [entry["ip"] for window in state.windows for entry in window["machine_ids"]] == ["10.0.0.33"]
 
 
-def test_a_host_without_an_agent_has_nothing_to_drain(played: tuple[Cluster, int]) -> None:
-    state, port = played
-    assert control.down(api(port), "10.0.0.99", 1000.0, at_once) == "no agent at 10.0.0.99: nothing to drain"
+def test_a_host_without_an_agent_has_nothing_to_drain(state: Cluster) -> None:
+    assert state.drain("10.0.0.99") == "no agent at 10.0.0.99: nothing to drain"
     assert state.asked == ["GET /slaves"]
 
 
 def test_a_leader_without_a_majority_of_logs_leads_in_name_only(
-    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
+    state: Cluster, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, port = played
-    monkeypatch.setattr(mesos, "MASTER_PORT", port)
+    monkeypatch.setattr(mesos, "MASTER_PORT", state.port)
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
     local.write(control.QUORUM, "2\n")
     facts = {"PRIVATE_IP": "127.0.0.1"}
@@ -544,10 +525,8 @@ def test_a_leader_without_a_majority_of_logs_leads_in_name_only(
     assert (led.passing, led.detail) == (False, "leads, and its log has no majority of 2")
 
 
-def test_only_what_the_stack_publishes_has_the_edges_tag(
-    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mesos, "MARATHON_PORT", played[1])
+def test_only_what_the_stack_publishes_has_the_edges_tag(state: Cluster, host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesos, "MARATHON_PORT", state.port)
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
     assert scheduler.look_at_marathon({"PRIVATE_IP": "127.0.0.1"}).tags == []
     plan = cluster(mesos={"published": ["marathon"]})
@@ -611,16 +590,13 @@ def test_a_server_that_hangs_makes_no_other_one_look_dead(host: Path, monkeypatc
 
 
 @pytest.fixture
-def asked(
-    played: tuple[Cluster, int], host: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[dict[str, str]], tuple[str, str]]:
+def asked(state: Cluster, host: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], tuple[str, str]]:
     """Runs the check as a host of these facts whose units of Mesos are up; returns ok or warning, and what it says. As Consul
     has it, the stand-in leads while `master/elected` of its metrics is not 0."""
-    state, port = played
     state.agents.append("127.0.0.1")
-    leader = [{"Service": {"Address": "127.0.0.1", "Port": port}}]
+    leader = [{"Service": {"Address": "127.0.0.1", "Port": state.port}}]
     for name in ("MASTER_PORT", "AGENT_PORT", "MARATHON_PORT"):
-        monkeypatch.setattr(mesos, name, played[1])
+        monkeypatch.setattr(mesos, name, state.port)
     monkeypatch.setattr(scheduler, "PUBLISHED", host / "published")
     monkeypatch.setattr(local, "consul", lambda *_: (leader if state.metrics["master/elected"] else [], {}))
     monkeypatch.setattr(check, "run", lambda *_: "ActiveState=active\nConditionResult=yes\nConditionTimestamp=today\n")
@@ -651,12 +627,12 @@ def test_an_image_that_cannot_be_pulled_is_a_warning_as_the_network_does_without
     assert asked(SLAVE) == ("warning", f"agent does not run: cannot pull example/mesos:1: no such host{NOT_NEEDED}")
 
 
-@pytest.mark.parametrize("state", ["inactive", "failed"])
+@pytest.mark.parametrize("last", ["inactive", "failed"])
 def test_an_agent_whose_image_was_taken_away_is_off_however_its_last_attempt_ended(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch, state: str
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     """systemd keeps a unit `failed` that was stopped while its ExecStopPost ran, though its condition forbids the next."""
-    monkeypatch.setattr(check, "run", lambda *_: f"ActiveState={state}\nConditionResult=no\nConditionTimestamp=today\n")
+    monkeypatch.setattr(check, "run", lambda *_: f"ActiveState={last}\nConditionResult=no\nConditionTimestamp=today\n")
     assert asked(SLAVE) == ("ok", "agent off: there is no such program here")
 
 
@@ -668,20 +644,19 @@ def test_an_agent_whose_image_was_taken_away_is_off_however_its_last_attempt_end
     ],
 )
 def test_a_quorum_of_masters_that_is_not_reached_is_said_on_each(
-    asked: Asked, played: tuple[Cluster, int], metrics: dict[str, float], said: str
+    asked: Asked, state: Cluster, metrics: dict[str, float], said: str
 ) -> None:
-    played[0].metrics |= metrics
+    state.metrics |= metrics
     assert asked(CONTROL) == ("warning", f"master runs: {said}; marathon runs: answers{NOT_NEEDED}")
 
 
-def test_a_marathon_that_does_not_answer_is_said(asked: Asked, played: tuple[Cluster, int]) -> None:
-    played[0].refuses = "/ping"
+def test_a_marathon_that_does_not_answer_is_said(asked: Asked, state: Cluster) -> None:
+    state.refuses = "/ping"
     word, said = asked(CONTROL)
     assert word == "warning" and said.startswith("marathon runs: http://127.0.0.1:") and "/ping: 500; master runs" in said
 
 
-def test_whether_an_agent_is_registered_and_active_the_leading_master_says(asked: Asked, played: tuple[Cluster, int]) -> None:
-    state, _ = played
+def test_whether_an_agent_is_registered_and_active_the_leading_master_says(asked: Asked, state: Cluster) -> None:
     # What the agent itself says as soon as it knows of a master, and nothing is meant by it.
     assert state.metrics["slave/registered"] == 1.0
     state.inactive = ["127.0.0.1"]

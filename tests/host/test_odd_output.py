@@ -16,7 +16,7 @@ from host.apollo import check, network
 from host.apollo.mesh import routed, vxlan, wireguard
 from host.apollo.mesh.weave import status
 from host.render import node_facts
-from tests.host.support import EXAMPLES, STACK, left_out, text_of
+from tests.host.support import EXAMPLES, STACK, left_out, stand_in, text_of
 
 PLAN = EXAMPLES["weave"]
 FACTS = node_facts(PLAN, PLAN.slaves[0], STACK)
@@ -45,8 +45,7 @@ class Kernel:
 
     def tool(self, name: str, text: str) -> None:
         """Puts a program before the machine's own of that name."""
-        (self.folder / name).write_text(f"#!/bin/bash\n{text}\n")
-        (self.folder / name).chmod(0o755)
+        stand_in(self.folder / name, text)
 
 
 @pytest.fixture
@@ -115,8 +114,7 @@ def test_a_bridge_comes_up_under_weave_whatever_the_kernel_lacks(tools: dict[str
     for place in ("/usr/local/bin", "/usr/sbin"):
         script = script.replace(place, str(tmp_path))
     for name, text in {"iptables-legacy": "exit 0", "update-alternatives": "exit 0", "iptables": "exit 0", **tools}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+        stand_in(tmp_path / name, text)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0 and said in done.stdout + done.stderr

@@ -10,11 +10,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from botocore.auth import S3SigV4Auth, SigV4Auth
@@ -24,7 +21,7 @@ from botocore.credentials import Credentials
 from host import package
 from host.apollo import parameters
 from host.render import Programs, programs
-from tests.host.support import EXAMPLES, files_of
+from tests.host.support import EXAMPLES, Handler, files_of, served
 
 # Base64's awkward characters, as in a real key; a session token is long.
 KEYS = {"AccessKeyId": "ASIAEXAMPLE", "SecretAccessKey": "ab/cd+ef=" * 4, "Token": "IQoJb3Jp/+==" * 60}
@@ -38,7 +35,7 @@ VALUES = {name: f"value of {name}" for name in NAMES} | {
 }
 
 
-class Cloud(BaseHTTPRequestHandler):
+class Cloud(Handler):
     """169.254.169.254, SSM and S3 in one. The latter check the signature as AWS does, with botocore's own arithmetic."""
 
     values: dict[str, str]
@@ -102,21 +99,11 @@ class Cloud(BaseHTTPRequestHandler):
         scope = f"{KEYS['AccessKeyId']}/{self.headers['X-Amz-Date'][:8]}/eu-west-1/{service}/aws4_request"
         return f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={';'.join(signed)}, Signature={signature}"
 
-    def answer(self, status: int, content: str | bytes) -> None:
-        content = content.encode() if isinstance(content, str) else content
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silence."""
-
 
 class Host:
     """A folder in the place of /, and the program as it would find itself there."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, cloud: str) -> None:
         self.folder = folder / "root"
         self.kept = self.folder / "etc/apollo/secrets"
         for place in ("etc/apollo", "etc/ssh", "programs/host/apollo", "programs/plan"):
@@ -124,16 +111,16 @@ class Host:
         self.no_ssh = self.folder / "etc/ssh/sshd_not_to_be_run"
         self.no_ssh.touch()
         (self.folder / "etc/apollo/parameters").write_text("".join(f"{name}\n" for name in NAMES))
-        self.endpoint(port)
+        self.endpoint(cloud)
         for name in package.BOOT:
-            text = package.sources()[name].read_text().replace("http://169.254.169.254", f"http://127.0.0.1:{port}")
+            text = package.sources()[name].read_text().replace("http://169.254.169.254", f"http://{cloud}")
             text = text.replace('"/etc', f'"{self.folder}/etc').replace('Path("/")', f'Path("{self.folder}")')
             # The deadlines without and with a copy.
             text = text.replace("= 300.0, 20.0", "= 1.0, 0.5").replace("PAUSE = 2.0", "PAUSE = 0.1")
             (self.folder / "programs" / name).write_text(text)
 
-    def endpoint(self, port: int) -> None:
-        lines = [f'AWS_ENDPOINT="http://127.0.0.1:{port}"', 'REGION="eu-west-1"', 'SSM_PREFIX="/apollo/dev"']
+    def endpoint(self, cloud: str) -> None:
+        lines = [f'AWS_ENDPOINT="http://{cloud}"', 'REGION="eu-west-1"', 'SSM_PREFIX="/apollo/dev"']
         (self.folder / "etc/apollo/node.env").write_text("\n".join(lines) + "\n")
 
     def run(self, verb: str = "secrets") -> subprocess.CompletedProcess[str]:
@@ -152,13 +139,8 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Generator[Host]:
     Cloud.values, Cloud.objects, Cloud.refusal, Cloud.seen = dict(VALUES), {}, "", []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield Host(tmp_path, server.server_port)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(Cloud) as place:
+        yield Host(tmp_path, place)
 
 
 def test_every_secret_is_fetched_with_a_signature_that_aws_takes_and_kept_for_root_alone(host: Host) -> None:
@@ -192,7 +174,7 @@ def test_no_value_reaches_the_log(host: Host) -> None:
 
 def test_without_ssm_the_copies_of_the_last_boot_serve(host: Host) -> None:
     assert host.run().returncode == 0
-    host.endpoint(1)
+    host.endpoint("127.0.0.1:1")
     done = host.run()
     assert done.returncode == 0 and "the secrets of the last boot serve" in done.stdout
     assert (host.kept / "mesh/password").read_text().rstrip("\n") == VALUES["mesh/password"]
@@ -266,7 +248,7 @@ def test_a_bucket_that_cannot_be_read_is_named_with_the_reason(host: Host, progr
     done = host.run("programs")
     assert done.returncode == 1 and which in done.stderr and "refuses: 404 <Error><Code>NoSuchKey</Code>" in done.stderr
     # The role's keys come from elsewhere on a host, so that this is S3 alone.
-    host.endpoint(1)
+    host.endpoint("127.0.0.1:1")
     done = host.run("programs")
     assert done.returncode == 1 and f"{which}1 cannot be reached: " in done.stderr
 

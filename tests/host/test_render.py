@@ -30,11 +30,10 @@ from plan import ports
 from plan.cluster import Cluster
 from plan.mesh import DRIVERS
 from tests.host.golden import golden_files
-from tests.host.support import EXAMPLES, LAYERS, PUBLIC_KEY, STACK, USERDATA, files_of, left_out, one_of_each
+from tests.host.support import EXAMPLES, HOSTS, LAYERS, PUBLIC_KEY, STACK, USERDATA, files_of, left_out, one_of_each
 from tests.plan.support import cluster
 from tests.plan.test_access import READ
 
-HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
 # Bytes below EC2's limit that every kind of host has left, so that it is seen in time when they become few.
 HEADROOM = 5500
 

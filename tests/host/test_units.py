@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from plan.cluster import Cluster, PlannedHost
-from tests.host.support import EXAMPLES, files_of, one_of_each
+from tests.host.support import HOSTS, files_of
 
 
 class Promise(NamedTuple):
@@ -94,7 +94,6 @@ apollo-edge            consul                 After           edge           any
 apollo-edge            apollo-secrets         After           edge           any        it reads the catalog with a token of its own
 """
 ROUTED = ("vxlan", "wireguard")
-HOSTS = [pytest.param(plan, host, id=f"{name}-{host.name}") for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
 
 
 def unit(name: str) -> str:
@@ -147,16 +146,8 @@ def test_units_start_in_this_order_and_need_these_others(plan: Cluster, host: Pl
 FOR_EVER = {
     "slave": {"consul", "apollo-exporter", "apollo-firewall", "apollo-names", "apollo-register", "mesos-agent"},
     "control": {
-        *(
-            "consul",
-            "apollo-exporter",
-            "apollo-firewall",
-            "apollo-node-tokens",
-            "apollo-zookeeper",
-            "apollo-scheduler",
-            "mesos-master",
-            "marathon",
-        ),
+        *("consul", "apollo-exporter", "apollo-firewall", "apollo-node-tokens"),
+        *("apollo-zookeeper", "apollo-scheduler", "mesos-master", "marathon"),
     },
     "edge": {"consul", "apollo-exporter", "apollo-firewall", "apollo-edge"},
 }

@@ -20,6 +20,7 @@ from host.apollo.edge import apply
 from host.apollo.mesh.weave import programs
 from host.apollo.mesos import control, scheduler
 from tests.host.conftest import Agent
+from tests.host.support import until
 from tests.host.test_register import Docker, event
 
 FACTS = {
@@ -274,14 +275,6 @@ def services() -> set[str]:
     return {key for key in known if key.startswith(configure.CONTAINERS)}
 
 
-def until(condition: Any) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError("still not so after a minute")
-
-
 @pytest.fixture
 def registered(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Generator[Docker]:
     """A container that is registered by the time Docker's events begin."""
@@ -306,7 +299,7 @@ def test_a_host_that_shuts_down_takes_its_names_along_and_a_mere_restart_leaves_
         return SimpleNamespace(stdout=f"{state}\n")
 
     def events() -> Generator[Any]:
-        until(services)
+        until(services, "a service is there")
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(20)
         yield event("start", "never")
@@ -322,12 +315,12 @@ def test_names_follow_dockers_events_and_the_program_ends_with_its_stream(
     registered: Docker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def events() -> Generator[Any]:
-        until(lambda: len(services()) == 1)
+        until(lambda: len(services()) == 1, "services: 1")
         key = registered.run(2, "SERVICE_NAME=other")
         yield event("start", key)
-        until(lambda: len(services()) == 2)
+        until(lambda: len(services()) == 2, "services: 2")
         yield event("die", key)
-        until(lambda: len(services()) == 1)
+        until(lambda: len(services()) == 1, "services: 1")
 
     monkeypatch.setattr(register.docker, "DockerClient", lambda **_: Events(registered, events))
     # By its unit it starts again, with Docker.

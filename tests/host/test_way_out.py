@@ -5,7 +5,6 @@ The whole of what the rules let through: test_firewall.py.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Generator
 
@@ -14,7 +13,7 @@ import pytest
 from host.apollo import firewall
 from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
-from tests.host.support import STACK, left_out, needs
+from tests.host.support import STACK, namespaces, needs
 from tests.plan.support import cluster
 
 PLAN = cluster(overlay={"mesh": "wireguard"})
@@ -26,10 +25,7 @@ DATABASE, OTHER, CONTAINER = "10.0.0.200", "10.2.2.9", "10.2.1.5"
 def slave() -> Generator[dict[str, Namespace]]:
     """A slave between a container on its bridge, the VPC, and another host's container behind the mesh's device."""
     needs("nft", "nftables")
-    if os.geteuid() != 0:
-        left_out("network namespaces need root")
-    spaces = {name: Namespace(f"apollo-out-{name}") for name in ("host", "vpc", "web", "far")}
-    try:
+    with namespaces("apollo-out", "host", "vpc", "web", "far") as spaces:
         host = spaces["host"]
         host.sysctl({"net.ipv4.ip_forward": 1})
         ends = {"eth0": "vpc", "vethweb": "web", "wgweave": "far"}
@@ -52,9 +48,6 @@ def slave() -> Generator[dict[str, Namespace]]:
         for _ in range(2):
             host.run(["nft", "-f", "-"], stdin=firewall.packets(FACTS, "eth0", {"nodes": [], "blocks": []}))
         yield spaces
-    finally:
-        for space in spaces.values():
-            space.delete()
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,8 @@ import json
 import os
 import subprocess
 import tarfile
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
@@ -27,8 +25,7 @@ from ops import pin_images
 from ops.__main__ import main
 from plan.settings import Settings
 from tests.host.conftest import Agent
-from tests.host.edge import until
-from tests.host.support import EXAMPLES, files_of, needs, text_of
+from tests.host.support import EXAMPLES, Handler, files_of, needs, served, stand_in, text_of, until
 from tests.host.test_parameters import BUCKET, Cloud
 from tests.plan.support import cluster
 
@@ -53,7 +50,7 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-class Store(BaseHTTPRequestHandler):
+class Store(Handler):
     """A registry that wants a token and hands out its blobs elsewhere, as the large ones do; elsewhere wants none."""
 
     contents: ClassVar[dict[str, bytes]] = {}
@@ -62,47 +59,33 @@ class Store(BaseHTTPRequestHandler):
         own = f"http://{self.headers['Host']}"
         path, _, _ = self.path.partition("?")
         if path == "/token":
-            self._answer(200, json.dumps({"token": TOKEN}).encode())
+            self.answer(200, json.dumps({"token": TOKEN}))
         elif path.startswith("/elsewhere/"):
             assert "Authorization" not in self.headers
-            self._answer(200, self.contents[path.rpartition("/")[2]])
+            self.answer(200, self.contents[path.rpartition("/")[2]])
         elif path.endswith(".tar.gz"):
-            self._answer(200, self.contents["archive"])
+            self.answer(200, self.contents["archive"])
         elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self._answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{own}/token",service="here",scope="pull"'})
+            self.answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{own}/token",service="here",scope="pull"'})
         elif path.startswith("/v2/some/weave/blobs/"):
-            self._answer(307, b"", {"Location": f"{own}/elsewhere/{path.rpartition('/')[2]}"})
+            self.answer(307, b"", {"Location": f"{own}/elsewhere/{path.rpartition('/')[2]}"})
         elif path.rpartition("/")[2] in self.contents:
-            self._answer(200, self.contents[path.rpartition("/")[2]])
+            self.answer(200, self.contents[path.rpartition("/")[2]])
         else:
-            self._answer(404, b"")
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+            self.answer(404)
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Generator[dict[str, bytes]]:
     """What is in the stack's bucket, which this host reads and writes."""
     Cloud.objects, Cloud.refusal = {}, ""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    place = f"http://127.0.0.1:{server.server_port}"
-    facts = {"AWS_ENDPOINT": place, "REGION": "eu-west-1", "INDEX": "1"}
-    monkeypatch.setattr(parameters, "METADATA", f"{place}/latest")
-    monkeypatch.setattr(parameters, "secret", {"bucket": BUCKET}.__getitem__)
-    for module in (local, parameters):
-        monkeypatch.setattr(module, "facts", lambda: facts)
-    yield Cloud.objects
-    server.shutdown()
-    server.server_close()
+    with served(Cloud) as place:
+        facts = {"AWS_ENDPOINT": f"http://{place}", "REGION": "eu-west-1", "INDEX": "1"}
+        monkeypatch.setattr(parameters, "METADATA", f"http://{place}/latest")
+        monkeypatch.setattr(parameters, "secret", {"bucket": BUCKET}.__getitem__)
+        for module in (local, parameters):
+            monkeypatch.setattr(module, "facts", lambda: facts)
+        yield Cloud.objects
 
 
 @pytest.fixture
@@ -118,17 +101,14 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bucket: dict[str, 
     index = json.dumps({"manifests": [{"digest": digest(manifest), "platform": place} for place in places]}).encode()
     Store.contents = {digest(content): content for content in (config, lower, upper, manifest, index)}
     Store.contents |= {"2.9.0": index, "archive": upper}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     real = images.Registry
     monkeypatch.setattr(images, "Registry", lambda image, _scheme="", patience=0.0: real(image, "http", patience))
     # The real places below another root: /usr/local/bin is on every host, /usr/local/lib/weave on none.
     monkeypatch.setattr(weave, "TARGETS", {name: below(tmp_path, place) for name, place in weave.TARGETS.items()})
     monkeypatch.setattr(weave, "RECORD", below(tmp_path, weave.RECORD))
     (tmp_path / "usr/local/bin").mkdir(parents=True)
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(Store) as place:
+        yield place
 
 
 def below(root: Path, place: Path) -> Path:
@@ -149,8 +129,7 @@ def test_the_programs_come_out_of_an_images_layers_the_upper_ones_winning(regist
 
 
 def test_an_image_by_its_digest_is_that_image(registry: str) -> None:
-    pinned = f"{registry}/some/weave:2.9.0@{digest(Store.contents['2.9.0'])}"
-    assert "pin it" not in weave.install(pinned)
+    assert "pin it" not in weave.install(pinned(registry))
 
 
 @pytest.mark.parametrize("what", ["the tag's index", "the manifest", "a layer"])
@@ -161,7 +140,7 @@ def test_what_is_not_what_its_digest_says_is_refused_and_nothing_is_installed(re
     changed = {"the tag's index": digest(index), "the manifest": manifest, "a layer": layer}[what]
     Store.contents[changed] = Store.contents[changed] + b" "
     with pytest.raises(images.Refused, match=f"not {changed}"):
-        weave.install(f"{registry}/some/weave:2.9.0@{digest(index)}")
+        weave.install(pinned(registry))
     assert installed() == {}
 
 
@@ -238,10 +217,8 @@ def test_a_host_leaves_the_registry_to_those_before_it_for_a_while(
 def test_docker_is_given_an_image_under_a_name_of_our_own(
     registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docker = tmp_path / "docker"
     # A stand-in: what is looked at here is what it is given. tests/booted/test_mesos.py gives it to the real one.
-    docker.write_text(f'#!/bin/sh\n[ "$*" = "load --quiet" ] && cat > {tmp_path}/loaded\n')
-    docker.chmod(0o755)
+    docker = stand_in(tmp_path / "docker", f'[ "$*" = "load --quiet" ] && cat > {tmp_path}/loaded')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     source = pinned(registry)
     images.load(source, 0.0)
@@ -251,7 +228,7 @@ def test_docker_is_given_an_image_under_a_name_of_our_own(
     assert about["RepoTags"] == [images.named(source)] == [f"apollo/some/weave:{source.rpartition(':')[2][:16]}"]
     assert len(about["Layers"]) == 3 and {about["Config"], *about["Layers"]} == set(contents)
     assert all(hashlib.sha256(content).hexdigest() == name for name, content in contents.items())
-    docker.write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
+    stand_in(docker, "echo no space left >&2; exit 1")
     with pytest.raises(images.Refused, match="docker load: no space left"):
         images.load(source, 0.0)
     assert images.named("mesosphere/marathon:v1.7.50") == "mesosphere/marathon:v1.7.50"
@@ -307,10 +284,10 @@ def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
     used: dict[str, Any] = {"mesh": "weave", "weaveFrom": source}
     agent = {"agentImage": source, **{f"{name}Image": f"x/y@sha256:{'0' * 64}" for name in ("master", "marathon")}}
     config = {"apollo:overlay": {"value": "", "objectValue": used}, "apollo:mesos": {"value": "", "objectValue": agent}}
-    pulumi, log = tmp_path / "pulumi", tmp_path / "log"
+    log = tmp_path / "log"
     # A stand-in for the CLI: what is looked at here is what is asked of it.
-    pulumi.write_text(f'#!/bin/sh\nif [ "$2" = set ]; then echo "$*" >> {log}; else echo \'{json.dumps(config)}\'; fi\n')
-    pulumi.chmod(0o755)
+    asked = f'if [ "$2" = set ]; then echo "$*" >> {log}; else echo \'{json.dumps(config)}\'; fi'
+    pulumi = stand_in(tmp_path / "pulumi", asked)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     pinned = f"{registry}/some/weave@{digest(Store.contents['2.9.0'])}"
     assert pin_images.pin("dev", scheme="http") == {"overlay.weaveFrom": pinned, "mesos.agentImage": pinned}
@@ -322,7 +299,7 @@ def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
         pin_images._digest(f"{registry}/some/weave:9", "http")  # pyright: ignore[reportPrivateUsage]
 
 
-class Router(BaseHTTPRequestHandler):
+class Router(Handler):
     """Notes what it is asked, as Weave's router would read it. Refuses a host named `nobody`, and as the real one does a report
     for somebody who takes no JSON and gives no format."""
 
@@ -334,24 +311,16 @@ class Router(BaseHTTPRequestHandler):
         self.asked.append((self.command, path, form | parse_qs(query)))
         takes = self.headers.get("Accept") == "application/json" or "format" in parse_qs(query)
         refused = "nobody" in form.get("peer", []) or (path == "/report" and not takes)
-        self.send_response(400 if refused else 200)
-        self.end_headers()
-        self.wfile.write(b"the router's words\n")
+        self.answer(400 if refused else 200, "the router's words\n")
 
     do_POST = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def router() -> Generator[str]:
     Router.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Router)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(Router) as place:
+        yield place
 
 
 def test_weave_asks_the_router_for_its_own_verbs_with_debians_curl(router: str) -> None:
