@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -12,11 +13,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from pulumi.runtime.proto import provider_pb2 as pb
@@ -26,6 +26,7 @@ from localcloud import cloud as clouds
 from localcloud.cloud import Cloud
 from localcloud.engine import enclosed
 from localcloud.paths import REPOSITORY
+from localcloud.processes import wait_until
 from localcloud.provider.values import Props, decode, encode, plain
 from tests.host.support import left_out
 
@@ -182,11 +183,19 @@ def start_world(folder: Path) -> World:
     return World(clouds.start(folder, REGION, ephemeral=True))
 
 
+# Seconds for one run of the engine: a minute for prod on a quiet machine.
+DEADLINE = 900
+
+
+def given(sets: Iterable[str]) -> list[str]:
+    """As options of the command line."""
+    return [option for value in sets for option in ("--set", value)]
+
+
 # --- the command line ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Said:
+class Said(NamedTuple):
     """How a command ended."""
 
     status: int
@@ -203,43 +212,60 @@ class Said:
 
 
 @dataclass
-class CommandLine:
-    """`python -m localcloud` on a run directory of its own, with a small program in place of the real one."""
+class Local:
+    """`python -m localcloud` on a run directory of its own."""
 
     run_dir: Path
-    program: Path = PROGRAMS / "small"
-    extra: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def folder(self) -> Path:
         return self.run_dir / "local"
 
     @property
-    def state(self) -> Path:
-        return self.folder / "state" / ".pulumi" / "stacks" / self.program.name / "local.json"
+    def env(self) -> dict[str, str]:
+        return {**os.environ, "APOLLO_RUN_DIR": str(self.run_dir)}
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
-        env = {**os.environ, **self.extra, "APOLLO_RUN_DIR": str(self.run_dir), "APOLLO_PROGRAM": str(self.program)}
         return subprocess.Popen(
-            [sys.executable, "-m", "localcloud", *argv], cwd=REPOSITORY, env=env, text=True,
+            [sys.executable, "-m", "localcloud", *argv], cwd=REPOSITORY, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def run(self, *argv: str) -> Said:
         process = self.start(*argv)
-        out, err = process.communicate(timeout=900)
+        out, err = process.communicate(timeout=DEADLINE)
         return Said(process.returncode, out, err)
 
-    def up(self, *sets: str) -> Said:
-        return self.run("up", "--json", *(item for pair in sets for item in ("--set", pair)))
-
+    @property
     def cloud(self) -> Cloud:
         found = clouds.find(self.folder)
         assert found is not None
         return found
 
+    def client(self, service: str) -> Any:
+        return self.cloud.api().client(service)
+
     def calls(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+
+
+@dataclass
+class CommandLine(Local):
+    """With a small program in place of the real one."""
+
+    program: Path = PROGRAMS / "small"
+    extra: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**super().env, **self.extra, "APOLLO_PROGRAM": str(self.program)}
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state" / ".pulumi" / "stacks" / self.program.name / "local.json"
+
+    def up(self, *sets: str) -> Said:
+        return self.run("up", "--json", *given(sets))
 
     def resources(self) -> list[str]:
         """Names of what the state holds."""
@@ -264,38 +290,29 @@ def keep_record(run_dir: Path, record: Any, name: str = "settings") -> None:
 
 
 def until(what: str, done: Callable[[], bool], seconds: float = 300.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds:.0f} s"
-        time.sleep(0.05)
+    assert wait_until(done, seconds), f"{what} did not come about within {seconds:.0f} s"
+
+
+def processes(chosen: Callable[[str, Path], bool]) -> list[str]:
+    """Command lines of the living processes that are chosen by theirs and their folder of /proc."""
+    found: list[str] = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if line and chosen(line, place):
+                found.append(line)
+    return found
 
 
 def family(run_dir: Path) -> list[str]:
     """Command lines of living processes that work in the run directory, the cloud's own aside."""
-    found: list[str] = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if str(run_dir).encode() not in environ.read_bytes():
-                continue
-            line = environ.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
-        if line and "localcloud.daemon" not in line:
-            found.append(line)
-    return found
+    here = str(run_dir).encode()
+    return processes(lambda line, at: here in (at / "environ").read_bytes() and "localcloud.daemon" not in line)
 
 
 def naming(folder: Path) -> list[str]:
     """Command lines of living processes that name something in the folder."""
-    found: list[str] = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = place.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:  # gone meanwhile
-            continue
-        if f"{folder}/" in line:
-            found.append(line)
-    return found
+    return processes(lambda line, _: f"{folder}/" in line)
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> Said:

@@ -47,9 +47,11 @@ def send(world: World, body: bytes, headers: dict[str, str], method: str = "POST
     return answer.status, answer.read().decode()
 
 
-def signed(world: World, service: str, body: bytes, headers: dict[str, str], keys: Credentials | None = None) -> dict[str, str]:
+def signed(
+    world: World, service: str, body: bytes, headers: dict[str, str], path: str = "/", keys: Credentials | None = None
+) -> dict[str, str]:
     known = world.cloud.keys
-    request = AWSRequest("POST", f"{world.cloud.endpoint}/", headers, body)
+    request = AWSRequest("POST", f"{world.cloud.endpoint}{path}", headers, body)
     SigV4Auth(keys or Credentials(known["id"], known["secret"]), service, REGION).add_auth(request)
     return dict(request.headers)
 
@@ -243,9 +245,7 @@ def test_a_host_cannot_have_another_call_read_into_its_own(world: World, host: C
         (own, {**target, "Host": f"ec2.{REGION}.amazonaws.com"}, "/"),
     ]
     for body, headers, path in tricks:
-        request = AWSRequest("POST", f"{world.cloud.endpoint}{path}", headers, body)
-        SigV4Auth(keys, "ssm", REGION).add_auth(request)
-        send(world, body, dict(request.headers), path=path)
+        send(world, body, signed(world, "ssm", body, headers, path, keys), path=path)
         assert world.boto("ssm").get_parameter(Name=f"/{client.name}/mine", WithDecryption=True)["Parameter"]["Value"] == "mine"
 
 
@@ -256,9 +256,8 @@ def test_a_host_reads_nothing_of_another_region(world: World, host: Callable[[st
     body = json.dumps({"Names": [name]}).encode()
     target = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AmazonSSM.GetParameters"}
     for trick in ({"User-Agent": "x region/us-east-1"}, {"Host": "ssm.us-east-1.amazonaws.com"}):
-        request = AWSRequest("POST", f"{world.cloud.endpoint}/", {**target, **trick}, body)
-        SigV4Auth(client._request_signer._credentials, "ssm", REGION).add_auth(request)
-        assert "of the other region" not in send(world, body, {**dict(request.headers), **trick})[1]
+        headers = signed(world, "ssm", body, {**target, **trick}, keys=client._request_signer._credentials)
+        assert "of the other region" not in send(world, body, headers | trick)[1]
 
 
 def test_an_object_that_everybody_may_read_needs_no_signature_and_no_other_is_given(world: World) -> None:
@@ -300,16 +299,24 @@ def test_a_call_that_is_none_is_refused_in_aws_s_form(
     assert text.startswith("{" if service == "ssm" else "<?xml")
 
 
+def connected(world: World) -> socket.socket:
+    host, _, port = world.cloud.endpoint.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)))
+
+
+def head_of(world: World, body: bytes) -> bytes:
+    """A call of EC2 up to its body."""
+    lines = [f"{name}: {value}" for name, value in signed(world, "ec2", body, {"Content-Type": FORM}).items()]
+    host = f"Host: {world.cloud.endpoint.removeprefix('http://')}"
+    return "\r\n".join(["POST / HTTP/1.1", host, f"Content-Length: {len(body)}", *lines, "", ""]).encode()
+
+
 def test_a_client_that_dies_in_the_middle_of_its_call_changes_nothing_and_holds_no_one_up(world: World) -> None:
     body = f"Action=CreateVpc&CidrBlock=10.{world.number()}.0.0/16&Version=2016-11-15".encode()
-    headers = signed(world, "ec2", body, {"Content-Type": FORM})
-    before = len(world.boto("ec2").describe_vpcs()["Vpcs"])
-    address = world.cloud.endpoint.removeprefix("http://").split(":")
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    text = "\r\n".join(["POST / HTTP/1.1", f"Host: {':'.join(address)}", f"Content-Length: {len(body)}", *lines, "", ""])
+    head, before = head_of(world, body), len(world.boto("ec2").describe_vpcs()["Vpcs"])
     for sent in (b"", body[:10]):
-        with socket.create_connection((address[0], int(address[1]))) as connection:
-            connection.sendall(text.encode() + sent)
+        with connected(world) as connection:
+            connection.sendall(head + sent)
             # Still open, and no one waits for it.
             assert len(world.boto("ec2").describe_vpcs()["Vpcs"]) == before
     assert len(world.boto("ec2").describe_vpcs()["Vpcs"]) == before
@@ -317,12 +324,8 @@ def test_a_client_that_dies_in_the_middle_of_its_call_changes_nothing_and_holds_
 
 def test_an_answer_leaves_whole_for_clients_that_hang_up_after_its_headers(world: World) -> None:
     body = b"Action=DescribeRegions&Version=2016-11-15"
-    headers = signed(world, "ec2", body, {"Content-Type": FORM})
-    host, _, port = world.cloud.endpoint.removeprefix("http://").partition(":")
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    text = "\r\n".join(["POST / HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}", *lines, "", ""])
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(text.encode() + body)
+    with connected(world) as connection:
+        connection.sendall(head_of(world, body) + body)
         answer = connection.recv(2**18)
     assert answer.startswith(b"HTTP/1.1 200") and answer.rstrip().endswith(b"</DescribeRegionsResponse>")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from localcloud.errors import LocalCloudError
 from localcloud.machines import prepare
 from localcloud.machines.errors import MachineError
 from localcloud.operations import Request, up
+from tests.host.support import Handler, served
 
 
 @pytest.fixture
@@ -130,40 +131,30 @@ def test_a_host_that_is_not_up_is_a_failure_and_no_shorter_matrix() -> None:
     assert seen["slave-3"] == "slave-3 is not running" and "no such container" in seen["control-1"]
 
 
-class Edge:
+@contextlib.contextmanager
+def edge(unready: int, instances: list[str]) -> Generator[tuple[str, int]]:
     """Answers as an edge does: 503 for a while, then with one instance after the other."""
+    unwell = itertools.repeat((503, "No instance of this service is well."), unready)
+    answers = itertools.chain(unwell, ((200, words) for words in itertools.cycle(instances)))
 
-    def __init__(self, unready: int, instances: list[str]) -> None:
-        answers = iter(["" for _ in range(unready)])
-        turns = itertools.cycle(instances)
+    class Edge(Handler):
+        def do_GET(self) -> None:
+            self.answer(*next(answers))
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = next(answers, None)
-                words = b"No instance of this service is well." if body == "" else next(turns).encode()
-                self.send_response(503 if body == "" else 200)
-                self.end_headers()
-                self.wfile.write(words)
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.place = ("127.0.0.1", int(self.server.server_port))
+    with served(Edge) as place:
+        yield "127.0.0.1", int(place.partition(":")[2])
 
 
 WEB = [demo.DemoContainer(host, "demo-web", "web") for host in ("slave-1", "slave-2")]
 
 
 def test_up_ends_once_every_instance_of_the_demo_has_answered_at_the_edge() -> None:
-    edge = Edge(20, ["web on slave-1, x", "web on slave-2, y"])
-    boot.await_demo(edge.place, "apollo.test", WEB, 20)
-    edge.server.shutdown()
+    with edge(20, ["web on slave-1, x", "web on slave-2, y"]) as place:
+        boot.await_demo(place, "apollo.test", WEB, 20)
 
 
 @pytest.mark.parametrize(("unready", "words"), [(10_000, "503 No instance"), (0, "never answered: web on slave-2")])
 def test_a_demo_that_the_edge_does_not_serve_fails_with_its_name_and_the_edges_words(unready: int, words: str) -> None:
-    edge = Edge(unready, ["web on slave-1, x"])
-    with pytest.raises(LocalCloudError, match=rf"web\.apollo\.test: .*{words}"):
-        boot.await_demo(edge.place, "apollo.test", WEB, 1)
-    edge.server.shutdown()
+    failed = pytest.raises(LocalCloudError, match=rf"web\.apollo\.test: .*{words}")
+    with edge(unready, ["web on slave-1, x"]) as place, failed:
+        boot.await_demo(place, "apollo.test", WEB, 1)

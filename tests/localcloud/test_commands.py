@@ -19,7 +19,7 @@ from localcloud import cloud as clouds
 from localcloud.provider.command import Runner, ssh_session
 from localcloud.provider.kind import CloudError
 from localcloud.provider.values import Props, Secret, plain
-from tests.host.support import free_ports
+from tests.host.support import free_ports, left_out
 
 from .support import REGION, Client, World, naming, refusal, until
 
@@ -100,8 +100,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for argv in (["update"], ["install", "-y", "--no-install-recommends", "openssh-server"]):
             subprocess.run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *argv], env=quiet, check=False)
     if not Path(binary).exists():
-        left_out = "there is no sshd on this machine (package openssh-server): remote commands were not tried"
-        pytest.fail(left_out) if os.environ.get("CI") else pytest.skip(left_out)
+        left_out("there is no sshd on this machine (package openssh-server): remote commands were not tried")
     folder = tmp_path_factory.mktemp("sshd")
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name], check=True)

@@ -1,4 +1,4 @@
-"""`./apollo` on a terminal: real shells complete its commands, and it runs from any folder."""
+"""`./apollo` on a terminal: real shells complete its commands."""
 
 from __future__ import annotations
 
@@ -88,10 +88,3 @@ def test_a_shell_completes_verbs_options_values_hosts_and_day_two_commands(shell
         assert "slave-1" in terminal.written
     finally:
         terminal.close()
-
-
-def test_the_command_runs_from_another_folder(tmp_path: Path) -> None:
-    (tmp_path / "apollo").symlink_to(REPOSITORY / "apollo")
-    done = subprocess.run(["./apollo", "status"], cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env={**os.environ, "APOLLO_RUN_DIR": str(tmp_path / "run")})  # fmt: skip
-    assert (done.returncode, "start it with `./apollo up --stack local`" in done.stderr) == (1, True), done.stderr

@@ -11,16 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
 
 from localcloud.engine import enclosed
 from localcloud.processes import start_ticks
-from tests.host.support import left_out
+from tests.host.support import Handler, left_out, served
 
 from .support import NOBODY, CommandLine, as_nobody, end, until
 
@@ -79,7 +77,7 @@ def test_another_user_of_this_machine_reaches_no_port_of_a_run(line: CommandLine
     try:
         until("the command", lambda: begun.exists() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
-        api = urlsplit(line.cloud().endpoint).port
+        api = urlsplit(line.cloud.endpoint).port
         looks: list[tuple[dict[int, int], set[int]]] = []
 
         # The monitor, the engine, the language host, both providers and the API; a list of the kernel's misses a socket where
@@ -124,23 +122,17 @@ def folder() -> Iterator[Path]:
 
 
 def test_the_clouds_api_is_reached_from_inside_at_its_port_and_nothing_else_is(folder: Path) -> None:
-    class Handler(BaseHTTPRequestHandler):
+    class Long(Handler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"x" * 3_000_000)
+            self.answer(200, b"x" * 3_000_000)
 
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with served(Long) as place:
+        url = f"http://{place}"
         get = f"curl -sf -m 20 --noproxy '*' {url} | wc -c"
         done = run([sys.executable], folder, get, AWS_ENDPOINT_URL=url)
         assert done.stdout.strip() == "3000000", done.stderr
         if enclosed_here([sys.executable], folder):
             assert run([sys.executable], folder, get).stdout.strip() == "0"
-        server.shutdown()
 
 
 def enclosed_here(argv: list[str], folder: Path) -> bool:

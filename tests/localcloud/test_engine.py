@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from localcloud import cloud as clouds
 from localcloud.paths import REPOSITORY
-from localcloud.processes import alive, start_ticks
+from localcloud.processes import alive, start_ticks, supervised
 
 from .support import PROGRAMS, CommandLine, end, family, names, until
 
@@ -50,9 +51,7 @@ def test_the_life_of_a_stack(line: CommandLine) -> None:
     assert done == [("delete", "data-1"), ("delete", "host-1"), ("create", "host-1"), ("create", "data-1")]
 
     # Behind the program's back: a tag of one host is changed, another host is gone.
-    from .support import World
-
-    ec2 = World(line.cloud()).boto("ec2")
+    ec2 = line.client("ec2")
     ids = {host["name"]: host["instanceId"] for host in third.json["hosts"]}
     ec2.create_tags(Resources=[ids["host-2"]], Tags=[{"Key": "Name", "Value": "renamed"}])
     ec2.terminate_instances(InstanceIds=[ids["host-3"]])
@@ -64,7 +63,7 @@ def test_the_life_of_a_stack(line: CommandLine) -> None:
     again = line.up("hosts.count=3", "hosts.data=v2", "hosts.generation={1: 2}")
     assert again.changes == {"same": EVERYTHING + 3}, again.err
 
-    cloud = line.cloud()
+    cloud = line.cloud
     gone = line.run("down", "--json")
     assert (gone.status, gone.changes) == (0, {"delete": EVERYTHING + 3}), gone.err
     assert not cloud.alive()
@@ -78,7 +77,7 @@ def test_a_failure_in_the_middle_then_a_damaged_state(line: CommandLine) -> None
     assert broken.status == 1
     assert "hosts.count: -1 is below 0" in broken.err
     assert "Traceback" not in broken.err
-    line.cloud().ask(
+    line.cloud.ask(
         "fault", {"operation": "create", "type": INSTANCE, "nth": 2, "message": "InsufficientInstanceCapacity: none left"}
     )
     failed = line.up()
@@ -101,14 +100,14 @@ def test_a_failure_in_the_middle_then_a_damaged_state(line: CommandLine) -> None
     assert str(line.state) in refused.err and "down --force" in refused.err and "nothing was changed" in refused.err
     assert line.state.read_text() == text[: len(text) // 2]
     assert line.run("down").status == 1
-    cloud = line.cloud()
+    cloud = line.cloud
     assert line.run("down", "--force").status == 0
     assert not cloud.alive() and not line.run_dir.exists()
 
 
 def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
     line.up("hosts.count=-1")
-    cloud = line.cloud()
+    cloud = line.cloud
     # The instance is made, but the engine is dead before it hears of it.
     cloud.ask("fault", {"operation": "create", "type": INSTANCE, "name": "host-1", "delay": 60, "when": "after"})
     process = line.start("up")
@@ -122,12 +121,8 @@ def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
     assert after.status == 0, after.err
     assert "made by a run that did not live to record it" in after.err
     assert line.up().changes == {"same": EVERYTHING}
-    from .support import World
-
-    instances = [
-        i for r in World(cloud).boto("ec2").describe_instances()["Reservations"] for i in r["Instances"]
-        if i["State"]["Name"] == "running"
-    ]  # fmt: skip
+    found = line.client("ec2").describe_instances()["Reservations"]
+    instances = [i for r in found for i in r["Instances"] if i["State"]["Name"] == "running"]
     assert len(instances) == 2, "an orphan is left"
 
     os.kill(cloud.pid, signal.SIGKILL)
@@ -140,7 +135,7 @@ def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
 
 def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: CommandLine) -> None:
     line.up("hosts.count=-1")
-    cloud = line.cloud()
+    cloud = line.cloud
     cloud.ask("fault", {"operation": "create", "type": INSTANCE, "name": "host-1", "delay": 60, "when": "after"})
     process = line.start("up", "--json")
     until("host-1 under way", lambda: cloud.ask("status")["faults"] == [])
@@ -164,6 +159,15 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: C
     assert family(line.run_dir) == []
 
 
+def begun(pids: Path, count: int = 1) -> tuple[int, int]:
+    """The pid and the start of the last of so many commands that write their pids there."""
+    until("the command", lambda: pids.exists() and pids.read_text().count("\n") == count)
+    pid = int(pids.read_text().split()[-1])
+    ticks = start_ticks(pid)
+    assert ticks is not None
+    return pid, ticks
+
+
 def test_a_running_command_ends_with_ctrl_c_with_the_run_after_a_killed_one_and_with_the_cloud(
     line: CommandLine, tmp_path: Path
 ) -> None:
@@ -171,31 +175,26 @@ def test_a_running_command_ends_with_ctrl_c_with_the_run_after_a_killed_one_and_
     # A child of its own, so that ending the shell alone would not do.
     lasting = f"hosts.command=sh -c 'echo $$ >> {pids}; sleep 600; true'; true"
 
-    def begun(count: int) -> list[tuple[int, int | None]]:
-        until("the command", lambda: pids.exists() and pids.read_text().count("\n") == count)
-        return [(int(pid), start_ticks(int(pid))) for pid in pids.read_text().split()]
-
-    def gone(pid: int, ticks: int | None, seconds: float = 60) -> None:
-        assert ticks is not None
+    def gone(pid: int, ticks: int, seconds: float = 60) -> None:
         until("the end of the command", lambda: not alive(pid, ticks), seconds)
 
     process = line.start("up", "--json", "--set", lasting)
-    first = begun(1)[0]
+    first = begun(pids)
     stopped = end(process, signal.SIGINT)
     assert stopped.status == 130, stopped.err
     gone(*first, 0.1)
     assert "command" not in line.resources()
 
     process = line.start("up", "--set", lasting)
-    second = begun(2)[1]
+    second = begun(pids, 2)
     end(process, signal.SIGKILL)
     after = line.up()
     assert after.status == 0, after.err
     gone(*second, 0.1)
 
     line.start("up", "--set", lasting)
-    third = begun(3)[2]
-    os.kill(line.cloud().pid, signal.SIGKILL)
+    third = begun(pids, 3)
+    os.kill(line.cloud.pid, signal.SIGKILL)
     gone(*third)
 
 
@@ -221,7 +220,7 @@ def test_a_stack_begun_with_another_plugin_for_aws_stays_with_it(line: CommandLi
     assert "aws:s3UsePathStyle: 'true'" in (line.folder / "work" / "Pulumi.local.yaml").read_text()
     again = line.up()
     assert (again.status, again.changes) == (0, {"same": EVERYTHING}), again.err
-    assert set(log.read_text().splitlines()) == {f"{line.cloud().endpoint} command"}
+    assert set(log.read_text().splitlines()) == {f"{line.cloud.endpoint} command"}
     assert line.run("down").status == 0
 
 
@@ -273,8 +272,6 @@ def test_bad_usage_is_one_clear_message(argv: list[str], words: str, line: Comma
 
 
 def test_a_taken_port_is_named(line: CommandLine) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -290,36 +287,23 @@ def test_down_without_a_cloud_is_done_at_once(line: CommandLine) -> None:
 
 
 def test_the_supervisor_ends_the_whole_family(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from localcloud.processes import start_ticks, supervised
-
     folder = tmp_path_factory.mktemp("supervised")
     script = f"setsid sh -c 'echo $$ > {folder}/pid; exec sleep 600' & sleep 600"
     process = supervised(["sh", "-c", script], dict(os.environ), folder, folder / "log")
-    until("the grandchild", lambda: (folder / "pid").exists() and (folder / "pid").read_text().strip() != "")
-    pid = int((folder / "pid").read_text())
-    ticks = start_ticks(pid)
-    assert ticks is not None
+    pid, ticks = begun(folder / "pid")
     process.terminate()
     process.wait(timeout=60)
     assert not alive(pid, ticks)
 
 
 def test_a_dead_parents_supervisor_ends_too(tmp_path_factory: pytest.TempPathFactory) -> None:
-    import sys
-
-    from localcloud.paths import REPOSITORY
-    from localcloud.processes import start_ticks
-
     folder = tmp_path_factory.mktemp("orphaned")
     code = (
         "import os,sys,time; from pathlib import Path; from localcloud.processes import supervised; f=Path(sys.argv[1]);"
         "supervised(['sh','-c',f'echo $$ > {f}/pid; exec sleep 600'],dict(os.environ),f,f/'log'); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY)
-    until("the command", lambda: (folder / "pid").exists() and (folder / "pid").read_text().strip() != "")
-    pid = int((folder / "pid").read_text())
-    ticks = start_ticks(pid)
-    assert ticks is not None
+    pid, ticks = begun(folder / "pid")
     parent.kill()
     parent.wait()
     until("the end of what was started by the one that died", lambda: not alive(pid, ticks))

@@ -17,19 +17,8 @@ from .support import REGION
 
 # Each takes a fifth of a second or more to import, or brings one that does.
 SLOW = {
-    *(
-        "boto3",
-        "botocore",
-        "moto",
-        "pulumi",
-        "pulumi_aws",
-        "pulumi_command",
-        "grpc",
-        "pydantic",
-        "netaddr",
-        "rich",
-        "cryptography",
-    ),
+    *("boto3", "botocore", "moto", "pulumi", "pulumi_aws", "pulumi_command"),
+    *("grpc", "pydantic", "netaddr", "rich", "cryptography"),
     *("plan.settings", "localcloud.machines.driver", "localcloud.provider.kind"),
 }
 

@@ -6,65 +6,33 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from localcloud import cloud as clouds
-from localcloud.cloud import Cloud
 from localcloud.engine.programs import pulumi
 from localcloud.engine.workspace import read_project
 from localcloud.paths import REPOSITORY
 from plan.secrets import CERTIFICATE, SECRETS, parameter_name
-from tests.localcloud.support import keep_record
+from tests.localcloud.support import DEADLINE, Local, given, keep_record
 
 # One worker takes them all: most share one stack.
 pytestmark = pytest.mark.engine
-# Seconds for one run of the engine: a minute for prod on a quiet machine.
-DEADLINE = 900
-HOST_KINDS = ("Instance", "Volume", "VolumeAttachment", "Host")
 
 
-class Stack:
+class Stack(Local):
     """The local stack without machines, in a run directory of its own."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-        self.env = {**os.environ, "APOLLO_RUN_DIR": str(run_dir)}
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "localcloud", *arguments]
-        return subprocess.Popen(argv, cwd=REPOSITORY, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=DEADLINE)
-        return process.returncode, out, err
-
     def up(self, *sets: str) -> dict[str, Any]:
-        options = [option for value in sets for option in ("--set", value)]
-        status, out, err = self.run("up", "--no-machines", "--json", *options)
+        status, out, err = self.run("up", "--no-machines", "--json", *given(sets))
         assert status == 0, f"{out[-3000:]}{err[-3000:]}"
         return json.loads(out)
-
-    @property
-    def cloud(self) -> Cloud:
-        cloud = clouds.find(self.run_dir / "local")
-        assert cloud is not None
-        return cloud
-
-    def client(self, service: str) -> Any:
-        return self.cloud.api().client(service)
 
     def keep(self, record: Any, name: str = "settings") -> None:
         """Puts a record into the state in place of the one that the last `up` left."""
         keep_record(self.run_dir, record, name)
-
-    def calls(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.run_dir / "local" / "calls.jsonl").read_text().splitlines()]
 
     def user_data(self) -> dict[str, str]:
         """Each living instance's user-data by its host's name, as the API has it."""
@@ -137,7 +105,7 @@ def test_what_a_stack_cannot_change_is_refused_in_one_message_and_nothing_is_tou
 ) -> None:
     seen = len(stack.calls())
     for sets, words in ((FIXED, FIXED.values()), (["aws:region=us-east-1"], ["aws:region: us-east-1 is not what this"])):
-        status, _, err = stack.run(*command, *(option for value in sets for option in ("--set", value)))
+        status, _, err = stack.run(*command, *given(sets))
         assert status == 1
         assert f"Pulumi.local.yaml: {len(words)} problem{'s' * (len(words) > 1)}, nothing was created." in err
         for text in words:
@@ -387,9 +355,7 @@ def test_the_cli_heeds_the_version_that_both_projects_ask_for(tmp_path: Path) ->
     ],
 )
 def test_a_bad_setting_is_one_clear_message_and_nothing_is_created(tmp_path: Path, sets: list[str], words: str) -> None:
-    stack = Stack(tmp_path / "run")
-    options = [option for value in sets for option in ("--set", value)]
-    status, _, err = stack.run("preview", *options)
+    status, _, err = Stack(tmp_path / "run").run("preview", *given(sets))
     assert status == 1
     assert "1 problem, nothing was created." in err
     assert words in err

@@ -80,7 +80,7 @@ def test_a_failure_ends_the_run_as_without_the_shortcuts(failing: CommandLine, h
 def test_ctrl_c_ends_the_run_as_without_the_shortcuts(failing: CommandLine) -> None:
     found: list[tuple[int, dict[str, Any], list[str]]] = []
     for line, run in both(failing, "slow"):
-        cloud = line.cloud()
+        cloud = line.cloud
         cloud.ask("fault", {"operation": "create", "name": f"slow-{run}", "delay": 60, "when": "after"})
         process = line.start("up", "--json", "--set", "how=slow", "--set", f"run={run}")
         # Made, and not yet answered for: at the call's begin, a cancellation may still come before it is made.

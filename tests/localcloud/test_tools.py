@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from localcloud import tools
 from localcloud.engine import programs
 from localcloud.errors import LocalCloudError
 from localcloud.tools import GO_TOOLS, GoTool, go_binary
+from tests.host.support import served, stand_in
 from tests.localcloud.support import until
 
 MAIN = 'package main\n\nimport "fmt"\n\nvar said = "nothing"\n\nfunc main() { fmt.Println(said) }\n'
@@ -33,13 +34,6 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
 
 
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
-
-
 def test_nothing_at_hand_and_no_network_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "go_build", lambda name: (_ for _ in ()).throw(LocalCloudError(f"no Go for {name}")))  # pyright: ignore
     with pytest.raises(LocalCloudError) as caught:
@@ -51,10 +45,10 @@ def test_nothing_at_hand_and_no_network_says_what_was_tried(monkeypatch: pytest.
 
 
 def test_a_pulumi_on_path_is_taken_and_one_too_old_is_not(tmp_path: Path) -> None:
-    binary = script(tmp_path / "bin" / "pulumi", "echo v3.250.0")
+    binary = stand_in(tmp_path / "bin" / "pulumi", "echo v3.250.0")
     assert programs.pulumi() == binary
-    script(binary, "echo v3.100.0")
-    cached = script(go_binary(GO_TOOLS["pulumi"]), "echo built")
+    stand_in(binary, "echo v3.100.0")
+    cached = stand_in(go_binary(GO_TOOLS["pulumi"]), "echo built")
     assert programs.pulumi() == cached, "a warm cache needs neither PATH nor network"
 
 
@@ -63,13 +57,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder offered over HTTP as the place of the official downloads."""
     folder = tmp_path / "offered"
     folder.mkdir()
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    monkeypatch.setenv("APOLLO_PULUMI_DOWNLOADS", f"http://127.0.0.1:{httpd.server_port}")
-    yield folder
-    httpd.shutdown()
-    httpd.server_close()
+    with served(partial(SimpleHTTPRequestHandler, directory=str(folder))) as place:
+        monkeypatch.setenv("APOLLO_PULUMI_DOWNLOADS", f"http://{place}")
+        yield folder
 
 
 def offer(folder: Path, content: bytes, cut: int | None = None) -> None:
@@ -91,7 +81,7 @@ def test_the_official_download_lands_in_the_cache(server: Path) -> None:
 
 
 def test_a_download_cut_off_leaves_nothing_behind(server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "go_build", lambda name: script(tmp_path / "built" / name, ""))  # pyright: ignore
+    monkeypatch.setattr(programs, "go_build", lambda name: stand_in(tmp_path / "built" / name, ""))  # pyright: ignore
     offer(server, bytes(range(256)) * 400, cut=300)
     assert programs.pulumi() == tmp_path / "built" / "pulumi", "the next way is taken"
     assert [p.name for p in (tmp_path / "cache" / "tools").iterdir()] == ["pulumi.lock"]
@@ -118,8 +108,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_build_is_made_once_and_again_when_its_inputs_change(module: Path, tmp_path: Path) -> None:
-    import subprocess
-
     built = tools.go_build("small")
     assert subprocess.run([built], capture_output=True, text=True, check=True).stdout == "hello\n"
     (tmp_path / "cache" / "tools" / f"{built.parents[1].name}.tmp-1").mkdir()
@@ -143,7 +131,7 @@ def test_a_build_that_fails_ends_with_the_compilers_words(module: Path, tmp_path
 def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A compiler that goes on until it is let, in place of one that takes five minutes.
     gate, pids = tmp_path / "gate", tmp_path / "pids"
-    script(
+    stand_in(
         tmp_path / "bin" / "go", f'echo $$ >> {pids}; while [ ! -e {gate} ]; do sleep 0.05; done; echo >"$6"; chmod 755 "$6"'
     )
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
@@ -166,8 +154,6 @@ def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, m
 
 
 def test_the_engine_and_the_language_host_are_run_by_this_very_python() -> None:
-    import sys
-
     folder = programs.engine_programs(Path("/bin/true"))
     for name in ("pulumi", "pulumi-language-python"):
         assert sys.executable in (folder / name).read_text()

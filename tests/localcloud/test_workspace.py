@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from localcloud.engine.workspace import DEFAULT_REGION, prepare
 from localcloud.errors import LocalCloudError
+from localcloud.stack.state import read_state, resources
 
 CONFIG = """
 config:
@@ -145,8 +146,6 @@ def test_an_unknown_stack_names_those_there_are(tmp_path: Path, program: Path) -
 
 
 def test_a_state_that_is_no_state_is_refused_whole(tmp_path: Path) -> None:
-    from localcloud.stack.state import read_state, resources
-
     path = tmp_path / "local.json"
     assert resources(path) == []
     for text in ("", "{", "[]", "{}", json.dumps({"checkpoint": {"latest": {"resources": [{}]}}})):

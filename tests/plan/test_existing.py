@@ -20,8 +20,6 @@ from plan.parse import examine
 from plan.record import changes, recorded
 from tests.plan.support import cluster
 
-ZONES = ("a", "b")
-
 
 def subnet(number: int, cidr: str) -> dict[str, str]:
     return {"id": f"subnet-{number:017x}", "cidr": cidr}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from localcloud.api.server import Api
 from localcloud.machines.driver import MachineDriver
 from localcloud.machines.image import PLAIN_AMI
 from localcloud.machines.orders import binaries
+from localcloud.processes import wait_until
 from tests.host.support import free_ports
 from tests.labs import needs_machines
 
@@ -137,12 +137,7 @@ def permission(protocol: str, ports: tuple[int, int], cidr: str, source: str) ->
 
 
 def until(condition: Callable[[], bool], seconds: float = 300) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+    return wait_until(condition, seconds, 0.1)
 
 
 @pytest.fixture(scope="module")

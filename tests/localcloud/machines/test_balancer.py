@@ -6,8 +6,7 @@ import contextlib
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -20,6 +19,7 @@ from localcloud.machines.namespaces import Namespace
 from localcloud.machines.network import INTERNET_ADDRESS, Internet, VpcNetwork
 from localcloud.machines.processes import Children
 from localcloud.machines.wanted import Balancer, Nic, Route, Subnet, Target, TargetGroup, Vpc, Wanted
+from tests.host.support import until
 from tests.labs import needs_machines
 from tests.localcloud.machines.test_pure import EGRESS_ALL, VPC, WORLD, ingress, instance
 
@@ -151,13 +151,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
     finally:
         world.close()
     assert not namespaces.existing(PREFIX)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, f"still not: {what}"
-        time.sleep(0.05)
 
 
 def test_the_internet_reaches_both_targets_through_the_balancer_and_they_know_the_client(world: World) -> None:
