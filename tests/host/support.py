@@ -25,7 +25,7 @@ from tests.plan.support import cluster
 USERDATA = Path(__file__).resolve().parents[2] / "host/files"
 STACK = "dev"
 # Seconds: longer than anything takes that works.
-PATIENCE = 90
+PATIENCE = 300
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtleSBvZiB0aGUgdGVzdHMsIG5vYm9keSBoYXMgaXQh ops@example.com"
 LAYERS = (
     *("boot", "rootfs", "roles/slave", "roles/control", "roles/edge"),
