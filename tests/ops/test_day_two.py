@@ -221,16 +221,6 @@ def test_secrets_that_a_stack_has_are_not_made_again(stack: Stack) -> None:
         file.write_text(kept)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [(("--slots", "9"), "no slave has number 9; there are: slave-1, slave-2, slave-3"), (("--slots", "one"), "give numbers")],
-)
-def test_a_slot_that_is_not_there_is_one_clear_error(stack: Stack, options: tuple[str, ...], words: str) -> None:
-    status, _, err = finished(started(stack, *ROLL, *options))
-    assert status == 2
-    assert words in err
-
-
 def test_an_unknown_stack_is_named(stack: Stack) -> None:
     argv = [sys.executable, "-m", "ops", "doctor", "--stack", "nosuch"]
     env = {**environment(stack), "APOLLO_WORK": str(stack.run_dir / "local" / "work")}

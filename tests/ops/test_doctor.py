@@ -138,6 +138,7 @@ def node(**change: Any) -> Survey:
         ),
         (replace(WELL, checks={"slave-1": [{"check": "docker", "detail": "off"}]}), "plan and machine", "slave-1", "apollo-check, docker: off", f"{SSH} apollo-check"),
         (replace(WELL, checks={"slave-1": [{"check": "disks", "detail": "full"}]}), "plan and machine", "slave-1", "apollo-check, disks: full", f"{SSH} du -xhd2 / /data"),
+        (replace(WELL, metrics={"slave-1": ""}), "plan and machine", "slave-1", "serves no metrics: it was made before hosts did, or of an image without prometheus-node-exporter", ROLL),
         (node(maintenance=True), "plan and Consul", "slave-1", "is in maintenance, left by a drain", f"{DRAIN} slave-1 --undo"),
         (node(alive=False), "plan and Consul", "slave-1", "its agent does not answer the others", ROLL),
         (replace(node(alive=False), consul={"slave-1": "active"}), "plan and Consul", "slave-1", "its agent does not answer the others", f"{SSH} systemctl restart consul"),
@@ -169,6 +170,17 @@ def test_what_hosts_say_against_the_plan_has_its_command(
     assert found == [Finding(between, name, words, fix)]
     assert unseen == (["Consul and the mesh: no host was asked"] if seen.unreachable else [])
     assert asked == [[host.name for host in PLAN.hosts]]
+
+
+def test_a_routed_mesh_has_two_units_and_drops_a_host_that_is_gone_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyed(monkeypatch, replace(WELL, lost={"slave-1": "no JSON"}, mesh={"slave-1": [*MESH["slave-1"], "slave-9"]}))
+    plan = cluster(slaves={"count": 2, "generations": {"2": 2}}, control={"count": 1}, overlay={"mesh": "vxlan"})
+    fixes = [
+        finding.fix
+        for finding in examine(stack(access=Access("203.0.113.2", "", "x")), plan)[0]
+        if finding.between == "plan and mesh"
+    ]
+    assert fixes == [f"{SSH} systemctl restart apollo-mesh apollo-mesh-sync"]
 
 
 def surveyed(monkeypatch: pytest.MonkeyPatch, seen: Survey) -> list[list[str]]:

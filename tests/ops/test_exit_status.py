@@ -16,13 +16,12 @@ import pytest
 
 from localcloud.cli import VERBS
 from localcloud.cli import main as apollo
-from ops import comment, doctor, drain, gate, pin_images, reach, roll, secrets, stack, survey
+from ops import comment, doctor, drain, gate, pin_images, secrets, stack, survey
 from ops import map as drawing
 from ops.__main__ import COMMANDS, EXAMPLES, main, parser
 from ops.doctor import Finding
 from ops.errors import OpsError
 from ops.reach import Access, Ssh, Unreachable
-from ops.roll import Roll, Stopped, Turn
 from tests.ops.test_drain import CONTROL, EDGE, HOST, Answer
 from tests.ops.test_drain import Hosts as Answering
 from tests.plan.support import cluster
@@ -98,24 +97,10 @@ def test_a_drain_ends_0_only_when_it_is_done(
 
 def test_a_drain_without_a_way_to_the_host_is_none_unless_drains_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for lacking in (WAY[:-1], WAY[2:], (*WAY[:2], "--agent")):
+        assert main(["reach", *lacking]) == 1
         assert main(["drain", "--host", "slave-2", *lacking]) == 1
     monkeypatch.setenv(drain.SWITCH, "off")
     assert main(["drain", "--host", "slave-2"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("answers", "status"),
-    [([""], 0), (["timed out", ""], 0), (["timed out", "timed out", "timed out"], 1)],
-)
-def test_reach_ends_0_once_the_edge_answers(
-    answers: list[str], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hosts = reached(monkeypatch, tmp_path, {}, reach)
-    left = list(answers)
-    # At its port 80 it serves.
-    monkeypatch.setattr(hosts, "silence", lambda port=22: left.pop(0) if port == 22 and left else "")
-    assert main(["reach", *WAY]) == status
-    assert main(["reach", *WAY[:-1]]) == 1
 
 
 PLAN = cluster()
@@ -187,7 +172,9 @@ def test_the_doctor_ends_1_where_anything_disagrees(
     found: list[Finding], unseen: list[str], status: int, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(doctor, "examine", lambda *_: (found, unseen))
+    monkeypatch.setattr(
+        doctor, "examine", lambda stack, plan: (found, unseen) if (stack.name, plan) == ("bare", PLAN) else None
+    )
     assert main(["doctor", "--stack", "bare", *options]) == status
     out, err = capsys.readouterr()
     if options:
@@ -200,31 +187,6 @@ def test_the_doctor_ends_1_where_anything_disagrees(
         else f"7 hosts, {'no disagreement in what was looked at' if unseen else 'all agree'}"
     )
     assert (out.splitlines(), err.splitlines()) == ([*listed, count], [f"not looked at: {line}" for line in unseen])
-
-
-@pytest.mark.usefixtures("deployed")
-@pytest.mark.parametrize("options", [(), ("--json",)])
-@pytest.mark.parametrize(
-    ("ending", "status", "result"),
-    [
-        (None, 0, "done"),
-        (Stopped(), 130, "stopped"),
-        (OpsError("slave-2 does not come back"), 1, "failed"),
-        (OpsError("unusable", 2), 2, "failed"),
-    ],
-)
-def test_a_roll_ends_as_it_went(
-    ending: BaseException | None, status: int, result: str, options: tuple[str, ...], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    done = Roll(tmp_path / "roll.json", [Turn("slave-1", 2, True)])
-    monkeypatch.setattr(roll, "roll", raising(ending) if ending else lambda *_, **__: done)
-    assert main(["roll", "--stack", "bare", *options]) == status
-    out, err = capsys.readouterr()
-    assert err.splitlines()[-1 if status else -2].startswith(result) or result in err
-    assert (f"error: {ending}" in err) is isinstance(ending, OpsError)
-    if options:
-        assert (json.loads(out)["result"], json.loads(out)["error"]) == (result, str(ending) if status not in (0, 130) else "")
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
