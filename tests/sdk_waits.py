@@ -47,9 +47,17 @@ def outcome(program: Callable[[list[Future]], None]) -> dict[str, Any]:
         pulumi.Output._track = track  # pyright: ignore[reportPrivateUsage]
 
 
-def later(value: int, seconds: float) -> pulumi.Output[int]:
+async def turns(number: int) -> None:
+    """Waits for turns of the event loop, whose order no busy machine changes, as it does that of seconds."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def later(value: int, after: int) -> pulumi.Output[int]:
+    """after: turns."""
+
     async def wait() -> int:
-        await asyncio.sleep(seconds)
+        await turns(after)
         return value
 
     return pulumi.Output.from_input(wait())
@@ -57,26 +65,26 @@ def later(value: int, seconds: float) -> pulumi.Output[int]:
 
 def deep(left: int) -> pulumi.Output[int]:
     """An output that makes another one, late, and so on."""
-    return later(left, 0.01).apply(lambda value: deep(value - 1) if value else 0)
+    return later(left, 10).apply(lambda value: deep(value - 1) if value else 0)
 
 
 def all_end(_: list[Future]) -> None:
     for number in range(20):
-        pulumi.Output.all(deep(number % 5), later(number, number / 100)).apply(sum)
+        pulumi.Output.all(deep(number % 5), later(number, 10 * number)).apply(sum)
 
 
 def one_fails_beside_an_endless_one(endless: list[Future]) -> None:
     endless.append(asyncio.get_event_loop().create_future())
     pulumi.Output.from_input(endless[0])
-    later(0, 0.05).apply(lambda value: 1 // value)
+    later(0, 50).apply(lambda value: 1 // value)
 
 
 def a_late_one_fails_beside_an_endless_one(endless: list[Future]) -> None:
     endless.append(asyncio.get_event_loop().create_future())
     pulumi.Output.from_input(endless[0])
     # The one that fails does not exist when the waiting begins.
-    later(1, 0.05).apply(lambda value: [later(value - 1, 0.05).apply(lambda zero: 1 // zero), value][1])
-    later(1, 0.2)
+    later(1, 50).apply(lambda value: [later(value - 1, 50).apply(lambda zero: 1 // zero), value][1])
+    later(1, 500)
 
 
 def one_is_cancelled(_: list[Future]) -> None:
@@ -88,7 +96,7 @@ def one_is_cancelled(_: list[Future]) -> None:
 
 def an_rpc_fails_beside_an_output(_: list[Future]) -> None:
     async def refused() -> None:
-        await asyncio.sleep(0.05)
+        await turns(50)
         raise RuntimeError("refused")
 
     rpc = settings._get_rpc_manager().do_rpc("test", refused)  # pyright: ignore[reportPrivateUsage]
@@ -98,10 +106,10 @@ def an_rpc_fails_beside_an_output(_: list[Future]) -> None:
 
 def an_apply_begins_an_rpc_that_fails(_: list[Future]) -> None:
     async def refused() -> None:
-        await asyncio.sleep(0.05)
+        await turns(50)
         raise RuntimeError("refused late")
 
-    later(0, 0.05).apply(
+    later(0, 50).apply(
         lambda _: settings._get_rpc_manager().do_rpc("test", refused)()  # pyright: ignore[reportPrivateUsage]
     )
 
