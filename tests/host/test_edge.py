@@ -581,6 +581,12 @@ def test_an_instance_that_keeps_its_id_and_moves_is_asked_at_its_new_address_alo
     assert (len(old.seen), edge.reloads) == (known, reloads)
 
 
+def reloads(edge: Edge) -> int:
+    """How many there were."""
+    (master,) = (line.split() for line in edge.master("show proc").splitlines() if " master " in line)
+    return int(master[2])
+
+
 def workers(edge: Edge) -> list[int]:
     """How many reloads each worker has lived through, of which the newest has 0."""
     lines = edge.master("show proc").splitlines()
@@ -596,17 +602,20 @@ def test_new_names_and_slow_clients_keep_a_handful_of_workers(
     edge.start()
     edge.register("chat", tunnel)
     until(lambda: edge.ask("/", "chat.apollo.test").status == 502, "the WebSocket's service is known")
-    one, held = instance("one"), list[socket.socket]()
+    one, held = instance("one"), list[tuple[socket.socket, int]]()
     for number in range(12):
         # A client that will not go, in the worker of this moment, and a name that HAProxy does not know.
-        held.append(websocket(edge, "chat"))
+        begun = reloads(edge)
+        held.append((websocket(edge, "chat"), begun))
         edge.register(f"new-{number}", one)
         answers(edge, f"new-{number}.apollo.test", "one /")
-        # The documents promise six reloads.
-        assert all(echoes(connection) for connection in held[-6:]), number
+        # The documents promise six reloads. On a busy machine one name may take two, as a late one is asked for again.
+        alive = [echoes(connection) for connection, _ in held]
+        now = reloads(edge)
+        assert all(lives for lives, (_, begun) in zip(alive, held, strict=True) if now - begun <= 6), number
         until(lambda: len(workers(edge)) <= 8, "old workers end")
-    assert not echoes(held[0])
-    for connection in held:
+    assert not echoes(held[0][0])
+    for connection, _ in held:
         connection.close()
     until(lambda: workers(edge) == [0], "without clients no old worker stays")
 
@@ -615,7 +624,7 @@ def test_with_old_workers_a_new_name_waits_and_what_is_known_does_not(
     make: Callable[..., Edge], instance: Make, tunnel: Tunnel
 ) -> None:
     edge = make()
-    edge.tune(APART=15)
+    edge.tune(APART=30)
     edge.start()
     one = instance("one")
     edge.register("chat", tunnel)
@@ -627,13 +636,13 @@ def test_with_old_workers_a_new_name_waits_and_what_is_known_does_not(
         held.append(websocket(edge, "chat"))
         edge.register(f"new-{number}", one)
         answers(edge, f"new-{number}.apollo.test", "one /")
-    assert sorted(workers(edge))[0:2] == [0, 1] and len(workers(edge)) == 3
+    until(lambda: sum(lived > 0 for lived in workers(edge)) == 2, "two old workers")
     reloads = edge.reloads
     edge.register("waits", one)
     edge.register("known", one, passing=False)
     until(lambda: edge.ask("/", "known.apollo.test").status == 503, "what is known changes at once")
     assert (edge.ask("/", "waits.apollo.test").status, edge.reloads) == (404, reloads)
-    until(lambda: edge.ask("/", "waits.apollo.test").text == "one /", "the name that waited is served", 60)
+    until(lambda: edge.ask("/", "waits.apollo.test").text == "one /", "the name that waited is served")
     assert edge.reloads == reloads + 1
     for connection in held:
         connection.close()
