@@ -36,7 +36,7 @@ _LONGEST = (
 )
 
 
-# The last of three workers takes what is not among these, the last file first, and comes after the others where they want the
+# A third worker takes what is not among these, the last file first, and comes after the others where they want the
 # processors: it uses what is left free while hosts are waited for. Engines beside two booted stacks made both too slow.
 _LAST, _NICE = "gw2", 10
 

@@ -14,7 +14,6 @@ from tests.booted.conftest import Stack, until
 from tests.host.test_firewall import SCAN
 
 CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
-GROWN = {"control-4": "10.0.32.14", "control-5": "10.0.0.15"}
 PROGRAM = ("apollo", "zookeeper")
 JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
 STANDIN = "apollo/mesos-standin:1"

@@ -97,7 +97,6 @@ def test_the_gate_lets_through(name: str) -> None:
     assert judged(*PASSES[name]) == []
 
 
-RAISE = "raise slaves.generations.1 in the same change"
 REFUSED: dict[str, tuple[tuple[Step, ...], list[tuple[str, str, str]]]] = {
     "a slave that is deleted": (
         (host("slave-1", "delete"), part("slave-1", INSTANCE, "delete")),
