@@ -581,6 +581,10 @@ def test_an_instance_that_keeps_its_id_and_moves_is_asked_at_its_new_address_alo
     assert (len(old.seen), edge.reloads) == (known, reloads)
 
 
+# Seconds: no reload of a busy machine takes so long that it is asked for again.
+ONCE = {"RELOAD": 300, "SIGNAL": 60}
+
+
 def reloads(edge: Edge) -> int:
     """How many there were."""
     (master,) = (line.split() for line in edge.master("show proc").splitlines() if " master " in line)
@@ -624,7 +628,7 @@ def test_with_old_workers_a_new_name_waits_and_what_is_known_does_not(
     make: Callable[..., Edge], instance: Make, tunnel: Tunnel
 ) -> None:
     edge = make()
-    edge.tune(APART=30)
+    edge.tune(APART=30, **ONCE)
     edge.start()
     one = instance("one")
     edge.register("chat", tunnel)
@@ -662,7 +666,7 @@ def test_a_reload_that_haproxy_misses_is_asked_for_again(make: Callable[..., Edg
 
 def test_servers_out_of_use_are_cleared_away_by_a_reload(make: Callable[..., Edge], instance: Make) -> None:
     edge = make()
-    edge.tune(UNUSED=5)
+    edge.tune(UNUSED=5, **ONCE)
     edge.start()
     one = instance("one")
     edge.register("many", one)
