@@ -14,6 +14,7 @@ from ops.secrets import generate
 from plan.admin import ADMIN_KEY
 from plan.secrets import public_half
 from tests.components.recording import TEST_SECRETS, Recording, run_program
+from tests.host.support import stand_in
 
 COMMAND = "command:remote:Command"
 REGION = {"aws:region": "eu-west-1"}
@@ -89,8 +90,7 @@ def test_cloud_init_is_waited_for_and_its_failure_fails_with_its_words(tmp_path:
         "apollo-check": f'echo "$*" > {tmp_path}/checked; echo "all well"',
     }
     for name, text in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+        stand_in(tmp_path / name, text)
     env = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["/bin/sh", "-c", READY], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is checks, done.stderr

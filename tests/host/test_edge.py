@@ -585,16 +585,14 @@ def test_an_instance_that_keeps_its_id_and_moves_is_asked_at_its_new_address_alo
 ONCE = {"RELOAD": 300, "SIGNAL": 60}
 
 
-def reloads(edge: Edge) -> int:
-    """How many there were."""
-    (master,) = (line.split() for line in edge.master("show proc").splitlines() if " master " in line)
-    return int(master[2])
+def lived(edge: Edge, kind: str) -> list[int]:
+    """How many reloads each of HAProxy's processes of a kind has lived through: the master all that there were."""
+    return [int(line.split()[2]) for line in edge.master("show proc").splitlines() if f" {kind} " in line]
 
 
 def workers(edge: Edge) -> list[int]:
     """How many reloads each worker has lived through, of which the newest has 0."""
-    lines = edge.master("show proc").splitlines()
-    return [int(line.split()[2]) for line in lines if " worker " in line]
+    return lived(edge, "worker")
 
 
 def test_new_names_and_slow_clients_keep_a_handful_of_workers(
@@ -609,13 +607,13 @@ def test_new_names_and_slow_clients_keep_a_handful_of_workers(
     one, held = instance("one"), list[tuple[socket.socket, int]]()
     for number in range(12):
         # A client that will not go, in the worker of this moment, and a name that HAProxy does not know.
-        begun = reloads(edge)
+        (begun,) = lived(edge, "master")
         held.append((websocket(edge, "chat"), begun))
         edge.register(f"new-{number}", one)
         answers(edge, f"new-{number}.apollo.test", "one /")
         # The documents promise six reloads. On a busy machine one name may take two, as a late one is asked for again.
         alive = [echoes(connection) for connection, _ in held]
-        now = reloads(edge)
+        (now,) = lived(edge, "master")
         assert all(lives for lives, (_, begun) in zip(alive, held, strict=True) if now - begun <= 6), number
         until(lambda: len(workers(edge)) <= 8, "old workers end")
     assert not echoes(held[0][0])
@@ -640,7 +638,7 @@ def test_with_old_workers_a_new_name_waits_and_what_is_known_does_not(
         held.append(websocket(edge, "chat"))
         edge.register(f"new-{number}", one)
         answers(edge, f"new-{number}.apollo.test", "one /")
-    until(lambda: sum(lived > 0 for lived in workers(edge)) == 2, "two old workers")
+    until(lambda: sum(count > 0 for count in workers(edge)) == 2, "two old workers")
     reloads = edge.reloads
     edge.register("waits", one)
     edge.register("known", one, passing=False)

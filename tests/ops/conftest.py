@@ -10,6 +10,20 @@ import pytest
 from tests.localcloud.test_program import Stack
 
 
+class Clock:
+    """In the place of the module time. slept: the seconds of each sleep."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 0.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
 class Live(io.StringIO):
     """A stream that knows what was flushed, which is what a reader at a pipe's other end has by now."""
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from localcloud.paths import REPOSITORY
+from tests.host.support import stand_in
 from tests.localcloud.test_program import DEADLINE, Stack
 
 pytestmark = pytest.mark.engine
@@ -74,9 +75,7 @@ def test_a_drain_needs_no_package_of_the_project() -> None:
 
 def test_a_silent_host_costs_a_drain_seconds_and_no_more(tmp_path: Path) -> None:
     """An ssh that never answers: the drain ends by its own limit."""
-    silent = tmp_path / "ssh"
-    silent.write_text("#!/bin/sh\nexec sleep 600\n")
-    silent.chmod(0o755)
+    silent = stand_in(tmp_path / "ssh", "exec sleep 600")
     env = {**os.environ, "APOLLO_SSH": str(silent), "APOLLO_ADMIN_KEY": "key"}
     argv = [sys.executable, "-m", "ops", "drain", "--host", "slave-1", "--address", "10.0.0.33", "--jump", "192.0.2.1"]
     argv += ["--host-key", "ssh-ed25519 AAAA", "--seconds", "2", "--control", ""]

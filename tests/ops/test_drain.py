@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ops import drain, reach
 from ops.reach import Access, Ssh, Unreachable
-from tests.ops.conftest import Live
+from tests.ops.conftest import Clock, Live
 
 HOST, EDGE, CONTROL = "10.0.32.34", "10.0.224.11", ("10.0.0.11", "10.0.32.12")
 Answer = str | Exception
@@ -128,9 +127,7 @@ def test_mesos_has_as_long_as_its_tasks_need_and_the_rest_has_what_it_had(
 
 def test_each_step_has_what_is_left_of_the_time_and_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", live := Live())
-    clock = SimpleNamespace(
-        now=0.0, monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds)
-    )
+    clock = Clock()
     monkeypatch.setattr(drain, "time", clock)
     monkeypatch.setattr(reach, "time", clock)
 

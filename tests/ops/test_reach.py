@@ -15,7 +15,7 @@ import pytest
 from host.apollo.__main__ import VERSION
 from localcloud.paths import REPOSITORY
 from ops.reach import Access, Unreachable, _problem, opened  # pyright: ignore[reportPrivateUsage]
-from tests.host.support import left_out, needs
+from tests.host.support import left_out, needs, stand_in
 
 EDGE = "127.0.0.9"
 
@@ -134,10 +134,8 @@ def test_the_words_of_ssh_are_told_apart(status: int, words: str, kind: str, tex
 
 def test_an_answer_of_any_length_arrives_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an ssh that runs what it is asked to here."""
-    ssh = tmp_path / "ssh"
-    ssh.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import json; print(json.dumps([\"x\" * 300] * 1000))'\n")
-    ssh.chmod(0o755)
-    monkeypatch.setenv("APOLLO_SSH", str(ssh))
+    program = f"exec {sys.executable} -c 'import json; print(json.dumps([\"x\" * 300] * 1000))'"
+    monkeypatch.setenv("APOLLO_SSH", str(stand_in(tmp_path / "ssh", program)))
     with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
         assert ssh.ask("", "survey", seconds=20) == ["x" * 300] * 1000
 
@@ -146,23 +144,19 @@ def test_an_answer_of_any_length_arrives_whole(tmp_path: Path, monkeypatch: pyte
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The program of the host at which ssh arrives: this machine, which has none of its own before the test writes one."""
     program, calls = tmp_path / "apollo", tmp_path / "calls"
-    (tmp_path / "sudo").write_text(f'#!/bin/sh\necho "$3 $*" >>{calls}\nexec "$@"\n')
-    (tmp_path / "ssh").write_text('#!/bin/sh\nshift 3\nexec sh -c "$*"\n')
-    for name in ("sudo", "ssh"):
-        (tmp_path / name).chmod(0o755)
+    stand_in(tmp_path / "sudo", f'echo "$3 $*" >>{calls}\nexec "$@"')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("APOLLO_SSH", str(tmp_path / "ssh"))
+    monkeypatch.setenv("APOLLO_SSH", str(stand_in(tmp_path / "ssh", 'shift 3\nexec sh -c "$*"')))
     monkeypatch.setattr("ops.reach._APOLLO", str(program))
     return program
 
 
-@pytest.mark.parametrize("own", ["", "#!/bin/sh\necho no such verb >&2\nexit 64\n"])
+@pytest.mark.parametrize("own", ["", "echo no such verb >&2\nexit 64"])
 def test_a_host_that_is_too_old_for_a_verb_runs_ours_and_that_is_said_once(
     own: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if own:
-        here.write_text(own)
-        here.chmod(0o755)
+        stand_in(here, own)
     with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
         answer = ssh.ask("", "probe", "1", "127.0.0.1", seconds=20)
         assert list(answer) == ["127.0.0.1"]
@@ -173,8 +167,7 @@ def test_a_host_that_is_too_old_for_a_verb_runs_ours_and_that_is_said_once(
 
 
 def test_a_host_that_knows_the_verb_runs_its_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    here.write_text('#!/bin/sh\necho "$@"\n')
-    here.chmod(0o755)
+    stand_in(here, 'echo "$@"')
     with opened(Access(EDGE, "", "ssh-ed25519 AAAA")) as ssh:
         assert ssh.run("", "edge", "quiet", "$(x)", seconds=20) == f"--needs {VERSION} edge quiet $(x)\n"
     assert not capsys.readouterr().err

@@ -26,25 +26,13 @@ from ops.reach import Access, Ssh, Unreachable
 from ops.roll import selected
 from plan.cluster import Cluster
 from plan.place import SECTIONS
-from tests.ops.conftest import Live
+from tests.ops.conftest import Clock, Live
 from tests.ops.test_drain import Hosts
 from tests.ops.test_judgements import host, part, preview
 from tests.plan.support import cluster
 
 WAY = Access("203.0.113.2", "", "ssh-ed25519 AAAA")
 GONE = Unreachable("no route to host")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now, self.slept = 0.0, list[float]()
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 class Played:

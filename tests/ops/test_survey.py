@@ -20,8 +20,9 @@ from ops import reach, survey
 from ops.__main__ import main
 from ops.reach import DIAL, KNOCK, Access, Ssh, Unreachable, given_access, opened
 from ops.survey import Survey, on_terminal
+from tests.host.support import stand_in
+from tests.ops.conftest import Clock
 from tests.ops.test_drain import Hosts
-from tests.ops.test_roll import Clock
 from tests.ops.test_text import told
 from tests.plan.support import cluster
 
@@ -303,11 +304,8 @@ def test_a_host_that_was_too_old_once_is_brought_the_program_at_once_the_next_ti
 
 
 def test_ssh_that_cannot_be_run_or_does_not_end_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    silent, echo = tmp_path / "silent", tmp_path / "echo"
-    silent.write_text("#!/bin/sh\nexec cat /dev/zero >/dev/null\n")
-    echo.write_text("#!/bin/sh\necho \"$*\"; cat; printf '\\377' >&2; exit 3\n")
-    for program in (silent, echo):
-        program.chmod(0o755)
+    silent = stand_in(tmp_path / "silent", "exec cat /dev/zero >/dev/null")
+    echo = stand_in(tmp_path / "echo", "echo \"$*\"; cat; printf '\\377' >&2; exit 3")
     with opened(Access("203.0.113.2", "", "ssh-ed25519 AAAA")) as ssh:
         folder = Path(ssh._config).parent  # pyright: ignore[reportPrivateUsage]
         assert folder.stat().st_mode & 0o777 == 0o700
