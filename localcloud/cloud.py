@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,13 +124,20 @@ def find(folder: Path) -> Cloud | None:
 
 
 def start(
-    folder: Path, region: str, *, port: int = 0, ephemeral: bool = False, edge_port: int | None = None, kind: Kind = "container"
+    folder: Path,
+    region: str,
+    *,
+    port: int = 0,
+    ephemeral: bool = False,
+    edge_port: int | None = None,
+    kind: Kind = "container",
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Cloud:
     """Starts a cloud and waits until it serves.
 
     port: of the AWS endpoint, 0 for any free one. ephemeral: it ends with this process, and removes the folder then.
     edge_port: boots the instances, and offers the edge there (0: at any free port); None boots none.
-    kind: what makes the machines.
+    kind: what makes the machines. meanwhile: what the caller does while the cloud loads; where it raises, the cloud ends.
     LocalCloudError: the port is taken, or the process did not come up; ends with its own last words.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -144,6 +152,12 @@ def start(
             cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + _START_SECONDS
+    try:
+        meanwhile()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     while not (cloud := find(folder)):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

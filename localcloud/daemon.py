@@ -32,7 +32,7 @@ from .apollo.hosts import live_hosts
 from .machines.errors import MachineError
 from .machines.prepare import Kind
 from .paths import cache_dir, write_private
-from .processes import die_with_parent, start_ticks
+from .processes import LOOK_SECONDS, die_with_parent, start_ticks
 from .provider import balancing, buckets, command, compute, identity, logs, network, security, storage
 from .provider.journal import Fault, Journal
 from .provider.servicer import Servicer
@@ -86,7 +86,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begins to serve and says so in cloud.json. The engine may come at once: its calls wait until all is loaded."""
-        threading.Thread(target=self.api.http.serve_forever, name="moto", daemon=True).start()
+        threading.Thread(target=self.api.http.serve_forever, args=(LOOK_SECONDS,), name="moto", daemon=True).start()
         for servicer in (self.resources, self.commands):
             self._serve_provider(servicer)
         self.control = Control(self.folder, self._control)
@@ -128,8 +128,8 @@ class Daemon:
         """What the command line and the tests ask: status, hosts, leftovers, fault, cancel, begin, orphans, machine."""
         if name == "status":
             return self.journal.status()
-        # `begin` and `cancel` do not wait for moto, so that the engine starts while moto loads.
-        if name not in ("begin", "cancel"):
+        # What an engine asks before it starts does not wait for moto, which loads meanwhile. (No orphan was made before.)
+        if name not in ("begin", "cancel", "orphans"):
             self.journal.ready.wait()
         if name == "hosts":
             return {"hosts": [row.public() for row in live_hosts(self.aws)]}

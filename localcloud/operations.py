@@ -20,7 +20,7 @@ from .apollo import boot, monitoring
 from .apollo.hosts import HostRow, planned_hosts
 from .cloud import EDGE_PORT, Cloud
 from .engine.programs import pulumi, pulumi_beside
-from .engine.run import Engine, Operation, Run
+from .engine.run import Engine, Operation, Run, begin_stack
 from .engine.workspace import REAL_PROVIDER, Workspace, prepare
 from .errors import LocalCloudError
 from .machines.prepare import BEGUN_WITH, Kind
@@ -137,7 +137,7 @@ def up(request: Request) -> Outcome:
             raise LocalCloudError(words)
         binary = pulumi()
         workspace = workspace_of(folder, request, machines)
-        cloud = _cloud(workspace, request.port, edge_port if machines else None, kind)
+        cloud = _cloud(binary, workspace, request.port, edge_port if machines else None, kind)
         outcome = _run("up", binary, workspace, cloud)
         if machines:
             _finish_boot(request, cloud, outcome)
@@ -161,7 +161,9 @@ def preview(request: Request) -> Outcome:
     with passing_folder() as passing:
         workspace = workspace_of(passing, request)
         binary = pulumi()
-        return _run("preview", binary, workspace, clouds.start(passing, workspace.region, port=request.port, ephemeral=True))
+        begin = partial(begin_stack, binary, workspace)
+        cloud = clouds.start(passing, workspace.region, port=request.port, ephemeral=True, meanwhile=begin)
+        return _run("preview", binary, workspace, cloud)
 
 
 def down(request: Request, *, force: bool = False) -> Outcome:
@@ -299,7 +301,7 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
         raise LocalCloudError(str(error)) from None
 
 
-def _cloud(workspace: Workspace, port: int, edge_port: int | None, kind: Kind) -> Cloud:
+def _cloud(binary: Path, workspace: Workspace, port: int, edge_port: int | None, kind: Kind) -> Cloud:
     """The stack's running cloud, or a new one. What the state says of a cloud that is gone is dropped, and said."""
     folder = workspace.folder
     cloud = clouds.find(folder)
@@ -316,7 +318,8 @@ def _cloud(workspace: Workspace, port: int, edge_port: int | None, kind: Kind) -
         (folder / "state").mkdir(mode=0o700)
     say("starting the embedded cloud")
     boot.sweep(folder)
-    return clouds.start(folder, workspace.region, port=port, edge_port=edge_port, kind=kind)
+    begin = partial(begin_stack, binary, workspace)
+    return clouds.start(folder, workspace.region, port=port, edge_port=edge_port, kind=kind, meanwhile=begin)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ _PR_SET_PDEATHSIG = 1
 # In front of a command, ends its whole family when the command does, when we do, and at SIGTERM; it then ends with STOPPED.
 _FAMILY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervise.py")))
 STOPPED = 128 + signal.SIGTERM
+# How often, in seconds, a socketserver looks whether it is to stop: whoever stops it waits for that.
+LOOK_SECONDS = 0.05
 
 
 def die_with_parent() -> None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..processes import LOOK_SECONDS
+
 _NAME = "control"
 Ask = Callable[[str, dict[str, Any] | None], dict[str, Any]]
 
@@ -54,7 +56,7 @@ class Control(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self.server_bind()
             Path(path).chmod(0o600)
             self.server_activate()
-        threading.Thread(target=self.serve_forever, name="control", daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(LOOK_SECONDS,), name="control", daemon=True).start()
 
 
 def ask(folder: Path, name: str, body: dict[str, Any] | None, seconds: float) -> dict[str, Any]:

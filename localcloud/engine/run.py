@@ -62,8 +62,9 @@ class Engine:
     def __init__(self, binary: Path, workspace: Workspace, cloud: Cloud) -> None:
         self._workspace = workspace
         self._cloud = cloud
+        self._binary = binary
         self._env = environment(cloud, workspace, binary)
-        self._log = workspace.folder / "engine.log"
+        self._log = workspace.log
 
     def run(self, operation: Operation, progress: Callable[[Report, Step | None], None]) -> Run:
         """One operation, to its end. progress: called after each step, and a few times a second in between.
@@ -71,8 +72,7 @@ class Engine:
         Ctrl-C is passed on once: the engine finishes what is under way and records it. The second one ends it at once.
         LocalCloudError: the cloud died meanwhile.
         """
-        if not self._workspace.state_file.exists():
-            self._plain("stack", "init", self._workspace.stack)
+        begin_stack(self._binary, self._workspace)
         events = self._workspace.folder / "events.jsonl"
         events.unlink(missing_ok=True)
         argv = [operation, "--stack", self._workspace.stack, "--non-interactive", "--color", "never"]
@@ -117,7 +117,7 @@ class Engine:
                 "What it held is gone: the next `up` starts from an empty state."
             )
         if process.returncode and not report.errors and not interrupts:
-            report.errors.append(self._last_words())
+            report.errors.append(_last_words(self._log))
         result = "interrupted" if interrupts and process.returncode else "failed" if process.returncode else "succeeded"
         return Run(report, result, time.monotonic() - started)
 
@@ -152,16 +152,20 @@ class Engine:
         orphans = self._cloud.ask("orphans", {"known": known})["removed"]
         return done + [f"deleted {o['id']} ({o['type']}), made by a run that did not live to record it" for o in orphans]
 
-    def _plain(self, *argv: str) -> None:
-        process = supervised(
-            ["pulumi", *argv, "--non-interactive", "--color", "never"], self._env, self._workspace.work, self._log
-        )
-        if process.wait():
-            raise LocalCloudError(f"pulumi {' '.join(argv)} failed: {self._last_words()}")
 
-    def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
-        return "\n  ".join(lines[-5:]) or f"the engine said nothing; see {self._log}"
+def begin_stack(binary: Path, workspace: Workspace) -> None:
+    """Gives the workspace's stack an empty state where it has none. It needs no cloud. LocalCloudError: Pulumi refuses."""
+    if workspace.state_file.exists():
+        return
+    env = workspace.environment(engine_programs(binary)) | {"APOLLO_CLOUD": str(workspace.folder)}
+    argv = ["pulumi", "stack", "init", workspace.stack, "--non-interactive", "--color", "never"]
+    if supervised(argv, env, workspace.work, workspace.log).wait():
+        raise LocalCloudError(f"pulumi stack init failed: {_last_words(workspace.log)}")
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return "\n  ".join(lines[-5:]) or f"the engine said nothing; see {log}"
 
 
 @contextmanager

@@ -55,6 +55,10 @@ class Workspace:
         return state_file(self.folder, self.project, self.stack)
 
     @property
+    def log(self) -> Path:
+        return self.folder / "engine.log"
+
+    @property
     def locks(self) -> Path:
         return self.folder / "state" / ".pulumi" / "locks"
 
@@ -189,9 +193,9 @@ class Vault:
             stored = {"salt": base64.b64encode(random_source.token_bytes(8)).decode(), "values": {}}
         self._values: dict[str, str] = stored["values"]
         self._salt_text: str = stored["salt"]
-        salt = base64.b64decode(self._salt_text)
-        key = hashlib.pbkdf2_hmac("sha256", passphrase.read_bytes().strip(), salt, _ITERATIONS, 32)
-        self._cipher = AESGCM(key)
+        # Kept, as it takes a third of a second to make. The passphrase lies beside it.
+        self._key: str = stored.get("key") or self._derived(passphrase.read_bytes().strip())
+        self._cipher = AESGCM(base64.b64decode(self._key))
         self.salt = stored.get("check") or f"v1:{self._salt_text}:{self.encrypt('pulumi')}"
 
     def encrypt(self, text: str) -> str:
@@ -208,8 +212,13 @@ class Vault:
             for key in together(made.keys() - kept.keys()):
                 kept.pop(key, None)
             self._values = {key: kept.get(key) or self.encrypt(value) for key, value in made.items()}
-        write_private(self._file, json.dumps({"salt": self._salt_text, "check": self.salt, "values": self._values}))
+        stored = {"salt": self._salt_text, "check": self.salt, "key": self._key, "values": self._values}
+        write_private(self._file, json.dumps(stored))
         return {key: {"secure": value} for key, value in self._values.items()}
+
+    def _derived(self, passphrase: bytes) -> str:
+        salt = base64.b64decode(self._salt_text)
+        return base64.b64encode(hashlib.pbkdf2_hmac("sha256", passphrase, salt, _ITERATIONS, 32)).decode()
 
 
 def _override(config: dict[str, Any], project: str, text: str) -> None:

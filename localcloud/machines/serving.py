@@ -8,6 +8,8 @@ from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from typing import Any
 
+from ..processes import LOOK_SECONDS
+
 
 class HttpServer:
     """Serves on a listening socket, from a thread for each connection, until it is closed. handler: makes one for a request."""
@@ -17,7 +19,7 @@ class HttpServer:
         self._server.socket.close()
         self._server.socket = listener
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(LOOK_SECONDS,), name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from localcloud import cloud as clouds
+from localcloud.errors import LocalCloudError
 from localcloud.paths import REPOSITORY
 from localcloud.processes import alive, start_ticks, supervised
 
-from .support import PROGRAMS, CommandLine, end, family, names, until
+from .support import PROGRAMS, CommandLine, end, family, names, processes, until
 
 pytestmark = pytest.mark.engine
 
@@ -307,3 +308,18 @@ def test_a_dead_parents_supervisor_ends_too(tmp_path_factory: pytest.TempPathFac
     parent.kill()
     parent.wait()
     until("the end of what was started by the one that died", lambda: not alive(pid, ticks))
+
+
+def test_a_cloud_ends_where_what_its_starter_does_meanwhile_fails(tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    def cloud() -> list[str]:
+        return processes(lambda line, _: f"localcloud.daemon --folder {tmp_path}" in line)
+
+    def fail() -> None:
+        begun.extend(cloud())
+        raise LocalCloudError("no stack")
+
+    with pytest.raises(LocalCloudError, match="no stack"):
+        clouds.start(tmp_path, "eu-west-1", meanwhile=fail)
+    assert len(begun) == 1 and not cloud()
