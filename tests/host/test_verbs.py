@@ -418,23 +418,28 @@ def test_packet_rules_are_kept_whatever_goes_wrong_and_ready_is_said_once_they_s
 @pytest.mark.parametrize(
     ("leader", "revoke", "unread", "node", "status", "stood"),
     [
-        ("10.0.0.11:8300", False, [], {"bridge": "10.2.0.250"}, 0, True),
-        ("10.0.0.11:8300", False, [], {}, acl.TRY_AGAIN, True),
-        ("10.0.0.11:8300", False, [], None, acl.TRY_AGAIN, True),
-        ("10.0.32.12:8300", False, [], {"bridge": "10.2.0.250"}, 0, False),
-        ("10.0.32.12:8300", True, [], {"bridge": "10.2.0.250"}, 0, True),
-        ("10.0.0.11:8300", True, ["consul/edge-token"], {"bridge": "10.2.0.250"}, 1, True),
-        (local.ConsulError("away"), False, [], {}, acl.TRY_AGAIN, False),
+        (["10.0.0.11:8300"], False, [], {"bridge": "10.2.0.250"}, 0, True),
+        (["10.0.0.11:8300"], False, [], {}, acl.TRY_AGAIN, True),
+        (["10.0.0.11:8300"], False, [], None, acl.TRY_AGAIN, True),
+        (["10.0.32.12:8300"], False, [], {"bridge": "10.2.0.250"}, 0, False),
+        (["10.0.32.12:8300"], True, [], {"bridge": "10.2.0.250"}, 0, True),
+        (["10.0.0.11:8300"], True, ["consul/edge-token"], {"bridge": "10.2.0.250"}, 1, True),
+        # One that starts, and is elected.
+        ([local.ConsulError("away"), "", "10.0.0.11:8300"], False, [], {"bridge": "10.2.0.250"}, 0, True),
+        ([local.ConsulError("away")], False, [], {}, acl.TRY_AGAIN, False),
+        ([""], False, [], {}, acl.TRY_AGAIN, False),
     ],
 )
 def test_who_leads_makes_the_tokens_and_everyone_tries_again_until_it_is_known(
-    leader: Any, revoke: bool, unread: list[str], node: Any, status: int, stood: bool, facts: dict[str, str],
+    leader: list[Any], revoke: bool, unread: list[str], node: Any, status: int, stood: bool, facts: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     facts |= {"PRIVATE_IP": "10.0.0.11", "NODE_NAME": "control-1"}
     graces: list[float] = []
     monkeypatch.setattr(local, "secret", lambda _: "6b0e2f7e-5c5b-4b57-9d3c-0a4b7c1de000")
-    monkeypatch.setattr(local, "consul", lambda _: (saying([leader])(), None))
+    says = saying(leader)
+    monkeypatch.setattr(local, "consul", lambda _: (says(), None))
+    monkeypatch.setattr(acl, "time", Clock())
     monkeypatch.setattr(acl, "from_ssm", dict)
     monkeypatch.setattr(acl, "unread", lambda _: unread)
     monkeypatch.setattr(acl, "stand", lambda _f, _m, grace, _s: graces.append(grace))

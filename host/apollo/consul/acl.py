@@ -21,6 +21,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from host.apollo.consul import configure
 from plan import ports
 
 TRY_AGAIN = 75
+# Seconds to wait for a leader, and between two looks. Each host of a new cluster waits for what follows.
+LEADER_WAIT, LOOK = 30, 0.2
 # Seconds for which the token of a rotated secret stays valid beside its successor.
 GRACE = 3600
 # Requests of one address at a time; a host has one.
@@ -287,13 +290,27 @@ def serve(facts: Mapping[str, str]) -> None:
     server.serve_forever()
 
 
+def leader() -> str:
+    """The leading server's address and port, as soon as there is one. Raises ConsulError where none comes in LEADER_WAIT seconds."""
+    end = time.monotonic() + LEADER_WAIT
+    while True:
+        try:
+            if found := str(local.consul("status/leader")[0]):
+                return found
+            error = local.ConsulError("no server leads")
+        except local.ConsulError as away:
+            error = away
+        if time.monotonic() > end:
+            raise error
+        time.sleep(LOOK)
+
+
 def main(revoke: bool = False) -> int:
     facts = local.facts()
     try:
         management = local.secret(MANAGEMENT)
         own = node_token(management, facts["NODE_NAME"])
-        leader, _ = local.consul("status/leader")
-        if leader == f"{facts['PRIVATE_IP']}:{ports.CONSUL_RPC}" or revoke:
+        if leader() == f"{facts['PRIVATE_IP']}:{ports.CONSUL_RPC}" or revoke:
             ssm = from_ssm()
             stand(facts, management, 0 if revoke else GRACE, ssm)
             if revoke and (names := unread(ssm)):
