@@ -291,7 +291,7 @@ def serve(facts: Mapping[str, str]) -> None:
 
 
 def leader() -> str:
-    """The leading server's address and port, as soon as there is one. Raises ConsulError where none comes in LEADER_WAIT seconds."""
+    """The leading server's address and port, once there is one. Raises ConsulError where LEADER_WAIT seconds bring none."""
     end = time.monotonic() + LEADER_WAIT
     while True:
         try:
