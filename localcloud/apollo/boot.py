@@ -38,7 +38,8 @@ from .hosts import HostRow
 # Where machines reach the cloud's API.
 ENDPOINT = f"http://{API}:{API_PORT}"
 # Seconds. A host of a baked image needs about twenty; a first-boot installation needs its packages.
-READY_SECONDS = 600.0
+# On an emulated processor of a busy machine a boot takes longer than anyone waits; the limit ends what hangs.
+READY_SECONDS, EMULATED_SECONDS = 600.0, 7200.0
 SWEEP_SECONDS = 20.0
 # For an instance to be registered, checked and published by every edge, with a balancer's own checks before several.
 PUBLISHED_SECONDS = 180.0
@@ -64,8 +65,9 @@ def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = No
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     demo.busybox()
     programs = binaries()
-    ensure, key = (ensure_image, image_key) if kind == "container" else (ensure_disk, disk_key)
-    image = cache_dir() / "images" / key(programs)
+    kept = ("images", ensure_image, image_key) if kind == "container" else ("disks", ensure_disk, disk_key)
+    place, ensure, key = kept
+    image = cache_dir() / place / key(programs)
     if not image.is_dir():
         say("making the hosts' image, once (one to two minutes) …")
         started = time.monotonic()
@@ -146,9 +148,10 @@ def wait_ready(cloud: Cloud, rows: Sequence[HostRow], *, patient: bool = True) -
     patient: off, a host that is still at it is no failure; what it said so far is wanted then.
     """
     names = [row.name for row in rows if row.state == "running"]
+    seconds = READY_SECONDS if cloud.kind == "container" else EMULATED_SECONDS
 
     def failure(name: str) -> str:
-        answer = cloud.ask("machine", {"order": "ready", "host": name, "seconds": READY_SECONDS if patient else 0})
+        answer = cloud.ask("machine", {"order": "ready", "host": name, "seconds": seconds if patient else 0})
         if "failed" not in answer or (not patient and "is not ready after" in answer["failed"]):
             return ""
         return f"{answer['failed']}\n  the console of {name} ends with:\n{last_words(cloud.folder, rows, name)}"

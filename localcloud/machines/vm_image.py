@@ -42,9 +42,10 @@ def ensure_disk(cache: Path, find: Callable[[], dict[str, Path]], children: Chil
 
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
-    with only_builder(cache / "images"):
+    # Apart from the containers' images, so that no container waits minutes for a disk to be made.
+    with only_builder(cache / "disks"):
         programs = find()
-        image = cache / "images" / disk_key(programs)
+        image = cache / "disks" / disk_key(programs)
         if not image.is_dir():
             with building_of(image, children) as (building, bootstrap):
                 root = building / "root"
@@ -60,7 +61,7 @@ def disk_key(programs: dict[str, Path]) -> str:
     """Changes with anything that goes into the disk."""
     layout = f"{RECIPE} {DEBIAN} {ESP_START} {ESP_SIZE} {ROOT_START} {ROOT_SIZE} {FIRST_CONFIGURATION}"
     digest = hashlib.sha256(f"{image_key(programs)} {layout}".encode() + packed_files(FILES))
-    return f"{digest.hexdigest()[:16]}-vm"
+    return digest.hexdigest()[:16]
 
 
 def _hooks(programs: dict[str, Path]) -> list[str]:
@@ -68,7 +69,7 @@ def _hooks(programs: dict[str, Path]) -> list[str]:
         # The image's own leads to systemd-resolved, which does not run while it is made.
         'rm -f "$1/etc/resolv.conf"; cat /etc/resolv.conf >"$1/etc/resolv.conf"',
         *provision_hooks(programs, f"/run/files/provision {' '.join(ROLES)}"),
-        f'cp -a {shlex.quote(str(FILES))}/. "$1/"; chown -R root:root "$1/etc/netplan" "$1/etc/cloud" "$1/etc/udev" "$1/boot"',
+        f'cp -a {shlex.quote(str(FILES))}/. "$1/"; cd "$1"; chown -R root:root etc/netplan etc/cloud etc/udev etc/systemd boot',
         'chown root:root "$1/etc/fstab"; chmod 0600 "$1"/etc/netplan/*; mkdir -p "$1/boot/efi"',
         'ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"; rm -rf "$1"/var/lib/apt/lists/*',
         # Each machine makes its own identity at first boot.

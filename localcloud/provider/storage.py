@@ -5,9 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from ..api.client import Aws
-from .aws import Api, Ec2, absent, first, wait
 from .compute import instance_state
+from .kind import Aws, Ec2, Kind, absent, wait
 from .values import Props
 
 
@@ -22,34 +21,35 @@ class Volume(Ec2):
     replaces, computed = ("availabilityZone", "encrypted"), ("encrypted", "type")
 
 
-class VolumeAttachment(Api):
+class VolumeAttachment(Kind):
     token = "aws:ec2/volumeAttachment:VolumeAttachment"
-    service, creates, deletes = "ec2", "attach_volume", "detach_volume"
-    sends = shows = replaces = ("deviceName", "instanceId", "volumeId")
-    inputs = (*sends, "stopInstanceBeforeDetaching")
-    renamed = {"deviceName": "Device"}
+    inputs = ("deviceName", "instanceId", "volumeId", "stopInstanceBeforeDetaching")
+    replaces = inputs[:3]
 
-    def id_of(self, inputs: Props, answer: Props) -> str:
-        parts = "".join(f"{inputs[name]}-" for name in self.sends)
-        return f"vai-{zlib.crc32(parts.encode())}"
+    def create(self, aws: Aws, inputs: Props) -> str:
+        device, instance, volume = (inputs[name] for name in self.replaces)
+        aws.client("ec2").attach_volume(Device=device, InstanceId=instance, VolumeId=volume)
+        return f"vai-{zlib.crc32(f'{device}-{instance}-{volume}-'.encode())}"
 
-    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
         answer = absent(lambda: aws.client("ec2").describe_volumes(VolumeIds=[known["volumeId"]]))
         attachments: list[Any] = answer["Volumes"][0]["Attachments"] if answer else []
         wanted = (known["instanceId"], known["deviceName"])
-        return first([a for a in attachments if (a["InstanceId"], a["Device"]) == wanted])
+        attached = any((a["InstanceId"], a["Device"]) == wanted for a in attachments)
+        return {name: known[name] for name in self.replaces} if attached else None
 
-    def deletion(self, aws: Aws, id: str, known: Props) -> Props:
-        return self.arguments(aws, self.deletes, known, self.sends)
+    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
+        """Only an instruction for the deletion changes in place; the state keeps it."""
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id, known) is None:
+        if self.read(aws, id, known) is None:
             return
-        instance = known["instanceId"]
+        ec2 = aws.client("ec2")
+        instance, volume = known["instanceId"], known["volumeId"]
         if known.get("stopInstanceBeforeDetaching") and instance_state(aws, instance) == "running":
-            aws.client("ec2").stop_instances(InstanceIds=[instance])
+            ec2.stop_instances(InstanceIds=[instance])
             wait(f"the stop of {instance}", lambda: instance_state(aws, instance) == "stopped")
-        super().delete(aws, id, known)
+        ec2.detach_volume(VolumeId=volume, InstanceId=instance, Device=known["deviceName"])
 
 
 KINDS = (Volume, VolumeAttachment)
