@@ -53,8 +53,8 @@ class Stack:
         assert found is not None, "no cloud runs"
         return found
 
-    def up(self, *arguments: str) -> dict[str, Any]:
-        done = self.cli("up", "--json", "--edge-port", str(self.edge_port), *arguments, timeout=1500)
+    def up(self, *arguments: str, timeout: float = 1500) -> dict[str, Any]:
+        done = self.cli("up", "--json", "--edge-port", str(self.edge_port), *arguments, timeout=timeout)
         document: dict[str, Any] = json.loads(done.stdout or "{}")
         assert done.returncode == 0, f"{document.get('errors')}\n{done.stderr[-3000:]}"
         return document

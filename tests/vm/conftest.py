@@ -1,42 +1,56 @@
-"""Hosts as virtual machines: `make test-vm`. Not part of `make test`, as a boot on an emulated processor takes minutes."""
+"""Hosts as virtual machines, whose boot on an emulated processor takes minutes."""
 
 from __future__ import annotations
 
-import socket
+import contextlib
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
-from localcloud.errors import LocalCloudError
-from localcloud.machines import prepare
-from tests.booted.conftest import Stack
-from tests.host.support import left_out
+from tests.booted.conftest import Stack, until
+from tests.host.support import free_ports
+from tests.labs import needs_machines
 
-HERE = Path(__file__).parent
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Only who names this folder gets its tests."""
-    named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
-    asked = any(path == HERE or HERE in path.parents for path in named)
-    return None if asked or collection_path == HERE / "__init__.py" else True
+# Seconds. For what hangs: beside other workers' hosts a boot takes many times what it takes on a quiet machine.
+HANG = 7200
 
 
-@pytest.fixture(scope="session")
-def virtual(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """A control node, a slave and an edge as virtual machines, booted once, their network checked by `up` itself."""
-    base = tmp_path_factory.getbasetemp()
+@contextlib.contextmanager
+def made(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """A stack that is still to be booted."""
+    needs_machines(tmp_path_factory.getbasetemp(), "the virtual machines", "vm")
+    (port,) = free_ports(1)
+    stack = Stack(tmp_path_factory.mktemp("cloud"), port)
     try:
-        prepare.check(base, kind="vm")
-        prepare.install(kind="vm")
-    except LocalCloudError as error:
-        left_out(f"the virtual machines: {error}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        stack = Stack(tmp_path_factory.mktemp("cloud"), probe.getsockname()[1])
-    try:
-        stack.up("--machines", "vm", "--no-demo", "--set", "control.count=1", "--set", "slaves.count=1")
         yield stack
     finally:
         stack.down()
+
+
+def said(stack: Stack, host: str, *argv: str) -> str:
+    """What a command that only looks printed, once it succeeds: the way in answers late on a machine that is busy."""
+    found: list[str] = []
+
+    def succeeds() -> bool:
+        done = stack.run(host, *argv, timeout=HANG)
+        found[:] = [done.stdout.strip(), done.stderr]
+        return done.returncode == 0
+
+    until(succeeds, f"{' '.join(argv)} on {host}", HANG, lambda: "\n".join(found))
+    return found[0]
+
+
+def settled(stack: Stack, host: str) -> None:
+    """Waits until the host has booted with nothing failed, and passes its check."""
+
+    def state() -> str:
+        return stack.run(host, "systemctl", "is-system-running", timeout=HANG).stdout.strip()
+
+    def units() -> str:
+        return said(stack, host, "sh", "-c", "systemctl --failed --no-legend; systemctl list-jobs --no-legend")
+
+    until(lambda: state() in ("running", "degraded"), f"{host} has booted", HANG, units)
+    # What systemd starts again may have failed at first.
+    until(lambda: state() == "running", f"{host} runs with no unit failed", why=units)
+    said(stack, host, "apollo-check")
+    assert said(stack, host, "sh", "-c", "journalctl -b -o cat _PID=1 | grep -i ordering.cycle || true") == ""
