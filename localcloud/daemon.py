@@ -52,7 +52,6 @@ class Daemon:
 
     def __init__(self, folder: Path, port: int, region: str, edge_port: int | None = None, kind: Kind = "container") -> None:
         self.folder = folder
-        self.journal = Journal(folder / "calls.jsonl")
         owner, machines = Keys.new(), Keys.new()
         self.api = Api(port, owner, machines)
         self.aws = Aws(self.api.endpoint, region, owner)
@@ -72,14 +71,10 @@ class Daemon:
             lambda: self.driver.ssh_prefix if self.driver else (),
             lambda address: self.driver.ended(address) if self.driver else "",
         )
+        self.journal = Journal(folder / "calls.jsonl", self.runner.cancelled)
         kinds = [kind() for module in MODULES for kind in module.KINDS]
-        self.resources = Servicer("aws", kinds, self.journal, self.aws)
-        self.commands = Servicer("command", command.kinds(self.runner), self.journal, self.aws)
-        self.commands.cancel = self.runner.cancel
-        self.commands.begin = self.runner.cancelled.clear
-        self.commands.within = self.runner.within
-        self.resources.cancel = self.journal.cancelled.set
-        self.resources.begin = self.journal.cancelled.clear
+        self.resources = Servicer("aws", kinds, self.journal, self.aws, self.runner)
+        self.commands = Servicer("command", command.kinds(self.runner), self.journal, self.aws, self.runner)
         self.baseline: frozenset[str] = frozenset()
         self._servers: list[grpc.Server] = []
         self.stopped = threading.Event()
@@ -105,12 +100,11 @@ class Daemon:
         self.journal.ready.set()
 
     def close(self) -> None:
-        self.runner.cancel()
+        self.runner.cancelled.set()
         for server in self._servers:
             server.stop(0)
         if self.driver is not None:
             self.driver.close()
-        self.journal.close()
         self.control.shutdown()
         self.api.http.shutdown()
 
@@ -142,18 +136,17 @@ class Daemon:
             self.journal.inject(Fault(**body))
             return {}
         if name == "cancel":
-            self.runner.cancel()
-            self.journal.cancelled.set()
+            self.runner.cancelled.set()
             return {}
         if name == "begin":
-            self._uncancel()
+            self.runner.cancelled.clear()
             self.runner.environment = body.get("environment") or {}
             if self.driver is not None:
                 self.driver.ending = bool(body.get("ending"))
             return {}
         if name == "orphans":
             # Removing one may run its command.
-            self._uncancel()
+            self.runner.cancelled.clear()
             known = {(item["type"], item["id"]) for item in body["known"]}
             orphans = self.journal.orphans(known)
             for made in orphans:
@@ -166,10 +159,6 @@ class Daemon:
 
             return answer(self.driver, body)
         return {"error": f"no such order: {name}"}
-
-    def _uncancel(self) -> None:
-        self.runner.cancelled.clear()
-        self.journal.cancelled.clear()
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def live_hosts(aws: Aws) -> list[HostRow]:
 
     In the cloud's own process, which has AWS's client loaded; others ask it (`Cloud.hosts`).
     """
-    from ..provider.kind import tag_map
+    from ..provider.aws import tag_map
 
     ec2 = aws.client("ec2")
     rows: list[HostRow | None] = []

@@ -34,24 +34,21 @@ class Report:
     """All that one run of the engine said.
 
     changes: number of resources by op, each resource once. steps: all but `same`, in the order in which they ended.
-    planned: all, in the order in which they began. errors, warnings: messages for the user, each once.
+    planned: all, in the order in which they began. errors: messages for the user, each once.
     """
 
     changes: Counter[str] = field(default_factory=Counter[str])
     steps: list[Step] = field(default_factory=list[Step])
     planned: list[Step] = field(default_factory=list[Step])
     errors: list[str] = field(default_factory=list[str])
-    warnings: list[str] = field(default_factory=list[str])
     seen: int = 0
     ended: int = 0
-    finished: bool = False
 
     def take(self, event: Event) -> Step | None:
         """Adds an event. Returns the step that it ended, if it did and changed anything."""
         if "summaryEvent" in event:
             counts = cast(dict[str, int], event["summaryEvent"].get("resourceChanges") or {})
             self.changes = Counter({op: n for op, n in counts.items() if n and op in _COUNTED})
-            self.finished = True
         elif "diagnosticEvent" in event:
             self._diagnose(event["diagnosticEvent"])
         elif "resourcePreEvent" in event:
@@ -71,12 +68,7 @@ class Report:
     def _diagnose(self, event: Event) -> None:
         text = _plain(str(event.get("message", ""))).strip()
         text = re.sub(r"^(error: )?(python inline source runtime error: )?", "", text)
-        severity = event.get("severity")
-        if severity not in ("error", "warning") or not text or text in (*self.errors, *self.warnings):
-            return
-        if severity == "warning":
-            if "pulumi-language-python from $PATH" not in text:
-                self.warnings.append(text)
+        if event.get("severity") != "error" or not text or text in self.errors:
             return
         urn = str(event.get("urn", ""))
         type, name = _type_and_name(urn)

@@ -27,7 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localcloud.api.client import Aws
 from localcloud.apollo import host_files
-from localcloud.machines import cgroups, namespaces, volumes, wanted
+from localcloud.machines import cgroups, namespaces, wanted
 from localcloud.machines.balancer import Balancers
 from localcloud.machines.container import Container
 from localcloud.machines.errors import MachineError
@@ -204,7 +204,7 @@ class MachineDriver:
             for network in self._networks.values():
                 network.delete()
             self.internet.delete()
-            volumes.release_below(self._run_dir)
+            self._volumes.release_all_but(set())
             cgroups.remove(self._prefix)
             self._children.close()
             os.close(self._held)
@@ -548,4 +548,3 @@ def _sweep(run_dir: Path) -> None:
     cgroups.remove(name)
     for namespace in namespaces.existing(name):
         namespaces.delete(namespace)
-    volumes.release_below(run_dir)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from localcloud.machines.processes import run
@@ -17,60 +18,47 @@ DISK_GROUP = 6
 
 
 class Volumes:
-    """folder: where the files are; they live as long as their volume does in the cloud."""
+    """folder: where the files are; they live as long as their volume does in the cloud. A loop device ends with its last user,
+    a machine or this process, however they end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        # The loop devices in use and a handle that keeps each, by volume.
+        self._kept: dict[str, tuple[Path, int]] = {}
+        self._lock = threading.Lock()
 
     def device(self, disk: Disk) -> Path:
         """The loop device of this volume, as large as the volume, made if need be, with the volume's file behind it."""
-        file = self._file(disk.id)
-        existing = loops(file)
-        if not file.exists() or file.stat().st_size < disk.size * GIB:
-            with file.open("ab") as handle:
-                handle.truncate(disk.size * GIB)
-            for device in existing:
-                run(["losetup", "--set-capacity", str(device)])
-        return existing[0] if existing else Path(run(["losetup", "--find", "--show", str(file)]).strip())
-
-    def release(self, disk_id: str) -> None:
-        """Frees the loop device. One that is still mounted somewhere goes with its last user."""
-        for device in loops(self._file(disk_id)):
-            run(["losetup", "--detach", str(device)])
-
-    def release_all_but(self, disk_ids: set[str]) -> None:
-        for file, device in _loops_below(self._folder):
-            if file.stem not in disk_ids:
+        file = self._folder / f"{disk.id}.img"
+        with self._lock:
+            grows = not file.exists() or file.stat().st_size < disk.size * GIB
+            if grows:
+                with file.open("ab") as handle:
+                    handle.truncate(disk.size * GIB)
+            if disk.id not in self._kept:
+                # One that a machine on its way out still has mounted is taken again.
+                device = Path(run(["losetup", "--nooverlap", "--find", "--show", str(file)]).strip())
+                self._kept[disk.id] = device, os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+                # While it has users, this makes it end with the last of them.
                 run(["losetup", "--detach", str(device)])
+            device, _ = self._kept[disk.id]
+            if grows:
+                run(["losetup", "--set-capacity", str(device)])
+            return device
 
-    def keep_only(self, disk_ids: set[str]) -> None:
+    def release_all_but(self, disk_ids: Set[str]) -> None:
+        """Leaves the other loop devices to whoever still has them mounted."""
+        with self._lock:
+            for disk_id in self._kept.keys() - disk_ids:
+                os.close(self._kept.pop(disk_id)[1])
+
+    def keep_only(self, disk_ids: Set[str]) -> None:
         """Deletes the volumes that the cloud no longer has."""
+        self.release_all_but(disk_ids)
         for file in self._folder.glob("*.img"):
             if file.stem not in disk_ids:
-                self.release(file.stem)
                 file.unlink()
-
-    def _file(self, disk_id: str) -> Path:
-        return self._folder / f"{disk_id}.img"
-
-
-def loops(file: Path) -> list[Path]:
-    """The loop devices backed by this file."""
-    listing = run(["losetup", "--associated", str(file), "--noheadings", "--output", "NAME"])
-    return [Path(line.strip()) for line in listing.splitlines() if line.strip()]
-
-
-def release_below(folder: Path) -> None:
-    """Frees every loop device whose file is in the folder, also a deleted one."""
-    for _, device in _loops_below(folder):
-        run(["losetup", "--detach", str(device)])
-
-
-def _loops_below(folder: Path) -> list[tuple[Path, Path]]:
-    listing = run(["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE"])
-    pairs = [line.split(" ", 1) for line in listing.splitlines() if " " in line]
-    return [(Path(file), Path(device)) for device, file in pairs if file.startswith(f"{folder}/")]
 
 
 def plug(leader: int, disks: Mapping[Disk, Path]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .diff import Found
-from .kind import Api, Aws, Kind, absent, tag_list, tag_map
+from ..api.client import Aws
+from .aws import Api, absent, tag_list, tag_map
 from .values import Props
 
 
@@ -35,10 +35,6 @@ class _Balancing(Api):
             spelt = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
             attributes = [{"Key": key, "Value": value} for key, value in spelt.items()]
             self.call(aws, f"modify_{self.noun}_attributes", {self.key: id, "Attributes": attributes})
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id, known):
-            super().delete(aws, id, known)
 
     def tags_of(self, aws: Aws, id: str, record: Props) -> dict[str, str]:
         tags = aws.client("elbv2").describe_tags(ResourceArns=[id])["TagDescriptions"]
@@ -72,24 +68,18 @@ class LoadBalancer(_Balancing):
     setters = {"subnets": "set_subnets", "securityGroups": "set_security_groups"}
     required = (("subnets",),)
     replaces, computed = ("name", "internal", "loadBalancerType"), ("internal", "securityGroups")
-    defaults = {"internal": False, "loadBalancerType": "application"}
     autoname = "name"
     name_limit = 32
     unordered = ("subnets", "securityGroups")
 
-    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
-        """A network load balancer gains subnets, and changes groups, but loses no subnet and not all groups."""
-
-        def replaces(f: Found) -> bool:
-            before, after = old.get(f.property) or [], new.get(f.property) or []
-            if f.property == "subnets" and isinstance(after, list):
-                return any(subnet not in after for subnet in before)
-            return bool(before) != bool(after) if f.property == "securityGroups" else f.replaces
-
-        return [Found(f.path, f.change, replaces(f)) for f in found]
+    def replacing(self, name: str, old: Props, new: Props) -> bool:
+        """A network load balancer gains subnets, but loses none."""
+        after = new.get("subnets") or []
+        loses = isinstance(after, list) and any(subnet not in after for subnet in old.get("subnets") or ())
+        return name in self.replaces or (loses and name == "subnets")
 
     def creation(self, aws: Aws, inputs: Props) -> Props:
-        return {**super().creation(aws, inputs), "Scheme": "internal" if inputs["internal"] else "internet-facing"}
+        return {**super().creation(aws, inputs), "Scheme": "internal" if inputs.get("internal") else "internet-facing"}
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         subnets = [zone["SubnetId"] for zone in record.get("AvailabilityZones", [])]
@@ -121,17 +111,17 @@ class TargetGroup(_Balancing):
         "preserveClientIp": "preserve_client_ip.enabled",
         "proxyProtocolV2": "proxy_protocol_v2.enabled",
     }
-    sends = shows = replaces = ("name", "port", "protocol", "vpcId", "targetType")
-    inputs = (*sends, "healthCheck", "targetHealthStates", *attributes, "tags")
+    shows = replaces = ("name", "port", "protocol", "vpcId", "targetType")
+    sends = (*shows, "healthCheck")
+    inputs = (*sends, "targetHealthStates", *attributes, "tags")
     renamed = {"name": "TargetGroupName"}
     parts = {"healthCheck": (*_HEALTH, "matcher"), "targetHealthStates": tuple(_STATE)}
-    computed = ("healthCheck.matcher", "healthCheck.path", "healthCheck.timeout", "preserveClientIp")
-    defaults = {"targetType": "instance", "proxyProtocolV2": False}
+    computed = ("healthCheck", "preserveClientIp")
     autoname = "name"
     name_limit = 32
 
     def creation(self, aws: Aws, inputs: Props) -> Props:
-        return super().creation(aws, inputs) | self._health(inputs)
+        return self.arguments(aws, self.creates, inputs, self.shows) | self._health(inputs)
 
     def attributes_for(self, inputs: Props) -> Props:
         (state,) = inputs.get("targetHealthStates") or [{}]
@@ -149,10 +139,10 @@ class TargetGroup(_Balancing):
             "targetHealthStates": [state] if state else [],
         }
 
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        super().update(aws, id, old, new, changed)
-        if "healthCheck" in changed and new.get("healthCheck"):
-            aws.client("elbv2").modify_target_group(TargetGroupArn=id, **self._health(new))
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        super().settle(aws, id, inputs, changed)
+        if "healthCheck" in changed:
+            aws.client("elbv2").modify_target_group(TargetGroupArn=id, **self._health(inputs))
 
     def _health(self, inputs: Props) -> Props:
         health = {k: v for k, v in (inputs.get("healthCheck") or {}).items() if v is not None}
@@ -160,27 +150,30 @@ class TargetGroup(_Balancing):
         return args | ({"Matcher": {"HttpCode": health["matcher"]}} if "matcher" in health else {})
 
 
-class TargetGroupAttachment(Kind):
+class TargetGroupAttachment(Api):
     token = "aws:lb/targetGroupAttachment:TargetGroupAttachment"
-    inputs = replaces = ("targetGroupArn", "targetId", "port")
+    service, creates, deletes = "elbv2", "register_targets", "deregister_targets"
+    inputs = sends = shows = replaces = ("targetGroupArn", "targetId", "port")
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        aws.client("elbv2").register_targets(TargetGroupArn=inputs["targetGroupArn"], Targets=[self._target(inputs)])
+    def id_of(self, inputs: Props, answer: Props) -> str:
         return f"{inputs['targetGroupArn']}-{inputs['targetId']}-{inputs.get('port', 'default')}"
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        answer = absent(lambda: aws.client("elbv2").describe_target_health(TargetGroupArn=known["targetGroupArn"]))
-        targets = [item["Target"] for item in (answer or {}).get("TargetHealthDescriptions", [])]
+    def creation(self, aws: Aws, inputs: Props) -> Props:
+        port = {"Port": inputs["port"]} if inputs.get("port") else {}
+        return {"TargetGroupArn": inputs["targetGroupArn"], "Targets": [{"Id": inputs["targetId"], **port}]}
+
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+        answer = absent(lambda: aws.client("elbv2").describe_target_health(TargetGroupArn=known["targetGroupArn"])) or {}
+        targets = [item["Target"] for item in answer.get("TargetHealthDescriptions", [])]
         found = [t for t in targets if t["Id"] == known["targetId"] and known.get("port") in (None, t.get("Port"))]
-        return {name: known.get(name) for name in self.inputs} if found else None
+        return known if found else None
+
+    def deletion(self, aws: Aws, id: str, known: Props) -> Props:
+        return self.creation(aws, known)
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.read(aws, id, known):
-            target = self._target(known)
-            aws.client("elbv2").deregister_targets(TargetGroupArn=known["targetGroupArn"], Targets=[target])
-
-    def _target(self, inputs: Props) -> Props:
-        return {"Id": inputs["targetId"], **({"Port": inputs["port"]} if inputs.get("port") else {})}
+        if self.record(aws, id, known):
+            super().delete(aws, id, known)
 
 
 class Listener(_Balancing):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Iterable
 
-from .kind import Api, Aws, absent, pascal, tag_list, tag_map
-from .schema import Failure
+from ..api.client import Aws
+from .aws import Api, absent, pascal, tag_list, tag_map
 from .values import Props
 
 
@@ -16,8 +14,9 @@ class _OfBucket(Api):
     naming = ("get_{}", "")
     identity = replaces = ("bucket",)
 
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self.create(aws, new)  # S3 puts the new one in the old one's place
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        if changed:
+            self.call(aws, self.creates, self.creation(aws, inputs))  # S3 puts the new one in the old one's place
 
 
 class Bucket(_OfBucket):
@@ -26,7 +25,6 @@ class Bucket(_OfBucket):
     sends = ("bucket",)
     inputs = ("bucket", "bucketPrefix", "forceDestroy", "tags")
     replaces = ("bucket", "bucketPrefix")
-    defaults = {"forceDestroy": False}
     autoname = "bucket"
     name_limit = 63
 
@@ -37,15 +35,13 @@ class Bucket(_OfBucket):
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {
-            "bucketPrefix": known.get("bucketPrefix"),
             "arn": f"arn:aws:s3:::{id}",
             "bucketDomainName": f"{id}.s3.amazonaws.com",
             "bucketRegionalDomainName": f"{id}.s3.{aws.region}.amazonaws.com",
-            "forceDestroy": known.get("forceDestroy"),
         }
 
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self.change_tags(aws, id, old, new)
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        """The rest is for its deletion alone."""
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         s3 = aws.client("s3")
@@ -60,23 +56,18 @@ class Bucket(_OfBucket):
         return tag_map(tags["TagSet"] if tags else ())
 
     def change_tags(self, aws: Aws, id: str, old: Props, new: Props) -> None:
-        s3, tags = aws.client("s3"), tag_list(new.get("tags"))
-        if tags:
-            s3.put_bucket_tagging(Bucket=id, Tagging={"TagSet": tags})
-        else:
-            s3.delete_bucket_tagging(Bucket=id)
+        aws.client("s3").put_bucket_tagging(Bucket=id, Tagging={"TagSet": tag_list(new.get("tags"))})
 
 
 class PublicAccessBlock(_OfBucket):
     token = "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock"
     noun, creates, found = "public_access_block", "put_public_access_block", "PublicAccessBlockConfiguration"
     shows = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
-    inputs = ("bucket", *shows)
+    inputs = sends = ("bucket", *shows)
     required = (("bucket",),)
-    defaults = dict.fromkeys(shows, False)
 
     def creation(self, aws: Aws, inputs: Props) -> Props:
-        return {"Bucket": inputs["bucket"], self.found: {pascal(name): inputs[name] for name in self.shows}}
+        return {"Bucket": inputs["bucket"], self.found: {pascal(name): bool(inputs.get(name)) for name in self.shows}}
 
 
 class BucketPolicy(_OfBucket):
@@ -91,26 +82,17 @@ class BucketObject(_OfBucket):
     token = "aws:s3/bucketObjectv2:BucketObjectv2"
     noun, creates = "object", "put_object"
     identity = replaces = ("bucket", "key")
-    sends = ("bucket", "key", "contentType")
     shows = ("contentType",)
     # The content comes by no other input here.
-    inputs = (*sends, "contentBase64")
+    inputs = sends = ("bucket", "key", "contentType", "contentBase64")
     required = (("bucket",), ("key",), ("contentBase64",))
-    defaults = {"contentType": "application/octet-stream"}
+    base64_text = ("contentBase64",)
     # A program may leave an object behind (retainOnDelete), and its bucket takes it away in the end.
     journaled = False
 
-    def validate(self, inputs: Props) -> Iterable[Failure]:
-        yield from super().validate(inputs)
-        content = inputs.get("contentBase64")
-        if isinstance(content, str):
-            try:
-                base64.b64decode(content, validate=True)
-            except binascii.Error as error:
-                yield Failure("contentBase64", f"is not base64: {error}")
-
     def creation(self, aws: Aws, inputs: Props) -> Props:
-        return super().creation(aws, inputs) | {"Body": base64.b64decode(inputs["contentBase64"])}
+        about = self.arguments(aws, self.creates, inputs, ("bucket", "key", "contentType"))
+        return about | {"Body": base64.b64decode(inputs["contentBase64"])}
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         content = base64.b64encode(record["Body"].read()).decode()

@@ -12,19 +12,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from ..api.client import Aws
 from ..processes import STOPPED, with_family
-from .diff import Found
-from .kind import Aws, CloudError, Kind
+from .kind import CloudError, Kind
 from .values import Props
 
 # The text to run, and for ssh the environment too, comes by standard input, so that neither is ever visible in a list of
 # processes; the command's own standard input is empty.
 _RUNNER = 'script=$(cat; echo .); eval "${script%.}"'
-# ssh's own exit status where the connection fails or ends.
-SSH_FAILED = 255
+# ssh's own exit status where the connection fails or ends, and what the far end prints once there is one.
+SSH_FAILED, _CONNECTED = 255, "apollo-connected:"
+_LOOK_SECONDS = 0.1
+# Characters of a command's last words: gRPC may drop an error of more than 8 KiB.
+_SHOWN = 4000
 
 
 class Runner:
@@ -46,8 +50,6 @@ class Runner:
         self.cancelled = threading.Event()
         # What local commands find in their environment, besides ours.
         self.environment: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
         self._limit = threading.local()
 
     @contextlib.contextmanager
@@ -67,42 +69,33 @@ class Runner:
         if time.monotonic() > getattr(self._limit, "deadline", math.inf):
             raise CloudError(f"stopped: it took longer than the {self._limit.seconds:.0f} s of its custom timeout")
 
-    def start(self, argv: Sequence[str], **how: Any) -> subprocess.Popen[str]:
-        """Starts argv. stop() ends it with its family, and so does our own end, however that comes. how: Popen's own."""
-        with self._lock:
-            self.check()
-            process = with_family(argv, text=True, **how)
-            self._running.add(process)
-        return process
+    def run(
+        self,
+        argv: Sequence[str],
+        script: str,
+        env: dict[str, str],
+        look: Callable[[], None] | None = None,
+        silence: float = math.inf,
+    ) -> tuple[int, str, str]:
+        """Runs argv with the script on its standard input. Returns status, stdout, stderr.
 
-    def stop(self, process: subprocess.Popen[str]) -> None:
-        """Ends what start() began, if it still runs; returns when it is gone."""
-        process.terminate()
-        process.wait()
-        self._running.discard(process)
-
-    def run(self, argv: Sequence[str], script: str, env: dict[str, str]) -> tuple[int, str, str]:
-        """Runs argv with the script on its standard input. Returns status, stdout, stderr."""
-        pipe = subprocess.PIPE
-        process = self.start(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
-        left = getattr(self._limit, "deadline", math.inf) - time.monotonic()
-        alarm = threading.Timer(min(left, threading.TIMEOUT_MAX), process.terminate)
-        alarm.daemon = True
-        alarm.start()
-        try:
-            out, err = process.communicate(script)
-        finally:
-            alarm.cancel()
-            self.stop(process)
-        if process.returncode == STOPPED:
-            self.check()
-        return process.returncode, out.removesuffix("\n"), err.removesuffix("\n")
-
-    def cancel(self) -> None:
-        """Ends what runs, and lets nothing start until `cancelled` is cleared."""
-        with self._lock:
-            self.cancelled.set()
-            for process in list(self._running):
+        It ends with its family, and so it does where we end, where `look` (else `check`), called meanwhile, raises, and, with
+        status STOPPED, where it printed nothing for the first `silence` seconds.
+        """
+        look, pipe, text, begun = look or self.check, subprocess.PIPE, script, time.monotonic()
+        look()
+        with with_family(argv, text=True, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as process:
+            try:
+                while True:
+                    try:
+                        out, err = process.communicate(text, timeout=_LOOK_SECONDS)
+                        return process.returncode, out.removesuffix("\n"), err.removesuffix("\n")
+                    except subprocess.TimeoutExpired as late:
+                        text = None  # given at the first call only
+                        look()
+                        if not late.output and time.monotonic() - begun > silence:
+                            process.terminate()
+            finally:
                 process.terminate()
 
 
@@ -110,13 +103,10 @@ class Command(Kind):
     """What local and remote commands share: when which text runs."""
 
     inputs: ClassVar[Collection[str]] = ("create", "delete", "environment", "triggers", "addPreviousOutputInEnv")
-    defaults = {"addPreviousOutputInEnv": True}
+    replaces = ("triggers",)
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-
-    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
-        return [Found(f.path, f.change, f.property == "triggers") for f in found]
 
     def make(self, aws: Aws, inputs: Props) -> tuple[str, Props]:
         return f"{uuid.uuid4()}", self._run("create", inputs, {})
@@ -141,8 +131,8 @@ class Command(Kind):
             environment |= {f"PULUMI_COMMAND_{name.upper()}": str(value) for name, value in previous.items()}
         status, out, err = self.execute(inputs, text, environment)
         if status != 0:
-            tail = "\n".join((err or out).splitlines()[-20:])
-            raise CloudError(masked(f"its {step} command ended with status {status}: {tail}", inputs))
+            tail = masked("\n".join((err or out).splitlines()[-20:]), inputs)
+            raise CloudError(f"its {step} command ended with status {status}: {tail[-_SHOWN:]}")
         return {"stdout": out, "stderr": err}
 
     def execute(self, inputs: Props, text: str, environment: dict[str, str]) -> tuple[int, str, str]:
@@ -178,122 +168,66 @@ _PLACE = ("host", "port", "user", "privateKey", "hostKey", "dialErrorLimit", "pe
 class RemoteCommand(Command):
     token = "command:remote:Command"
     inputs = (*Command.inputs, "connection")
-    parts = {"connection": (*_PLACE, "proxy")}
+    parts = {"connection": (*_PLACE, "proxy"), "proxy": _PLACE}
     secret_outputs = ("connection",)
 
-    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
-        return [f for f in super().reclassify(found, old, new) if f.property != "connection" or _moved(old, new)]
+    def same(self, name: str, before: Any, after: Any) -> bool:
+        """How to get to the machine may change without running the command again."""
+        if name == "connection" and isinstance(before, dict) and isinstance(after, dict):
+            first, second = cast(Props, before), cast(Props, after)
+            return all(first.get(part) == second.get(part) for part in ("host", "port", "user"))
+        return super().same(name, before, after)
 
     def execute(self, inputs: Props, text: str, environment: dict[str, str]) -> tuple[int, str, str]:
-        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-        script = exports + text
-        remote = "exec /bin/sh -c " + shlex.quote(_RUNNER)
+        """Dials as often as `dialErrorLimit` allows (-1: as long as the deadline does). CloudError: no connection was made.
+
+        Keys and the configuration live in a folder of mode 0700 for as long as that takes.
+        """
         connection = cast(Props, inputs["connection"])
-        with ssh_session(self.runner, connection) as argv:
-            status, out, err = self.runner.run([*argv, remote], script, dict(os.environ))
-        if status == SSH_FAILED:
-            _look(self.runner, connection)
-        return status, out, err
+        limit, seconds = int(connection.get("dialErrorLimit") or 10), int(connection.get("perDialTimeout") or 15)
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+        remote = f"printf %s {_CONNECTED}; exec /bin/sh -c {shlex.quote(_RUNNER)}"
+        self.runner.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="ssh-", dir=self.runner.folder) as folder:
+            config = _configuration(Path(folder), connection)
+            argv = [*self.runner.ssh_prefix(), "ssh", "-F", str(config), "target", remote]
+            look = partial(self._look, connection)
+            attempt = 0
+            while True:
+                attempt += 1
+                status, out, err = self.runner.run(argv, exports + text, dict(os.environ), look, 2 * seconds + 5)
+                _, connected, own = out.partition(_CONNECTED)
+                if connected or status not in (SSH_FAILED, STOPPED):
+                    if status == SSH_FAILED:
+                        look()
+                    return status, own, err
+                if "Host key verification failed" in err or attempt == limit:
+                    who = f"{connection['host']} as {connection.get('user', 'root')}"
+                    last = err.splitlines()[-1] if err else "no answer"
+                    raise CloudError(f"no connection to {who} after {attempt} attempts: {last}")
+                # A host that boots is to be reached soon after its sshd is there.
+                again = time.monotonic() + min(0.25 * 2 ** min(attempt - 1, 3), 2.0)
+                while time.monotonic() < again:
+                    look()
+                    time.sleep(0.05)
+
+    def _look(self, connection: Props) -> None:
+        """Raises CloudError where waiting is of no use: cancelled, too late, or a host of the connection ended by itself."""
+        self.runner.check()
+        for place in (connection, cast(Props, connection.get("proxy") or {})):
+            if place and (words := self.runner.ended(str(place["host"]))):
+                raise CloudError(words)
 
 
-def _moved(old: Props, new: Props) -> bool:
-    """Whether the command is for another machine or user; how to get there may change without running it again."""
-    before, after = old.get("connection") or {}, new.get("connection") or {}
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return True
-    first, second = cast(Props, before), cast(Props, after)
-    return any(first.get(name) != second.get(name) for name in ("host", "port", "user"))
-
-
-# --- ssh --------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def ssh_session(runner: Runner, connection: Props) -> Generator[list[str]]:
-    """An open connection: the argv to put a command behind. CloudError when it cannot be made.
-
-    Keys and the configuration live in a folder of mode 0700 for as long as the connection does.
-    """
-    runner.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ssh-", dir=runner.folder) as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        config = folder / "config"
-        # A socket's path has 108 characters at most, and a run directory may have more: so it is named by way of this process.
-        stack.callback(os.close, handle := os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-        _private(config, _configuration(folder, connection, f"/proc/{os.getpid()}/fd/{handle}/c"))
-        base = [*runner.ssh_prefix(), "ssh", "-F", str(config)]
-        master = _dial(runner, connection, base, folder)
-        try:
-            yield [*base, "target"]
-        finally:
-            runner.stop(master)
-
-
-def _dial(runner: Runner, connection: Props, base: list[str], folder: Path) -> subprocess.Popen[str]:
-    """Opens the master connection, trying as often as `dialErrorLimit` allows (-1: as long as the deadline does)."""
-    limit = int(connection.get("dialErrorLimit") or 10)
-    seconds = int(connection.get("perDialTimeout") or 15)
-    attempt, pause = 0, 0.25
-    while True:
-        attempt += 1
-        # In the foreground (no -f): a master that left its family would outlive a cloud that is killed. Its words go to a
-        # file, as it holds standard error for as long as the connection lasts.
-        with (folder / "log").open("w+") as words:
-            master = runner.start(
-                [*base, "-M", "-N", "target"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words
-            )
-            try:
-                problem = _joined(runner, connection, master, folder / "c", 2 * seconds + 5)
-            except BaseException:
-                runner.stop(master)
-                raise
-            if problem is None:
-                return master
-            runner.stop(master)
-            words.seek(0)
-            problem = words.read().strip() or problem
-        if "Host key verification failed" in problem or (limit >= 0 and attempt >= limit):
-            last = problem.splitlines()[-1] if problem else "no reason given"
-            raise CloudError(
-                f"no connection to {connection['host']} as {connection.get('user', 'root')} after {attempt} attempts: {last}"
-            )
-        again = time.monotonic() + pause
-        while time.monotonic() < again:
-            _look(runner, connection)
-            time.sleep(0.05)
-        # A host that boots is to be reached soon after its sshd is there.
-        pause = min(pause * 2, 2.0)
-
-
-def _joined(runner: Runner, connection: Props, master: subprocess.Popen[str], control: Path, seconds: float) -> str | None:
-    """Waits for the master to be in, which is when it takes others at its control socket; else the reason why it is not."""
-    deadline = time.monotonic() + seconds
-    while not control.exists():
-        if master.poll() is not None:
-            return ""
-        if time.monotonic() > deadline:
-            return f"no answer within {seconds:.0f} s"
-        _look(runner, connection)
-        time.sleep(0.05)
-    return None
-
-
-def _look(runner: Runner, connection: Props) -> None:
-    """Raises CloudError where waiting is of no use: cancelled, too late, or a host of the connection ended by itself."""
-    runner.check()
-    for place in (connection, cast(Props, connection.get("proxy") or {})):
-        if place and (words := runner.ended(str(place["host"]))):
-            raise CloudError(words)
-
-
-def _configuration(folder: Path, connection: Props, control: str) -> str:
-    """The ssh configuration with a section for the target and one for its proxy."""
+def _configuration(folder: Path, connection: Props) -> Path:
+    """An ssh configuration with a section for the target and one for its proxy."""
     sections = [_section(folder, "target", connection)]
     if connection.get("proxy"):
         sections[0] += ["ProxyJump jump"]
         sections.append(_section(folder, "jump", connection["proxy"]))
-    sections[0] += [f"ControlPath {control}", "ControlPersist no"]
-    return "\n".join("\n  ".join(section) for section in sections) + "\n"
+    config = folder / "config"
+    _private(config, "\n".join("\n  ".join(section) for section in sections) + "\n")
+    return config
 
 
 def _section(folder: Path, name: str, place: Props) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 
-from .diff import Found
-from .kind import Aws, CloudError, Ec2, absent, first, from_aws, tag_list, tag_map, wait
+from ..api.client import Aws
+from .aws import Ec2, absent, first, from_aws, tag_list, tag_map, wait
+from .kind import CloudError, Failure
 from .network import public_dns
-from .schema import Failure
 from .values import Props, is_unknown
 
 
@@ -39,12 +39,6 @@ class NetworkInterface(Ec2):
             "attachments": None,
         }
 
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        attachment = (self.record(aws, id, known) or {}).get("Attachment", {})
-        if attachment.get("AttachmentId"):
-            absent(lambda: aws.client("ec2").detach_network_interface(AttachmentId=attachment["AttachmentId"], Force=True))
-        super().delete(aws, id, known)
-
 
 def instance_state(aws: Aws, id: str) -> str:
     return str((Instance().record(aws, id, {}) or {}).get("State", {}).get("Name", "terminated"))
@@ -56,20 +50,20 @@ _DISK = {"volumeSize": "VolumeSize", "volumeType": "VolumeType", "encrypted": "E
 class Instance(Ec2):
     token = "aws:ec2/instance:Instance"
     noun, creates, deletes = "instance", "run_instances", "terminate_instances"
-    sends = ("instanceType", "metadataOptions")
-    inputs = (*sends, "ami", "subnetId", "privateIp", "vpcSecurityGroupIds", "primaryNetworkInterface",
-              "userDataBase64", "iamInstanceProfile", "rootBlockDevice", "tags")  # fmt: skip
+    sends = ("instanceType", "metadataOptions", "ami", "subnetId", "privateIp", "vpcSecurityGroupIds",
+             "primaryNetworkInterface", "userDataBase64", "iamInstanceProfile", "rootBlockDevice")  # fmt: skip
+    inputs = (*sends, "tags")
     parts = {
         "primaryNetworkInterface": ("networkInterfaceId",),
         "metadataOptions": ("httpTokens", "httpPutResponseHopLimit", "httpEndpoint"),
         "rootBlockDevice": (*_DISK, "tags"),
     }
     required = (("ami",), ("instanceType",), ("subnetId", "primaryNetworkInterface"))
-    replaces = ("ami", "privateIp", "subnetId", "primaryNetworkInterface", "rootBlockDevice.encrypted")
+    replaces = ("ami", "privateIp", "subnetId", "primaryNetworkInterface")
     computed = ("iamInstanceProfile", "privateIp", "subnetId", "userDataBase64", "vpcSecurityGroupIds",
-                "metadataOptions.httpTokens", "metadataOptions.httpPutResponseHopLimit",
-                *(f"rootBlockDevice.{name}" for name in _DISK))  # fmt: skip
+                "metadataOptions", "rootBlockDevice")  # fmt: skip
     unordered = ("vpcSecurityGroupIds",)
+    base64_text = ("userDataBase64",)
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
         yield from super().validate(inputs)
@@ -77,16 +71,12 @@ class Instance(Ec2):
             if inputs.get("primaryNetworkInterface") and inputs.get(name):
                 yield Failure(name, "conflicts with primaryNetworkInterface, which brings its own")
 
-    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
-        grown = old.get("rootBlockDevice") is None
-        return [Found(f.path, f.change, f.replaces and not (grown and f.property == "rootBlockDevice")) for f in found]
-
     def creation(self, aws: Aws, inputs: Props) -> Props:
         image = aws.client("ec2").describe_images(ImageIds=[inputs["ami"]])["Images"][0]
-        args = self.arguments(aws, self.creates, inputs, self.sends)
+        args = self.arguments(aws, self.creates, inputs, ("instanceType", "metadataOptions"))
         args |= {"ImageId": inputs["ami"], "MinCount": 1, "MaxCount": 1, "NetworkInterfaces": [self._interface(inputs)]}
         if inputs.get("userDataBase64"):
-            args["UserData"] = user_data(inputs)
+            args["UserData"] = base64.b64decode(inputs["userDataBase64"])
         if inputs.get("iamInstanceProfile"):
             args["IamInstanceProfile"] = {"Name": inputs["iamInstanceProfile"]}
         disk: Props = {"volumeSize": 8, "volumeType": "gp3", **(inputs.get("rootBlockDevice") or {})}
@@ -96,11 +86,8 @@ class Instance(Ec2):
         args["TagSpecifications"] = [{"ResourceType": kind, "Tags": tag_list(value)} for kind, value in tags.items() if value]
         return {name: value for name, value in args.items() if value}
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        id = str(self.call(aws, self.creates, self.creation(aws, inputs))["Instances"][0]["InstanceId"])
-        with self.undo_on_error(aws, id):
-            wait(f"the start of {id}", lambda: instance_state(aws, id) == "running")
-        return id
+    def complete(self, aws: Aws, id: str, inputs: Props) -> None:
+        wait(f"the start of {id}", lambda: instance_state(aws, id) == "running")
 
     def record(self, aws: Aws, id: str, known: Props) -> Props | None:
         answer = absent(lambda: aws.client("ec2").describe_instances(InstanceIds=[id]))
@@ -139,28 +126,17 @@ class Instance(Ec2):
     def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
         ec2 = aws.client("ec2")
         # The program's own instances keep these as they are until they are replaced.
-        if kept := changed.intersection(("instanceType", "userDataBase64", "rootBlockDevice")):
+        if kept := changed.intersection(("instanceType", "userDataBase64", "rootBlockDevice", "iamInstanceProfile")):
             raise CloudError(f"{id}: the embedded cloud does not change {', '.join(sorted(kept))} of an instance; replace it")
         if "vpcSecurityGroupIds" in changed:
             ec2.modify_instance_attribute(InstanceId=id, Groups=inputs["vpcSecurityGroupIds"])
         if "metadataOptions" in changed and inputs.get("metadataOptions"):
             options = self.arguments(aws, self.creates, inputs, ("metadataOptions",))["MetadataOptions"]
             ec2.modify_instance_metadata_options(InstanceId=id, **options)
-        if "iamInstanceProfile" in changed:
-            self._set_profile(aws, id, inputs["iamInstanceProfile"])
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         super().delete(aws, id, known)
         wait(f"the termination of {id}", lambda: self.record(aws, id, known) is None)
-
-    def _set_profile(self, aws: Aws, id: str, profile: str) -> None:
-        ec2 = aws.client("ec2")
-        mine = [{"Name": "instance-id", "Values": [id]}]
-        found = ec2.describe_iam_instance_profile_associations(Filters=mine)["IamInstanceProfileAssociations"]
-        for association in found:
-            if association["State"] in ("associated", "associating"):
-                ec2.disassociate_iam_instance_profile(AssociationId=association["AssociationId"])
-        ec2.associate_iam_instance_profile(InstanceId=id, IamInstanceProfile={"Name": profile})
 
     def _interface(self, inputs: Props) -> Props:
         if inputs.get("primaryNetworkInterface"):
@@ -177,14 +153,6 @@ class Instance(Ec2):
         volume = aws.client("ec2").describe_volumes(VolumeIds=[root["Ebs"]["VolumeId"]])["Volumes"][0]
         live = {"volumeSize": volume["Size"], "volumeType": volume["VolumeType"], "encrypted": volume["Encrypted"]}
         return {**live, "volumeId": volume["VolumeId"], "tags": tag_map(volume.get("Tags")) or None}
-
-
-def user_data(inputs: Props) -> bytes:
-    """The bytes that an instance gets. CloudError: they are no base64."""
-    try:
-        return base64.b64decode(inputs.get("userDataBase64") or "", validate=True)
-    except ValueError as error:
-        raise CloudError(f"userDataBase64: is not base64: {error}") from None
 
 
 KINDS = (NetworkInterface, Instance)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from .diff import Found
-from .kind import Api, Aws, tag_list, tag_map
+from ..api.client import Aws
+from .aws import Api, tag_list, tag_map
 from .values import Props
 
 
@@ -52,22 +52,15 @@ class InstanceProfile(_Iam):
     sends = ("name",)
     inputs = ("name", "role", "tags")
     shows = ("arn", "uniqueId")
-    renamed = {"name": "InstanceProfileName", "uniqueId": "InstanceProfileId"}
+    renamed = {"name": "InstanceProfileName", "uniqueId": "InstanceProfileId", "role": "RoleName"}
+    setters = {"role": "add_role_to_instance_profile"}
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {"role": record["Roles"][0]["RoleName"] if record["Roles"] else None}
 
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
-        if "role" not in changed:
-            return
-        iam = aws.client("iam")
-        for old in (self.record(aws, id, {}) or {}).get("Roles", []):
-            iam.remove_role_from_instance_profile(InstanceProfileName=id, RoleName=old["RoleName"])
-        if inputs.get("role"):
-            iam.add_role_to_instance_profile(InstanceProfileName=id, RoleName=inputs["role"])
-
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        self.settle(aws, id, {}, {"role"})
+        if role := (self.read(aws, id, known) or {}).get("role"):
+            aws.client("iam").remove_role_from_instance_profile(InstanceProfileName=id, RoleName=role)
         super().delete(aws, id, known)
 
 
@@ -79,7 +72,6 @@ class Key(Api):
     inputs = (*sends, "enableKeyRotation", "tags")
     shows = ("arn", "keyId", "description")
     setters = {"description": "update_key_description"}
-    defaults = {"enableKeyRotation": False}
     computed = ("policy",)
     json_text = ("policy",)
 
@@ -94,11 +86,10 @@ class Key(Api):
 
     def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
         super().settle(aws, id, inputs, changed)
-        kms = aws.client("kms")
         if "policy" in changed:
-            kms.put_key_policy(KeyId=id, PolicyName="default", Policy=inputs["policy"])
+            self.call(aws, "put_key_policy", {"KeyId": id, "PolicyName": "default", "Policy": inputs["policy"]})
         if "enableKeyRotation" in changed:
-            (kms.enable_key_rotation if inputs["enableKeyRotation"] else kms.disable_key_rotation)(KeyId=id)
+            self.call(aws, "enable_key_rotation" if inputs.get("enableKeyRotation") else "disable_key_rotation", {"KeyId": id})
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
         if self.record(aws, id, known):
@@ -125,13 +116,8 @@ class Parameter(Api):
     shows = ("type", "value", "version")
     required = (("value",),)
     computed = ("keyId", "tier")
-    defaults = {"tier": "Standard"}
     autoname = "name"
     secret_outputs = ("value",)
-
-    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
-        lowered = old.get("tier") == "Advanced" and new.get("tier", "Advanced") == "Standard"
-        return [Found(f.path, f.change, f.replaces or (f.path == "tier" and lowered)) for f in found]
 
     def named(self, aws: Aws, operation: str, id: str) -> Props:
         decrypted: dict[str, Any] = {"WithDecryption": True} if operation == self.reads else {}

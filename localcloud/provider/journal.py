@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .kind import CloudError
 from .values import Props
@@ -46,27 +46,26 @@ class Fault:
     when: str = "before"
     seen: int = 0
 
-    def matches(self, operation: str, type: str, name: str) -> bool:
-        return operation == self.operation and self.type in ("", type) and self.name in ("", name)
-
 
 class Journal:
-    """Shared by the aws and the command provider of one cloud. log: a file of one JSON object a line, one for each call."""
+    """Shared by the aws and the command provider of one cloud. log: a file of one JSON object a line, one for each call.
 
-    def __init__(self, log: Path | None = None) -> None:
+    cancelled: set while an operation that the engine cancelled comes to its end.
+    """
+
+    def __init__(self, log: Path, cancelled: threading.Event) -> None:
         self.ready = threading.Event()
-        # Set while an operation that the engine cancelled comes to its end.
-        self.cancelled = threading.Event()
+        self.cancelled = cancelled
         self._state = threading.Lock()
         self._made: dict[tuple[str, str], Made] = {}
         self._faults: list[Fault] = []
         self._in_flight = 0
-        self._log: TextIO | None = log.open("a", buffering=1) if log else None
+        self._log = log.open("a", buffering=1)
 
     @contextmanager
-    def call(self, operation: str, type: str, name: str, urn: str) -> Generator[dict[str, Any]]:
-        """Around one call. The yielded record goes into the log at its end; the caller may add the id."""
-        record: dict[str, Any] = {"operation": operation, "type": type, "name": name, "urn": urn, "started": time.time()}
+    def call(self, operation: str, type: str, name: str, urn: str, **more: Any) -> Generator[dict[str, Any]]:
+        """Around one call. The yielded record goes into the log at its end; the caller may add to it."""
+        record = {"operation": operation, "type": type, "name": name, "urn": urn, "started": time.time(), **more}
         with self._state:
             self._in_flight += 1
             fault = self._strike(operation, type, name)
@@ -83,12 +82,11 @@ class Journal:
             record["ended"] = time.time()
             with self._state:
                 self._in_flight -= 1
-                if self._log:
-                    self._log.write(json.dumps(record) + "\n")
+                self._log.write(json.dumps(record) + "\n")
 
     def _strike(self, operation: str, type: str, name: str) -> Fault | None:
         for fault in self._faults:
-            if fault.matches(operation, type, name):
+            if operation == fault.operation and fault.type in ("", type) and fault.name in ("", name):
                 fault.seen += 1
                 if fault.seen == fault.nth:
                     self._faults.remove(fault)
@@ -127,7 +125,3 @@ class Journal:
         with self._state:
             made = [one.public() for one in self._made.values()]
             return {"inFlight": self._in_flight, "made": made, "faults": [fault.name for fault in self._faults]}
-
-    def close(self) -> None:
-        if self._log:
-            self._log.close()

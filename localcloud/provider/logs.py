@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .kind import Api, Aws, Ec2, first
+from ..api.client import Aws
+from .aws import Api, Ec2, first
 from .values import Props
 
 
@@ -12,22 +13,16 @@ class LogGroup(Api):
     renamed = {"name": "logGroupName"}
     identity = sends = replaces = ("name",)
     inputs = ("name", "retentionInDays", "tags")
-    defaults = {"retentionInDays": 0}
-    autoname = "name"
-    name_limit = 512
+    required = (("name",),)
+    setters = {"retentionInDays": "put_retention_policy"}
+    shows = ("retentionInDays",)
 
     def record(self, aws: Aws, id: str, known: Props) -> Props | None:
         groups = aws.client("logs").describe_log_groups(logGroupNamePrefix=id)["logGroups"]
         return first([group for group in groups if group["logGroupName"] == id])
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
-        return {"arn": record["arn"].removesuffix(":*"), "retentionInDays": record.get("retentionInDays", 0)}
-
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
-        if "retentionInDays" in changed and (days := inputs["retentionInDays"]):
-            aws.client("logs").put_retention_policy(logGroupName=id, retentionInDays=days)
-        elif "retentionInDays" in changed:
-            aws.client("logs").delete_retention_policy(logGroupName=id)
+        return {"arn": record["arn"].removesuffix(":*")}
 
     def tags_of(self, aws: Aws, id: str, record: Props) -> dict[str, str]:
         return aws.client("logs").list_tags_for_resource(resourceArn=_arn(aws, id))["tags"]

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .kind import Aws, CloudError, absent, camel, pascal, tag_map
+from ..api.client import Aws
+from .aws import absent, camel, from_aws, tag_map
+from .kind import CloudError
+from .network import Vpc
 from .values import Props
 
 
@@ -29,32 +32,11 @@ def get_ami(aws: Aws, args: Props) -> Props:
     return _shown(max(images, key=lambda i: i["CreationDate"]), "ImageId")
 
 
-def _vpc(aws: Aws, found: Props) -> Props:
-    ask = aws.client("ec2").describe_vpc_attribute
-    switches = ("enableDnsSupport", "enableDnsHostnames")
-    return {name: ask(VpcId=found["VpcId"], Attribute=name)[pascal(name)]["Value"] for name in switches}
-
-
-_TARGETS = (
-    "gatewayId", "natGatewayId", "networkInterfaceId", "transitGatewayId", "vpcPeeringConnectionId", "destinationPrefixListId",
-)  # fmt: skip
-
-
 def _routes(aws: Aws, found: Props) -> Props:
     del aws
     # The provider leaves out the VPC's own, which cannot be changed.
     others = [route for route in found["Routes"] if route.get("GatewayId") != "local"]
-    return {
-        "routes": [
-            {"cidrBlock": route.get("DestinationCidrBlock") or "", **{name: route.get(pascal(name)) or "" for name in _TARGETS}}
-            for route in others
-        ]
-    }
-
-
-def _addresses(aws: Aws, found: Props) -> Props:
-    del aws
-    return {"privateIps": [entry["PrivateIpAddress"] for entry in found["PrivateIpAddresses"]]}
+    return {"routes": [{"cidrBlock": route.get("DestinationCidrBlock") or "", **from_aws(route)} for route in others]}
 
 
 def _single(what: str, noun: str, id: str, more: Callable[[Aws, Props], Props] = lambda _, __: {}, **arguments: str) -> LookUp:
@@ -121,15 +103,18 @@ LOOKUPS: dict[str, LookUp] = {
     for name, look_up in {
         "getAmi": LookUp(("owners", "filters", "mostRecent"), get_ami),
         "getInstances": LookUp(("filters", "instanceTags", "instanceStateNames"), get_instances),
-        "getNetworkInterface": _single("Network Interface", "network_interface", "NetworkInterfaceId", _addresses),
+        "getNetworkInterface": _single(
+            "Network Interface",
+            "network_interface",
+            "NetworkInterfaceId",
+            lambda _, of: {"privateIps": [entry["PrivateIpAddress"] for entry in of["PrivateIpAddresses"]]},
+        ),
         "getNetworkInterfaces": _ids("network_interface", "NetworkInterfaceId"),
         "getRouteTable": _single("Route Table", "route_table", "RouteTableId", _routes, **_TABLE),
-        "getSecurityGroup": _single(
-            "Security Group", "security_group", "GroupId", lambda _, found: {"name": found["GroupName"]}
-        ),
+        "getSecurityGroup": _single("Security Group", "security_group", "GroupId", lambda _, of: {"name": of["GroupName"]}),
         "getSecurityGroups": _ids("security_group", "GroupId"),
         "getSubnet": _single("Subnet", "subnet", "SubnetId", lambda _, of: {"arn": of["SubnetArn"]}),
-        "getVpc": _single("VPC", "vpc", "VpcId", _vpc),
+        "getVpc": _single("VPC", "vpc", "VpcId", lambda aws, of: Vpc().describe(aws, of["VpcId"], of, {})),
         "getVpcEndpoint": _single("VPC Endpoint", "vpc_endpoint", "VpcEndpointId"),
     }.items()
 }

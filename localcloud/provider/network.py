@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
-from .kind import Api, Aws, Ec2, Kind, absent, first, pascal
+from ..api.client import Aws
+from .aws import Api, Ec2, absent, first, pascal
 from .values import Props
 
 
@@ -46,24 +46,17 @@ class SubnetCidrReservation(Ec2):
 class InternetGateway(Ec2):
     token = "aws:ec2/internetGateway:InternetGateway"
     noun = "internet_gateway"
+    setters = {"vpcId": "attach_internet_gateway"}
     inputs = ("vpcId", "tags")
     computed = ("vpcId",)
-
-    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
-        if "vpcId" in changed:
-            self._detach(aws, id)
-            aws.client("ec2").attach_internet_gateway(InternetGatewayId=id, VpcId=inputs["vpcId"])
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {"vpcId": (first(record["Attachments"]) or {}).get("VpcId")}
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        self._detach(aws, id)
+        if vpc := (self.read(aws, id, known) or {}).get("vpcId"):
+            aws.client("ec2").detach_internet_gateway(InternetGatewayId=id, VpcId=vpc)
         super().delete(aws, id, known)
-
-    def _detach(self, aws: Aws, id: str) -> None:
-        for attachment in (self.record(aws, id, {}) or {}).get("Attachments", []):
-            aws.client("ec2").detach_internet_gateway(InternetGatewayId=id, VpcId=attachment["VpcId"])
 
 
 class Eip(Ec2):
@@ -73,7 +66,6 @@ class Eip(Ec2):
     found, key = "Addresses", "AllocationId"
     sends = replaces = computed = ("domain",)
     inputs = ("domain", "tags")
-    defaults = {"domain": "vpc"}
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {"publicDns": public_dns(aws, record["PublicIp"])}
@@ -120,14 +112,13 @@ class RouteTable(Ec2):
 
 class Route(Api):
     token = "aws:ec2/route:Route"
-    service, creates = "ec2", "create_route"
+    service, creates, deletes = "ec2", "create_route", "delete_route"
     inputs = sends = ("routeTableId", "destinationCidrBlock", "gatewayId", "natGatewayId")
     shows = (*inputs[1:], "state")
     required = (("destinationCidrBlock",), inputs[2:])
     replaces = inputs[:2]
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        self.call(aws, self.creates, self.creation(aws, inputs))
+    def id_of(self, inputs: Props, answer: Props) -> str:
         return f"r-{inputs['routeTableId']}{zlib.crc32(inputs['destinationCidrBlock'].encode())}"
 
     def record(self, aws: Aws, id: str, known: Props) -> Props | None:
@@ -138,43 +129,36 @@ class Route(Api):
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         return {"routeTableId": known["routeTableId"]}
 
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        self.call(aws, "replace_route", self.arguments(aws, "replace_route", new, self.inputs))
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        if changed:
+            self.call(aws, "replace_route", self.arguments(aws, "replace_route", inputs, self.inputs))
 
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.record(aws, id, known):
-            self.call(aws, "delete_route", self.arguments(aws, "delete_route", known, self.replaces))
+    def deletion(self, aws: Aws, id: str, known: Props) -> Props:
+        return self.arguments(aws, self.deletes, known, self.replaces)
 
 
-class RouteTableAssociation(Kind):
+class RouteTableAssociation(Api):
     """Known by its subnet: AWS gives another association id when the table changes, and a Pulumi id never changes."""
 
     token = "aws:ec2/routeTableAssociation:RouteTableAssociation"
-    inputs = ("routeTableId", "subnetId")
+    service, key = "ec2", "AssociationId"
+    creates, deletes = "associate_route_table", "disassociate_route_table"
+    inputs = sends = shows = ("routeTableId", "subnetId")
     required = (("subnetId",),)
     replaces = ("subnetId",)
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        ec2 = aws.client("ec2")
-        answer = ec2.associate_route_table(RouteTableId=inputs["routeTableId"], SubnetId=inputs["subnetId"])
-        return str(answer["AssociationId"])
-
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
-        found = self._record(aws, known["subnetId"])
-        return found and {"subnetId": found["SubnetId"], "routeTableId": found["RouteTableId"]}
-
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        found = self._record(aws, new["subnetId"])["RouteTableAssociationId"]
-        aws.client("ec2").replace_route_table_association(AssociationId=found, RouteTableId=new["routeTableId"])
-
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if found := self._record(aws, known["subnetId"]):
-            aws.client("ec2").disassociate_route_table(AssociationId=found["RouteTableAssociationId"])
-
-    def _record(self, aws: Aws, subnet: str) -> Any:
-        filters = [{"Name": "association.subnet-id", "Values": [subnet]}]
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
+        filters = [{"Name": "association.subnet-id", "Values": [known["subnetId"]]}]
         tables = aws.client("ec2").describe_route_tables(Filters=filters)["RouteTables"]
-        return first([a for table in tables for a in table["Associations"] if a.get("SubnetId") == subnet])
+        return first([a for table in tables for a in table["Associations"] if a.get("SubnetId") == known["subnetId"]])
+
+    def settle(self, aws: Aws, id: str, inputs: Props, changed: set[str]) -> None:
+        if changed:
+            args = self.deletion(aws, id, inputs) | {"RouteTableId": inputs["routeTableId"]}
+            self.call(aws, "replace_route_table_association", args)
+
+    def deletion(self, aws: Aws, id: str, known: Props) -> Props:
+        return {self.key: (self.record(aws, id, known) or {}).get("RouteTableAssociationId", id)}
 
 
 class VpcEndpoint(Ec2):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
-from .diff import Found
-from .kind import Aws, Ec2
-from .schema import Failure
+from ..api.client import Aws
+from .aws import Ec2
+from .kind import Failure
 from .values import Props
 
 _EVERYTHING = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
@@ -22,17 +21,13 @@ class SecurityGroup(Ec2):
     inputs = (*sends, "tags")
     renamed = {"name": "GroupName"}
     computed = ("vpcId",)
-    defaults = {"description": "Managed by Pulumi"}
-    required = (("vpcId",),)
+    required = (("vpcId",), ("description",))
     autoname = "name"
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        id = super().create(aws, inputs)
+    def complete(self, aws: Aws, id: str, inputs: Props) -> None:
         # AWS opens every outbound flow of a new group; the provider takes that rule away, so that only what the
         # program declares is open.
-        with self.undo_on_error(aws, id):
-            aws.client("ec2").revoke_security_group_egress(GroupId=id, IpPermissions=_EVERYTHING)
-        return id
+        aws.client("ec2").revoke_security_group_egress(GroupId=id, IpPermissions=_EVERYTHING)
 
 
 class DefaultSecurityGroup(SecurityGroup):
@@ -41,7 +36,6 @@ class DefaultSecurityGroup(SecurityGroup):
     token = "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup"
     inputs = ("vpcId", "ingress", "egress", "tags")
     replaces = ("vpcId",)
-    defaults = {}
     autoname = None
 
     def validate(self, inputs: Props) -> Iterable[Failure]:
@@ -49,11 +43,10 @@ class DefaultSecurityGroup(SecurityGroup):
             if inputs.get(direction):
                 yield Failure(direction, "the embedded cloud takes a default group over without any rule; give []")
 
-    def create(self, aws: Aws, inputs: Props) -> str:
+    def make(self, aws: Aws, inputs: Props) -> tuple[str, Props]:
         filters = [{"Name": "vpc-id", "Values": [inputs["vpcId"]]}, {"Name": "group-name", "Values": ["default"]}]
         id = str(aws.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"])
-        self.update(aws, id, {}, inputs, {"ingress", "egress"})
-        return id
+        return id, self.change(aws, id, {}, inputs, {"ingress", "egress"})
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         # What someone added is drift, whatever it is; the next update cannot say it, so it is only shown.
@@ -82,25 +75,23 @@ class _Rule(Ec2):
     """One rule of a security group with an id of its own."""
 
     noun = "security_group_rule"
-    direction: ClassVar[str]
-    inputs = ("securityGroupId", *_PORTS, *_PEERS, "description", "tags")
+    sends = ("securityGroupId", *_PORTS, *_PEERS, "description")
+    inputs = (*sends, "tags")
     renamed = {"securityGroupId": "GroupId"}
     required = (tuple(_PEERS),)
     replaces = ("securityGroupId",)
 
-    def reclassify(self, found: list[Found], old: Props, new: Props) -> list[Found]:
+    def replacing(self, name: str, old: Props, new: Props) -> bool:
         # A rule cannot change what kind of peer it speaks of.
         other = {n for n in _PEERS if n in old} != {n for n in _PEERS if n in new}
-        return [Found(f.path, f.change, f.replaces or (other and f.property in _PEERS)) for f in found]
+        return name in self.replaces or (other and name in _PEERS)
 
-    def create(self, aws: Aws, inputs: Props) -> str:
+    def creation(self, aws: Aws, inputs: Props) -> Props:
         peer = next(name for name in _PEERS if inputs.get(name))
         _, place, member = _PEERS[peer]
         about = {"Description": inputs["description"]} if inputs.get("description") else {}
         permission = {**_ports(inputs), place: [{member: inputs[peer], **about}]}
-        args = {"GroupId": inputs["securityGroupId"], "IpPermissions": [permission], **self.tag_specification(inputs)}
-        answer = self.call(aws, f"authorize_security_group_{self.direction}", args)
-        return str(self.picked(answer)[self.key])
+        return {"GroupId": inputs["securityGroupId"], "IpPermissions": [permission], **self.tag_specification(inputs)}
 
     def describe(self, aws: Aws, id: str, record: Props, known: Props) -> Props:
         portless = record.get("FromPort") in (None, -1) and record["IpProtocol"] not in ("icmp", "icmpv6")
@@ -115,10 +106,8 @@ class _Rule(Ec2):
             change = [{"SecurityGroupRuleId": id, "SecurityGroupRule": rule}]
             aws.client("ec2").modify_security_group_rules(GroupId=inputs["securityGroupId"], SecurityGroupRules=change)
 
-    def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if record := self.record(aws, id, known):
-            args = {"GroupId": record["GroupId"], "SecurityGroupRuleIds": [id]}
-            self.call(aws, f"revoke_security_group_{self.direction}", args)
+    def deletion(self, aws: Aws, id: str, known: Props) -> Props:
+        return {"GroupId": known["securityGroupId"], "SecurityGroupRuleIds": [id]}
 
 
 def _ports(inputs: Props) -> Props:
@@ -128,12 +117,12 @@ def _ports(inputs: Props) -> Props:
 
 class IngressRule(_Rule):
     token = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
-    direction = "ingress"
+    creates, deletes = "authorize_security_group_ingress", "revoke_security_group_ingress"
 
 
 class EgressRule(_Rule):
     token = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
-    direction = "egress"
+    creates, deletes = "authorize_security_group_egress", "revoke_security_group_egress"
 
 
 KINDS = (SecurityGroup, DefaultSecurityGroup, IngressRule, EgressRule)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from ..api.client import Aws
+from .aws import Api, Ec2, absent, first, wait
 from .compute import instance_state
-from .kind import Aws, Ec2, Kind, absent, wait
 from .values import Props
 
 
@@ -21,35 +22,34 @@ class Volume(Ec2):
     replaces, computed = ("availabilityZone", "encrypted"), ("encrypted", "type")
 
 
-class VolumeAttachment(Kind):
+class VolumeAttachment(Api):
     token = "aws:ec2/volumeAttachment:VolumeAttachment"
-    inputs = ("deviceName", "instanceId", "volumeId", "stopInstanceBeforeDetaching")
-    replaces = inputs[:3]
+    service, creates, deletes = "ec2", "attach_volume", "detach_volume"
+    sends = shows = replaces = ("deviceName", "instanceId", "volumeId")
+    inputs = (*sends, "stopInstanceBeforeDetaching")
+    renamed = {"deviceName": "Device"}
 
-    def create(self, aws: Aws, inputs: Props) -> str:
-        device, instance, volume = (inputs[name] for name in self.replaces)
-        aws.client("ec2").attach_volume(Device=device, InstanceId=instance, VolumeId=volume)
-        return f"vai-{zlib.crc32(f'{device}-{instance}-{volume}-'.encode())}"
+    def id_of(self, inputs: Props, answer: Props) -> str:
+        parts = "".join(f"{inputs[name]}-" for name in self.sends)
+        return f"vai-{zlib.crc32(parts.encode())}"
 
-    def read(self, aws: Aws, id: str, known: Props) -> Props | None:
+    def record(self, aws: Aws, id: str, known: Props) -> Props | None:
         answer = absent(lambda: aws.client("ec2").describe_volumes(VolumeIds=[known["volumeId"]]))
         attachments: list[Any] = answer["Volumes"][0]["Attachments"] if answer else []
         wanted = (known["instanceId"], known["deviceName"])
-        attached = any((a["InstanceId"], a["Device"]) == wanted for a in attachments)
-        return {name: known[name] for name in self.replaces} if attached else None
+        return first([a for a in attachments if (a["InstanceId"], a["Device"]) == wanted])
 
-    def update(self, aws: Aws, id: str, old: Props, new: Props, changed: set[str]) -> None:
-        """Only an instruction for the deletion changes in place; the state keeps it."""
+    def deletion(self, aws: Aws, id: str, known: Props) -> Props:
+        return self.arguments(aws, self.deletes, known, self.sends)
 
     def delete(self, aws: Aws, id: str, known: Props) -> None:
-        if self.read(aws, id, known) is None:
+        if self.record(aws, id, known) is None:
             return
-        ec2 = aws.client("ec2")
-        instance, volume = known["instanceId"], known["volumeId"]
+        instance = known["instanceId"]
         if known.get("stopInstanceBeforeDetaching") and instance_state(aws, instance) == "running":
-            ec2.stop_instances(InstanceIds=[instance])
+            aws.client("ec2").stop_instances(InstanceIds=[instance])
             wait(f"the stop of {instance}", lambda: instance_state(aws, instance) == "stopped")
-        ec2.detach_volume(VolumeId=volume, InstanceId=instance, Device=known["deviceName"])
+        super().delete(aws, id, known)
 
 
 KINDS = (Volume, VolumeAttachment)

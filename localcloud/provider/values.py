@@ -12,7 +12,6 @@ Props = dict[str, Any]
 
 _SIGNATURE_KEY: Final = "4dabf18193072939515e22adb298388d"
 _SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"
-_ASSETS: Final = {"c44067f5952c0a294b673a41bacd8c17", "0def7320c3a5731c473e5ecbe6d01bc7"}
 _UNKNOWN_STRING: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 # The engine has one sentinel for each kind of value that it does not know yet.
 _UNKNOWNS: Final = {
@@ -29,12 +28,6 @@ _UNKNOWNS: Final = {
 class Unknown:
     """A value that a preview does not have yet. One instance, UNKNOWN; compare with `is`."""
 
-    def __repr__(self) -> str:
-        return "<unknown>"
-
-    def __deepcopy__(self, memo: object) -> Unknown:
-        return self
-
 
 UNKNOWN: Final = Unknown()
 
@@ -47,7 +40,7 @@ class Secret:
 
 
 def decode(struct: struct_pb2.Struct) -> Props:
-    """A wire struct as Python values, with Secret and UNKNOWN in place. ValueError: an asset or archive."""
+    """A wire struct as Python values, with Secret and UNKNOWN in place."""
     return {key: _decode(value) for key, value in json_format.MessageToDict(struct).items()}
 
 
@@ -58,8 +51,6 @@ def _decode(value: Any) -> Any:
         fields = cast(Props, value)
         if fields.get(_SIGNATURE_KEY) == _SECRET:
             return Secret(_decode(fields["value"]))
-        if fields.get(_SIGNATURE_KEY) in _ASSETS:
-            raise ValueError("assets and archives are not supported by the embedded cloud")
         return {key: _decode(item) for key, item in fields.items()}
     if isinstance(value, float) and value.is_integer():
         return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from localcloud import cloud as clouds
-from localcloud.provider.command import Runner, ssh_session
+from localcloud.provider.command import RemoteCommand, Runner
 from localcloud.provider.kind import CloudError
 from localcloud.provider.values import Props, Secret, plain
 from tests.host.support import free_ports, left_out
@@ -47,9 +48,9 @@ def test_a_local_command_runs_at_each_step_with_its_environment(world: World, tm
 def test_what_no_program_here_uses_is_refused_by_name(world: World) -> None:
     for name, value in (("stdin", "x"), ("update", "x"), ("interpreter", ["x"]), ("dir", "/"), ("logging", "none")):
         failures = world.command.check(LOCAL, {"create": "true", name: value})[1]
-        assert failures == [f"{name}: is a property of {LOCAL}, but the embedded cloud does not implement it"]
+        assert failures == [f"{name}: the embedded cloud does not implement this property of {LOCAL}"]
     failures = world.command.check(REMOTE, {"create": "true", "connection": {"host": "h", "password": "p"}})[1]
-    assert failures == [f"connection.password: is a property of {REMOTE}, but the embedded cloud does not implement it"]
+    assert failures == [f"connection.password: the embedded cloud does not implement this property of {REMOTE}"]
 
 
 def test_triggers_replace_and_nothing_else_does(world: World) -> None:
@@ -62,6 +63,10 @@ def test_a_failing_command_says_its_last_words_without_its_secrets(world: World)
     inputs = {"create": "echo broken with $TOKEN >&2; exit 3", "environment": {"TOKEN": Secret("very-secret")}}
     words = refusal(lambda: world.command.create(LOCAL, inputs))
     assert "ended with status 3: broken with [secret]" in words
+    inputs["create"] = "head -c 99999 /dev/zero | tr '\\0' x >&2; echo broken with $TOKEN >&2; exit 3"
+    words = refusal(lambda: world.command.create(LOCAL, inputs))
+    assert "ended with status 3: " in words
+    assert words.endswith("broken with [secret]")
 
 
 def test_what_a_secret_goes_into_comes_out_as_a_secret(world: World) -> None:
@@ -160,6 +165,33 @@ def test_a_host_that_does_not_answer_is_given_up_after_the_given_attempts(world:
     assert "no connection to 127.0.0.1 as root after 2 attempts" in words
 
 
+def test_a_command_whose_connection_ends_is_not_run_again(world: World, sshd: Server, tmp_path: Path) -> None:
+    # Once this much is written, its beginning has arrived: more than a connection and its buffers hold.
+    much = "echo ends >&2; head -c 30000000 /dev/zero"
+    inputs = {"connection": sshd.connection(), "create": f"echo once >> {tmp_path}/log; {much}; kill -9 $PPID; sleep 600"}
+    words = refusal(lambda: world.command.create(REMOTE, inputs))
+    assert "its create command ended with status 255" in words
+    assert (tmp_path / "log").read_text() == "once\n"
+
+
+def test_a_dial_ends_where_the_host_falls_silent_in_the_middle(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+                    held[-1].sendall(b"SSH-2.0-silent\r\n")
+
+        held: list[socket.socket] = []
+        threading.Thread(target=greet, daemon=True).start()
+        connection = {"host": "127.0.0.1", "port": server.getsockname()[1], "dialErrorLimit": 1, "perDialTimeout": 1}
+        words = refusal(lambda: world.command.create(REMOTE, {"connection": connection, "create": "true"}))
+        assert "no connection to 127.0.0.1 as root after 1 attempts" in words
+        assert len(held) == 1
+        server.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_custom_timeout_ends_a_command_that_takes_longer(world: World, tmp_path: Path) -> None:
     begun = time.monotonic()
     inputs = {"create": f"sleep 600 & echo $! > {tmp_path}/pid; wait"}
@@ -197,8 +229,8 @@ def test_dialing_a_host_that_ended_by_itself_stops_at_once_with_its_last_words(
         )
         threading.Timer(0.5, lambda: said.append("it is not running: oh dear")).start()
         begun = time.monotonic()
-        with pytest.raises(CloudError, match="oh dear"), ssh_session(runner, connection):
-            raise AssertionError("there is nobody to connect to")
+        with pytest.raises(CloudError, match="oh dear"):
+            RemoteCommand(runner).execute({"connection": connection}, "true", {})
         assert time.monotonic() - begun < 60, "of the 600 s for a dial"
     assert list((tmp_path / "ssh").iterdir()) == []
 

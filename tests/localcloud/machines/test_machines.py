@@ -226,6 +226,38 @@ def test_a_volume_appears_while_the_host_runs_keeps_its_data_and_goes(lab: Lab) 
     assert str(lab.run_dir) not in subprocess.run(["losetup", "-l"], capture_output=True, text=True, check=True).stdout
 
 
+def test_a_volumes_loop_device_ends_with_its_last_user_however_that_ends(lab: Lab, tmp_path: Path) -> None:
+    del lab  # this machine has what it takes
+
+    def there() -> bool:
+        shown = ["losetup", "--list", "--noheadings", "--output", "BACK-FILE"]
+        return str(tmp_path) in subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+
+    script = f"""
+import time
+from pathlib import Path
+from localcloud.machines.volumes import Volumes
+from localcloud.machines.wanted import Disk
+kept = Volumes(Path({str(tmp_path)!r}))
+print(kept.device(Disk("vol-1", 1, None, "/dev/sdf")), flush=True)
+kept.device(Disk("vol-1", 2, None, "/dev/sdf"))
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        device = process.stdout.readline().strip()
+        size = ["blockdev", "--getsize64", device]
+        assert until(lambda: int(subprocess.run(size, capture_output=True, check=True).stdout) == 2 << 30)
+        user = os.open(device, os.O_RDONLY)
+        try:
+            process.kill()
+            process.wait()
+            assert there()
+        finally:
+            os.close(user)
+    assert until(lambda: not there())
+
+
 def test_a_cut_host_is_silent_until_it_is_healed(lab: Lab) -> None:
     lab.driver.cut("two")
     assert not pings(lab, "one", "10.0.0.34")
