@@ -120,6 +120,9 @@ def test_marathon_is_given_no_password_by_a_variable_that_it_logs(host: Path, mo
     logged = {name: value for name, value in given.items() if name.startswith("MARATHON_")}
     assert list(logged) == ["MARATHON_ZK"] and "marathon-secret" not in logged["MARATHON_ZK"]
     assert given["MESOSPHERE_HTTP_CREDENTIALS"] == "marathon:marathon-secret"
+    # Without it Marathon 1.7.50 ends at once on the hosts' Java 17; an image has its own Java.
+    assert given["JDK_JAVA_OPTIONS"] == "--add-opens=java.base/java.lang=ALL-UNNAMED"
+    assert "JDK_JAVA_OPTIONS" not in control.MARATHON_VARIABLES
     # What hides that one's login has its own test by hand, with the real Logback (docs/mesos.md).
     assert f"-Dlogback.configurationFile={control.MARATHON_LOG}" in given["JAVA_OPTS"]
     assert "%n%ex){'zk://[^@ ]*@', 'zk://'}%nopex" in control.MARATHON_LOG.read_text()

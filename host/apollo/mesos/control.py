@@ -186,6 +186,8 @@ def marathon(facts: Mapping[str, str]) -> None:
         "MESOSPHERE_HTTP_CREDENTIALS": login(MARATHON),
         "MARATHON_ZK": mesos.zookeeper(facts, "marathon", zookeeper_login()),
         "JAVA_OPTS": f"-Xmx512m -Dlogback.configurationFile={MARATHON_LOG}",
+        # The hosts' Java 17 has closed a way by which its injector opens classes. An image brings a Java of its own.
+        "JDK_JAVA_OPTIONS": "--add-opens=java.base/java.lang=ALL-UNNAMED",
         # Masters speak to it here; by default it takes any free port.
         "LIBPROCESS_IP": facts["PRIVATE_IP"],
         "LIBPROCESS_PORT": str(mesos.MARATHON_SCHEDULER_PORT),
