@@ -47,7 +47,7 @@ map:
 
 test:
 	@$(PY) -m localcloud.machines.prepare --checks || [ -z "$$CI" ]
-	@$(PY) -m pytest -n 2 --no-loadscope-reorder --durations 25 --durations-min 5 $(ARGS)
+	@$(PY) -m pytest -n 3 --no-loadscope-reorder --durations 25 --durations-min 5 $(ARGS)
 
 test-fast:
 	@$(PY) -m pytest -n 3 --no-loadscope-reorder -q -m "not engine and not machines" $(ARGS)
