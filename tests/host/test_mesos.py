@@ -292,6 +292,14 @@ def test_no_other_end_of_the_agent_costs_it_its_tasks(old_state: Path, ended: En
     assert old_state.exists()
 
 
+@pytest.mark.usefixtures("old_state")
+def test_a_refused_agent_says_so_where_apollo_check_reads_it(ended: Ended) -> None:
+    ended("Received SIGTERM; shutting down")
+    assert mesos.complaint("agent") == ""
+    ended("slave.cpp:1463] EXIT with status 1: Master master@10.0.0.11:5050 refused authentication")
+    assert mesos.complaint("agent").startswith("the leading master refuses its password")
+
+
 def test_an_agent_that_finds_no_docker_keeps_its_state(old_state: Path, ended: Any) -> None:
     for _ in range(9):
         ended(USELESS, docker="exit 1")

@@ -34,6 +34,8 @@ DOCKER_OPTIONS = (
 )
 # What it says, and nothing else, where it cannot use its state (Mesos 1.7.0, Slave::__recover), and how often in a row.
 UNUSABLE, MOST = "Failed to perform recovery", 3
+# What it says where the leading master knows another password.
+REFUSED = "refused authentication"
 # Left to the host: MiB of memory and of the data volume, and a part of a processor, for Docker, Consul, mesh and DNS.
 HOST_MEMORY, HOST_DISK, HOST_CPUS = 768, 4096, 0.25
 USER = "agent"
@@ -115,6 +117,8 @@ def stopped(invocation: str) -> None:
     # The reason is the last that it says.
     argv = ["journalctl", "-o", "cat", "-q", "-n", "200", f"_SYSTEMD_INVOCATION_ID={invocation}"]
     said = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    if REFUSED in said:
+        mesos.say("agent", "the leading master refuses its password: systemctl restart apollo-secrets mesos-agent")
     if UNUSABLE not in said:
         FAILURES.unlink(missing_ok=True)
     elif subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
