@@ -9,7 +9,7 @@
 #   make map          draws the local stack: apollo-local.svg and apollo-local.html
 #   make test-fast    runs the tests that need neither machines nor the engine
 #   make test         runs all tests; ARGS="tests/plan -q" runs a part
-#   make test-vm      runs the tests of hosts as virtual machines, which `make test` runs too, alone
+#   make test-vm      runs the tests of hosts as virtual machines: those of `make test`, and of a larger stack
 #   make lint         runs the linters
 #   make format       formats the code
 #   make bench        measures; ARGS="--only preview" measures one thing

@@ -104,9 +104,9 @@ class Stack:
         done = self.cli(what, host)
         assert done.returncode == 0, done.stderr
 
-    def checked(self, flows: int = 1, patience: int = SETTLED) -> list[dict[str, Any]]:
+    def checked(self, flows: int = 1, patience: int = SETTLED, timeout: float = 1500) -> list[dict[str, Any]]:
         """The check's results, failures too. patience: seconds for each to pass."""
-        done = self.cli("check", "--json", "--flows", str(flows), "--patience", str(patience), timeout=1500)
+        done = self.cli("check", "--json", "--flows", str(flows), "--patience", str(patience), timeout=timeout)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
