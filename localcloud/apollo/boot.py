@@ -65,8 +65,7 @@ def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = No
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     demo.busybox()
     programs = binaries()
-    kept = ("images", ensure_image, image_key) if kind == "container" else ("disks", ensure_disk, disk_key)
-    place, ensure, key = kept
+    place, ensure, key = ("images", ensure_image, image_key) if kind == "container" else ("disks", ensure_disk, disk_key)
     image = cache_dir() / place / key(programs)
     if not image.is_dir():
         say("making the hosts' image, once (one to two minutes) …")

@@ -514,8 +514,8 @@ class MachineDriver:
         for machine in self._machines.values():
             if machine.running:
                 machine.set_disks(self._disks_of(machine))
-        self._volumes.keep_only(set(self._wanted.disks))
         self._volumes.release_all_but({d.id for d in self._wanted.disks.values() if d.instance_id in running and d.device})
+        self._volumes.keep_only(set(self._wanted.disks))
         for folder in (self._run_dir / "machines").glob("i-*"):
             if folder.name not in instances and folder.name not in self._machines:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -54,8 +54,7 @@ class Volumes:
                 os.close(self._kept.pop(disk_id)[1])
 
     def keep_only(self, disk_ids: Set[str]) -> None:
-        """Deletes the volumes that the cloud no longer has."""
-        self.release_all_but(disk_ids)
+        """Deletes the volumes that the cloud no longer has, which are released."""
         for file in self._folder.glob("*.img"):
             if file.stem not in disk_ids:
                 file.unlink()

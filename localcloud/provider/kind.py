@@ -111,8 +111,8 @@ class Kind:
 
     def as_known(self, name: str, known: Any, live: Any) -> Any:
         """The live value, spelt as we know it where both mean the same; of a block, only the parts we know."""
-        if known is None or self.same(name, known, live):
-            return live if known is None else known
+        if known is not None and self.same(name, known, live):
+            return known
         if isinstance(known, dict) and isinstance(live, dict) and name != "tags":
             before, now = cast(Props, known), cast(Props, live)
             return {k: self.as_known(k, v, now.get(k)) if k in now else v for k, v in before.items()}
