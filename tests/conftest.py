@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +71,47 @@ class _ByScope(LoadScopeScheduling):
             self.workqueue.move_to_end(own, last=False)
         super()._assign_work_unit(node)
 
+    def remove_node(self, node: WorkerController) -> str | None:
+        crashed = super().remove_node(node)
+        # xdist gives another worker the rest of the group, and in it again the test that ended this one.
+        for group in self.workqueue.values():
+            if crashed in group:
+                group[crashed] = True
+        return crashed
+
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:
     return _ByScope(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if getattr(config, "workerinput", {}).get("workerid") == _LAST:
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if worker == _LAST:
         os.nice(_NICE)
+    if worker is None:
+        threading.Thread(target=_name_the_long, args=(config,), daemon=True).start()
+
+
+# What runs now, and since when. A test that takes _LONG seconds is named, again and again: a run that never ends ends with it.
+_RUNNING: dict[str, float] = {}
+_LONG = 300
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    _RUNNING[nodeid] = time.monotonic()
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    _RUNNING.pop(nodeid, None)
+
+
+def _name_the_long(config: pytest.Config) -> None:
+    while True:
+        time.sleep(_LONG)
+        now = time.monotonic()
+        for nodeid, since in list(_RUNNING.items()):
+            if now - since >= _LONG:
+                config.get_terminal_writer().line(f"\nstill running after {now - since:.0f} s: {nodeid}")
 
 
 # For each worker the seconds of what it ran, by file or stack, and when it ended.

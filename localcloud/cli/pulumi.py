@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from localcloud import cloud as clouds
     from localcloud.cli.terminal import call
     from localcloud.engine.programs import pulumi
-    from localcloud.engine.run import environment
+    from localcloud.engine.run import begin_stack, environment
     from localcloud.operations import Request, alone, passing_folder, workspace_of
     from localcloud.stack.running import cloud_of
 
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
         if args.empty_cloud and not workspace.state_file.exists():
             raise LocalCloudError(f"stack {args.stack} has no state here to preview against; `./apollo preview` needs none")
         cloud = own or clouds.start(held.enter_context(passing_folder()), workspace.region, ephemeral=True)
-        env = environment(cloud, workspace, pulumi())
-        if not workspace.state_file.exists():
-            call(["pulumi", "stack", "init", args.stack, "--non-interactive"], env, workspace.work, own_group=False)
+        binary = pulumi()
+        begin_stack(binary, workspace)
         cloud.ask("begin", {})
+        env = environment(cloud, workspace, binary)
         return call(["pulumi", *args.argv, "--stack", args.stack], env, workspace.work, own_group=False)
