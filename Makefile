@@ -8,8 +8,8 @@
 #   make refresh      brings the state to what the cloud holds
 #   make map          draws the local stack: apollo-local.svg and apollo-local.html
 #   make test-fast    runs the tests that need neither machines nor the engine
-#   make test         runs all tests; ARGS="tests/plan -q" runs a part
-#   make test-vm      runs the tests of hosts as virtual machines: those of `make test`, and of a larger stack
+#   make test         runs all tests but those of virtual machines; ARGS="tests/plan -q" runs a part
+#   make test-vm      runs the tests of hosts as virtual machines, which take half an hour of a quiet machine
 #   make lint         runs the linters
 #   make format       formats the code
 #   make bench        measures; ARGS="--only preview" measures one thing

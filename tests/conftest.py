@@ -25,15 +25,13 @@ settings.load_profile("steady")
 # Most files of tests/booted share a stack. Two workers have one each, as all of them on one took longer than all other tests.
 _ONE, _OTHER = "one stack", "the other stack"
 _BOOTED = "tests/booted/test_"
-# Virtual machines, for whose boots one worker waits minutes.
-_VIRTUAL = "tests/vm/test_boot.py"
 _SHARED = {
     **dict.fromkeys(("commands", "edge", "firewall", "lifecycle", "metrics", "names", "network", "rotation"), _ONE),
     **dict.fromkeys(("living", "mesos"), _OTHER),
 }
 # What takes longest, the longest first, so that no worker is left alone with it at the end; then all the others.
 _LONGEST = (
-    *(_OTHER, _ONE, _VIRTUAL),
+    *(_OTHER, _ONE),
     *("tests/ops/test_day_two.py", "tests/localcloud/test_program.py", "tests/localcloud/test_terraform.py"),
     *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot", "existing_vpc", "terraform")),
     *("tests/localcloud/test_shortcuts.py", "tests/localcloud/test_engine.py", "tests/localcloud/test_existing_vpc.py"),
@@ -41,9 +39,8 @@ _LONGEST = (
 )
 
 
-# A third worker takes the virtual machines, then what is not among these, the last file first, and comes after the others where
-# they want the processors: it uses what is left free while hosts are waited for. Engines beside two booted stacks made both too
-# slow.
+# A third worker takes what is not among these, the last file first, and comes after the others where they want the processors: it
+# uses what is left free while hosts are waited for. Engines beside two booted stacks made both too slow.
 _LAST, _NICE = "gw2", 10
 
 
@@ -60,9 +57,7 @@ class _ByScope(LoadScopeScheduling):
         return _scope(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if node.gateway.id == _LAST and _VIRTUAL in self.workqueue:
-            self.workqueue.move_to_end(_VIRTUAL, last=False)
-        elif node.gateway.id == _LAST:
+        if node.gateway.id == _LAST:
             short = (scope for scope in reversed(self.workqueue) if scope not in _LONGEST and not scope.startswith(_BOOTED))
             own = next(short, None)
             if own is None:

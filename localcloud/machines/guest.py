@@ -23,6 +23,8 @@ from typing import Any
 ANSWER = 60.0
 # Seconds between two questions whether a command has ended: at first, and at most.
 FIRST_LOOK, LAST_LOOK = 0.05, 0.5
+# Bytes of input in one message. An emulated machine that is kept from the processors reads megabytes for longer than ANSWER.
+MESSAGE = 1 << 17
 # Seconds between two attempts to be served.
 TURN = 0.02
 # In front of an answer to guest-sync-delimited, so that what an earlier caller did not wait for is told from it.
@@ -38,6 +40,8 @@ def run(agent: Path, argv: list[str], stdin: bytes = b"", seconds: float | None 
 
     seconds: until GuestError, None for no limit; the command goes on then.
     """
+    if len(stdin) > MESSAGE:
+        argv, stdin = ["sh", "-c", 'exec <"$0"; rm "$0"; exec "$@"', _put(agent, stdin), *argv], b""
     wanted = {"path": argv[0], "arg": argv[1:], "capture-output": True, "input-data": base64.b64encode(stdin).decode()}
     deadline = None if seconds is None else time.monotonic() + seconds
     pid = ask(agent, "guest-exec", wanted)["pid"]
@@ -49,6 +53,20 @@ def run(agent: Path, argv: list[str], stdin: bytes = b"", seconds: float | None 
         look = min(look * 1.5, LAST_LOOK)
     out, err = (base64.b64decode(status.get(key, "")) for key in ("out-data", "err-data"))
     return status["exitcode"] if "exitcode" in status else 128 + status["signal"], out, err
+
+
+def _put(agent: Path, content: bytes) -> str:
+    """Puts content into a new file of the machine, which only root may read, and returns its path."""
+    status, path, err = run(agent, ["mktemp", "-p", "/run"], seconds=ANSWER)
+    if status:
+        raise GuestError(err.decode(errors="replace").strip())
+    file = path.decode().strip()
+    handle = ask(agent, "guest-file-open", {"path": file, "mode": "w"})
+    for start in range(0, len(content), MESSAGE):
+        part = base64.b64encode(content[start : start + MESSAGE]).decode()
+        ask(agent, "guest-file-write", {"handle": handle, "buf-b64": part})
+    ask(agent, "guest-file-close", {"handle": handle})
+    return file
 
 
 def ask(agent: Path, execute: str, arguments: dict[str, Any], seconds: float = ANSWER) -> Any:
