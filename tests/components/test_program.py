@@ -14,8 +14,6 @@ from pulumi import RunError
 
 from components.programs import bucket_prefix
 from components.readiness import DEADLINE
-from components.secrets import key_policy
-from components.security import ROLES
 from host.render import programs
 from localcloud.api.texts import TEXTS, problem
 from ops import drain
@@ -23,13 +21,10 @@ from plan.aws import MOST_RULES, OWN_TAGS
 from plan.cluster import Role
 from plan.parse import parse
 from plan.rules import rules_of
-from plan.secrets import SECRETS
 from tests.components.recording import (
-    ACCOUNT,
     TEST_CERTIFICATE,
     TEST_SECRETS,
     Recording,
-    mock_arn,
     plain_text,
     run_program,
     stack_config,
@@ -37,7 +32,6 @@ from tests.components.recording import (
 )
 from tests.host.support import text_of
 from tests.plan.support import cluster
-from tests.plan.test_access import READ
 
 INSTANCE = "aws:ec2/instance:Instance"
 INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
@@ -94,13 +88,6 @@ def test_logical_names_do_not_carry_the_stack(dev: Recording) -> None:
 
 
 # The instance: what it is given, what may replace it, what must exist before it.
-
-
-def test_no_instance_answers_imdsv1_or_keeps_an_unencrypted_disk(dev: Recording) -> None:
-    for machine in machines(dev).values():
-        assert machine["metadataOptions"] == {"httpEndpoint": "enabled", "httpTokens": "required", "httpPutResponseHopLimit": 1}
-        assert machine["rootBlockDevice"]["encrypted"] is True
-    assert all(r.inputs["encrypted"] is True for r in dev.of("aws:ebs/volume:Volume").values())
 
 
 # What the engine is asked to do otherwise than by default, by type; by name where resources of a type differ. A resource that
@@ -249,19 +236,6 @@ def test_the_balancer_ends_no_connection_before_the_edge_does() -> None:
         assert state["unhealthyDrainingInterval"] > drain.SECONDS
 
 
-def test_the_certificate_is_a_large_secret_that_edges_alone_may_read() -> None:
-    edge = run_program("dev", merged(edge={"tls": {"enabled": True}}))
-    parameter = edge.named("aws:ssm/parameter:Parameter", "secrets-edge-certificate").inputs
-    assert (parameter["type"], parameter["tier"], parameter["name"]) == (
-        "SecureString",
-        "Advanced",
-        "/apollo/dev/edge/certificate",
-    )
-    for role in ROLES:
-        policy = edge.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"]
-        assert ("secrets-edge-certificate" in policy) == (role == "edge")
-
-
 @pytest.mark.parametrize(
     ("bundle", "said"),
     [
@@ -281,55 +255,10 @@ def test_what_is_no_certificate_is_refused_and_not_shown(bundle: str, said: str)
 
 def test_prod_records_its_traffic_and_protects_its_load_balancer_and_dev_does_neither(dev: Recording) -> None:
     prod = run_program("prod")
-    log = prod.named("aws:ec2/flowLog:FlowLog", "network-flow-logs").inputs
-    assert (log["vpcId"], log["trafficType"]) == ("network-vpc-id", "ALL")
-    assert log["logDestination"] == mock_arn("aws:cloudwatch/logGroup:LogGroup", "network-flow-logs")
-    trust = json.loads(prod.named("aws:iam/role:Role", "network-flow-logs").inputs["assumeRolePolicy"])["Statement"][0]
-    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert prod.named("aws:ec2/flowLog:FlowLog", "network-flow-logs").inputs["trafficType"] == "ALL"
     assert prod.named("aws:lb/loadBalancer:LoadBalancer", "edge-balancer").inputs["enableDeletionProtection"] is True
     for type_ in ("aws:ec2/flowLog:FlowLog", "aws:cloudwatch/logGroup:LogGroup"):
         assert not dev.of(type_)
-
-
-def test_a_role_may_read_exactly_its_own_parameters_and_programs(dev: Recording) -> None:
-    for role in ROLES:
-        policy = json.loads(dev.named("aws:iam/rolePolicy:RolePolicy", f"{role}-secrets").inputs["policy"])
-        read, decrypt, get, share, look = policy["Statement"]
-        assert (read["Action"], decrypt["Action"]) == ("ssm:GetParameters", "kms:Decrypt")
-        readable = {arn.rsplit(":", 1)[1] for arn in read["Resource"]}
-        own = {name for name, readers in READ.items() if role in readers and name not in ("edge/certificate", "bucket")}
-        secrets = {f"secrets-{name.replace('/', '-')}" for name in own}
-        assert readable == secrets | {"programs-bucket"}
-        # By the stack's key, for those very parameters, and for no other.
-        assert decrypt["Resource"] == mock_arn("aws:kms/key:Key", "secrets-key")
-        ((context, arns),) = decrypt["Condition"]["StringEquals"].items()
-        assert context == "kms:EncryptionContext:PARAMETER_ARN"
-        assert {arn.rsplit(":", 1)[1] for arn in arns} == secrets - {"secrets-control-count"}
-        # Its own programs, old and new, and what there is: else a missing object and a refused one look the same.
-        bucket = mock_arn("aws:s3/bucket:Bucket", "programs-bucket")
-        assert (get["Action"], get["Resource"]) == ("s3:GetObject", f"{bucket}/programs/{role}/*")
-        assert (share["Action"], share["Resource"]) == (["s3:GetObject", "s3:PutObject"], f"{bucket}/images/*")
-        assert (look["Action"], look["Resource"]) == ("s3:ListBucket", bucket)
-
-
-def test_every_secret_is_under_the_stacks_own_key_which_is_used_for_its_parameters_alone(dev: Recording) -> None:
-    for name, parameter in dev.of("aws:ssm/parameter:Parameter").items():
-        secret = parameter.inputs["type"] == "SecureString"
-        assert ("keyId" in parameter.inputs) == secret, name
-        assert parameter.inputs.get("keyId") in (None, mock_arn("aws:kms/key:Key", "secrets-key"))
-    key = dev.named("aws:kms/key:Key", "secrets-key").inputs
-    assert key["enableKeyRotation"] is True
-    for statement in json.loads(key["policy"])["Statement"]:
-        assert statement["Principal"] == {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
-        uses = [action for action in statement["Action"] if action.endswith(("crypt", "DataKey", ":*"))]
-        assert not uses or "kms:EncryptionContext:PARAMETER_ARN" in statement["Condition"]["StringLike"]
-
-
-def test_the_keys_policy_names_the_stacks_parameters_in_its_account_and_partition() -> None:
-    prefix = "arn:aws-us-gov:ssm:us-gov-west-1:210987654321:parameter/apollo/dev/"
-    manage, use = json.loads(key_policy(prefix))["Statement"]
-    assert manage["Principal"] == use["Principal"] == {"AWS": "arn:aws-us-gov:iam::210987654321:root"}
-    assert use["Condition"] == {"StringLike": {"kms:EncryptionContext:PARAMETER_ARN": f"{prefix}*"}}
 
 
 def test_a_host_boots_after_its_programs_are_in_the_bucket_that_it_is_given(dev: Recording) -> None:
@@ -343,19 +272,6 @@ def test_a_host_boots_after_its_programs_are_in_the_bucket_that_it_is_given(dev:
         assert base64.b64decode(given.inputs["contentBase64"]) == wanted.archive
     where = dev.named("aws:ssm/parameter:Parameter", "programs-bucket").inputs
     assert (where["name"], where["type"], where["value"]) == ("/apollo/dev/bucket", "String", "programs-bucket-id")
-
-
-def test_the_bucket_is_private_takes_tls_alone_and_goes_with_the_stack(dev: Recording) -> None:
-    bucket = dev.named("aws:s3/bucket:Bucket", "programs-bucket").inputs
-    assert (bucket["bucketPrefix"], bucket["forceDestroy"]) == ("apollo-dev-", True) and "bucket" not in bucket
-    closed = dict(dev.named("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", "programs-bucket").inputs)
-    assert closed.pop("bucket") == "programs-bucket-id"
-    assert closed == dict.fromkeys(("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"), True)
-    (statement,) = json.loads(dev.named("aws:s3/bucketPolicy:BucketPolicy", "programs-bucket").inputs["policy"])["Statement"]
-    arn = mock_arn("aws:s3/bucket:Bucket", "programs-bucket")
-    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
-    assert statement["Resource"] == [arn, f"{arn}/*"]
-    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
 @pytest.mark.parametrize(
@@ -372,15 +288,6 @@ def test_any_stacks_name_makes_a_bucket_that_s3_takes(stack: str, prefix: str) -
     assert bucket_prefix(stack) == prefix
     # Of whole names S3 takes 63 characters, 26 of which are the provider's.
     assert problem(prefix + "2" * 26, TEXTS["s3:CreateBucket"]["Bucket"]) is None and "." not in prefix
-
-
-def test_secrets_are_secure_strings_and_nowhere_else(dev: Recording) -> None:
-    for secret in SECRETS:
-        parameter = dev.named("aws:ssm/parameter:Parameter", f"secrets-{secret.parameter.replace('/', '-')}")
-        assert parameter.inputs["type"] == "SecureString"
-        assert parameter.inputs["name"] == f"/apollo/dev/{secret.parameter}"
-        value = TEST_SECRETS[secret.key]
-        assert parameter.inputs["value"] == value
 
 
 @pytest.mark.parametrize("stack", ["dev", "prod"])

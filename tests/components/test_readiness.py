@@ -1,4 +1,4 @@
-"""The readiness gate: when it exists, how it reaches a host, and whom it believes."""
+"""The readiness gate: when it exists, and what it waits for. How it reaches a host: tests/components/test_registered.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from components.readiness import CHECK_SECONDS, DEADLINE, READY
-from ops.secrets import generate
 from plan.admin import ADMIN_KEY
-from plan.secrets import public_half
-from tests.components.recording import TEST_SECRETS, Recording, run_program
+from tests.components.recording import run_program
+from tests.components.test_drain import HOSTS
 from tests.host.support import stand_in
 
 COMMAND = "command:remote:Command"
@@ -21,62 +20,20 @@ REGION = {"aws:region": "eu-west-1"}
 ADMIN: dict[str, Any] = {**REGION, "apollo:admin": {"allowedCidrs": ["203.0.113.7/32"], "publicKey": "ssh-ed25519 AAAA"}}
 
 
-@pytest.fixture(scope="module")
-def secrets() -> dict[str, str]:
-    return {**TEST_SECRETS, **generate()}
+ADMIN_AND_KEY = {**ADMIN, "apollo:adminPrivateKey": "the-private-half"}
 
 
-@pytest.fixture(scope="module")
-def checked(secrets: dict[str, str]) -> Recording:
-    return run_program("dev", {**ADMIN, "apollo:adminPrivateKey": "the-private-half"}, secrets=secrets)
+def test_every_host_is_checked_and_other_ports_for_the_mesh_have_every_host_checked_again() -> None:
+    before = run_program("dev", ADMIN_AND_KEY).of(COMMAND)
+    after = run_program("dev", {**ADMIN_AND_KEY, "apollo:overlay": {"mesh": "wireguard"}}).of(COMMAND)
+    assert sorted(before) == sorted(after) == sorted(f"{host}-ready" for host in HOSTS)
+    for name, check in before.items():
+        (machine, ports), (same, other) = check.inputs["triggers"], after[name].inputs["triggers"]
+        assert machine == same == name.replace("-ready", "-instance-id") and ports != other
 
 
-def test_every_host_is_checked_through_the_first_edge(checked: Recording) -> None:
-    commands = checked.of(COMMAND)
-    assert sorted(commands) == sorted(
-        f"{host}-ready" for host in ("slave-1", "slave-2", "slave-3", "control-1", "control-2", "control-3", "edge-1")
-    )
-    slave = commands["slave-2-ready"].inputs["connection"]
-    assert (slave["host"], slave["proxy"]["host"]) == ("10.0.32.34", "203.0.113.10")
-    edge = commands["edge-1-ready"].inputs["connection"]
-    assert edge["host"] == "203.0.113.10"
-    assert "proxy" not in edge
-
-
-def test_no_host_is_waited_for_before_the_edge_has_answered_from_here(checked: Recording, secrets: dict[str, str]) -> None:
-    way = checked.named("command:local:Command", "readiness-way")
-    assert way.inputs["create"] == f"python3 -m ops reach --jump 203.0.113.10 --host-key '{public_half(secrets['sshHostKey'])}'"
-    assert all(way.urn in command.dependencies for command in checked.of(COMMAND).values())
-    # An edge has to be there, or its boot would be waited for before anyone starts it.
-    assert checked.named("aws:ec2/instance:Instance", "edge-1-instance").urn in way.dependencies
-
-
-def test_the_way_is_looked_at_again_for_any_new_machine_and_replaces_nothing(checked: Recording) -> None:
-    way = checked.named("command:local:Command", "readiness-way").inputs
-    assert not way.get("triggers")
-    machines = way["environment"]["APOLLO_MACHINES"].split(",")
-    assert sorted(machines) == sorted(f"{name.removesuffix('-ready')}-instance-id" for name in checked.of(COMMAND))
-    assert way["environment"][ADMIN_KEY] == "the-private-half"
-
-
-def test_a_replaced_machine_is_checked_again(checked: Recording) -> None:
-    assert checked.named(COMMAND, "slave-1-ready").inputs["triggers"][0] == "slave-1-instance-id"
-
-
-def test_other_ports_for_the_mesh_have_every_host_checked_again(checked: Recording, secrets: dict[str, str]) -> None:
-    config = {**ADMIN, "apollo:adminPrivateKey": "the-private-half", "apollo:overlay": {"mesh": "wireguard"}}
-    other = run_program("dev", config, secrets=secrets)
-    for name in checked.of(COMMAND):
-        before, after = (run.named(COMMAND, name).inputs["triggers"] for run in (checked, other))
-        assert before[0] == after[0] and before[1] != after[1]
-
-
-def test_one_deadline_holds_for_dialing_and_waiting_together(checked: Recording) -> None:
-    command = checked.named(COMMAND, "slave-1-ready")
-    assert command.request.customTimeouts.create == command.request.customTimeouts.update == f"{DEADLINE}s"
-    connection = command.inputs["connection"]
-    assert connection["dialErrorLimit"] == connection["proxy"]["dialErrorLimit"] == -1
-    assert f"apollo-check --wait {CHECK_SECONDS}" not in command.inputs["create"], "waiting twice"
+def test_a_check_has_time_to_say_what_is_wrong_before_its_deadline() -> None:
+    assert f"apollo-check --wait {CHECK_SECONDS}" not in READY, "waiting twice"
     assert CHECK_SECONDS < DEADLINE
 
 
@@ -106,7 +63,9 @@ def test_without_a_key_or_a_network_to_come_from_there_is_no_gate(config: dict[s
     assert not run_program("dev", config).of(COMMAND)
 
 
-def test_the_agents_keys_serve_where_the_stack_says_so(secrets: dict[str, str]) -> None:
-    admin = {**REGION, "apollo:admin": {**ADMIN["apollo:admin"], "agent": True}}
-    connection = run_program("dev", admin, secrets=secrets).named(COMMAND, "slave-1-ready").inputs["connection"]
-    assert "privateKey" not in connection
+def test_the_agents_keys_serve_where_the_stack_says_so() -> None:
+    found = run_program("dev", {**REGION, "apollo:admin": {**ADMIN["apollo:admin"], "agent": True}})
+    assert "privateKey" not in found.named(COMMAND, "slave-1-ready").inputs["connection"]
+    for name, when in (("readiness-way", "create"), ("slave-1-drain", "delete")):
+        command = found.named("command:local:Command", name).inputs
+        assert "--agent" in command[when].split() and ADMIN_KEY not in command.get("environment", {})

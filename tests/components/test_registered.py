@@ -5,14 +5,30 @@ everything. A line that changes here changes what runs, or replaces it."""
 # ruff: noqa: E501
 from __future__ import annotations
 
+import copy
+import json
 from typing import Any
 
 import pytest
 
+from components.readiness import READY
+from components.secrets import MANAGE, USE, key_policy
 from plan.parse import parse
 from plan.rules import rules_of
-from tests.components.recording import IMAGE, TEST_PUBLIC_KEY, Recording, Registration, mock_arn, run_program
+from plan.secrets import SECRETS
+from tests.components.recording import (
+    ACCOUNT,
+    IMAGE,
+    TEST_CERTIFICATE,
+    TEST_PUBLIC_KEY,
+    TEST_SECRETS,
+    Recording,
+    Registration,
+    mock_arn,
+    run_program,
+)
 from tests.components.test_program import INSTANCE, merged, stack_settings
+from tests.plan.test_access import READ
 
 CHANGES: dict[str, Any] = {
     "zones": ["a", "b"],
@@ -38,6 +54,52 @@ def arn(kind: str, name: str) -> str:
     return mock_arn(f":{kind}", name)
 
 
+def document(*statements: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def assumed_by(service: str, **more: Any) -> dict[str, Any]:
+    return document({"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole", **more})
+
+
+def allowed(action: str | list[str], resource: Any, **more: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": action, "Resource": resource, **more}
+
+
+def may(role: str) -> dict[str, Any]:
+    """What a role's hosts may ask AWS for: its own parameters, those of them that are secret decrypted, and its own programs."""
+    own = [f"secrets-{name.replace('/', '-')}" for name, readers in READ.items() if role in readers and name != "bucket"]
+    secret = sorted(arn("Parameter", name) for name in own if name != "secrets-control-count")
+    bucket = arn("Bucket", "programs-bucket")
+    return document(
+        allowed("ssm:GetParameters", sorted(arn("Parameter", name) for name in (*own, "programs-bucket"))),
+        allowed("kms:Decrypt", KEY, Condition={"StringEquals": {"kms:EncryptionContext:PARAMETER_ARN": secret}}),
+        # Its own programs, old and new, and what there is: else a missing object and a refused one look the same.
+        allowed("s3:GetObject", f"{bucket}/programs/{role}/*"),
+        allowed(["s3:GetObject", "s3:PutObject"], f"{bucket}/images/*"),
+        allowed("s3:ListBucket", bucket),
+    )
+
+
+def drain(host: str, address: str, edges: str) -> dict[str, Any]:
+    """It does nothing before its deletion, and never fails."""
+    way = f"--address {address} --jump 203.0.113.10 --host-key '{TEST_PUBLIC_KEY}' --edges {edges}"
+    argv = f"python3 -m ops drain --host {host} --instance {host}-instance-id {way} --control 10.0.0.11,10.0.32.12,10.0.0.13"
+    return {**HERE, "delete": f"{argv} || echo '{host} goes as it is'", "triggers": [f"{host}-instance-id"]}
+
+
+def ready(host: str, address: str, **through: Any) -> dict[str, Any]:
+    # What is open for the mesh is a digest: tests/components/test_readiness.py.
+    return {"connection": {**WAY, "host": address, **through}, "create": READY, "triggers": [f"{host}-instance-id"], **ALONE}
+
+
+KEY, ALONE = arn("Key", "secrets-key"), {"addPreviousOutputInEnv": False}
+HERE: dict[str, Any] = {**ALONE, "environment": {"APOLLO_ADMIN_KEY": "the key"}}
+WAY: dict[str, Any] = {
+    "user": "admin", "port": 22, "privateKey": "the key", "hostKey": TEST_PUBLIC_KEY, "dialErrorLimit": -1, "perDialTimeout": 15,
+}  # fmt: skip
+THROUGH = {"proxy": {**WAY, "host": "203.0.113.10"}}
+HOSTS = ["slave-1", "slave-2", "control-1", "control-2", "control-3", "edge-1", "edge-2"]
 VPC, BUCKET, EVERYWHERE = {"vpcId": "network-vpc-id"}, {"bucket": "programs-bucket-id"}, "0.0.0.0/0"
 CHECK = {
     "protocol": "HTTP",
@@ -81,8 +143,14 @@ INPUTS: dict[tuple[str, str], dict[str, Any]] = {
         "routeTableIds": ["network-public-id", "network-private-a-id", "network-private-b-id"],
     },
     ("LogGroup", "network-flow-logs"): {"name": "/apollo/prod/flow-logs", "retentionInDays": 30},
-    ("Role", "network-flow-logs"): {},
-    ("RolePolicy", "network-flow-logs"): {"role": "network-flow-logs-id"},
+    # For flow logs of this account alone.
+    ("Role", "network-flow-logs"): {"assumeRolePolicy": assumed_by("vpc-flow-logs.amazonaws.com", Condition={"StringEquals": {"aws:SourceAccount": ACCOUNT}})},
+    ("RolePolicy", "network-flow-logs"): {
+        "role": "network-flow-logs-id",
+        "policy": document(
+            allowed([f"logs:{name}" for name in ("CreateLogStream", "PutLogEvents", "DescribeLogGroups", "DescribeLogStreams")], f"{arn('LogGroup', 'network-flow-logs')}:*")
+        ),
+    },
     ("FlowLog", "network-flow-logs"): {**VPC, "trafficType": "REJECT", "logDestination": arn("LogGroup", "network-flow-logs"), "iamRoleArn": arn("Role", "network-flow-logs")},
     ("SecurityGroup", "security-node"): VPC,
     ("SecurityGroupIngressRule", "security-node-protocol-50-from-node"): {"securityGroupId": "security-node-id", "referencedSecurityGroupId": "security-node-id", "ipProtocol": "50"},
@@ -94,16 +162,35 @@ INPUTS: dict[tuple[str, str], dict[str, Any]] = {
         }
         for suffix, port in (("", 8081), ("-8444", 8444))
     },
-    ("Role", "slave"): {},
-    ("RolePolicy", "slave-secrets"): {"role": "slave-id"},
-    ("InstanceProfile", "slave"): {"role": "slave"},
+    **{
+        key: value
+        for role in ("slave", "control", "edge")
+        for key, value in {
+            ("Role", role): {"assumeRolePolicy": assumed_by("ec2.amazonaws.com")},
+            ("RolePolicy", f"{role}-secrets"): {"role": f"{role}-id", "policy": may(role)},
+            ("InstanceProfile", role): {"role": role},
+        }.items()
+    },
+    # Its policy: below.
     ("Key", "secrets-key"): {"enableKeyRotation": True},
     ("Parameter", "secrets-control-count"): {"name": "/apollo/prod/control/count", "type": "String", "value": "3"},
-    ("Parameter", "secrets-mesh-password"): {"name": "/apollo/prod/mesh/password", "type": "SecureString", "value": "value-of-meshPassword", "keyId": arn("Key", "secrets-key")},
+    **{
+        ("Parameter", f"secrets-{secret.parameter.replace('/', '-')}"): {
+            "name": f"/apollo/prod/{secret.parameter}", "type": "SecureString", "value": TEST_SECRETS[secret.key], "keyId": KEY,
+        }
+        for secret in SECRETS
+    },
+    ("Parameter", "secrets-edge-certificate"): {"name": "/apollo/prod/edge/certificate", "type": "SecureString", "tier": "Advanced", "value": TEST_CERTIFICATE, "keyId": KEY},
     ("Parameter", "programs-bucket"): {"name": "/apollo/prod/bucket", "type": "String", "value": "programs-bucket-id"},
     ("Bucket", "programs-bucket"): {"bucketPrefix": "apollo-prod-", "forceDestroy": True},
     ("BucketPublicAccessBlock", "programs-bucket"): BUCKET | dict.fromkeys(("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"), True),
-    ("BucketPolicy", "programs-bucket"): BUCKET,
+    # It takes TLS alone.
+    ("BucketPolicy", "programs-bucket"): BUCKET | {
+        "policy": document({
+            "Sid": "TlsOnly", "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            "Resource": [arn("Bucket", "programs-bucket"), f"{arn('Bucket', 'programs-bucket')}/*"],
+        }),
+    },
     ("BucketObjectv2", "programs-edge"): {**BUCKET, "contentType": "application/gzip"},
     ("Instance", "slave-2-instance"): {
         **MACHINE, "instanceType": "m5.xlarge", "subnetId": "network-private-b-id", "privateIp": "10.0.32.34",
@@ -131,9 +218,20 @@ INPUTS: dict[tuple[str, str], dict[str, Any]] = {
             ("TargetGroupAttachment", f"edge-2-{name}"): {"targetGroupArn": arn("TargetGroup", f"edge-{name}"), "targetId": "10.0.228.12", "port": behind},
         }.items()
     },
+    ("Command", "slave-2-drain"): drain("slave-2", "10.0.32.34", "10.0.224.11,10.0.228.12"),
+    # Reached without a jump, and it asks no other edge than the second.
+    ("Command", "edge-1-drain"): drain("edge-1", "''", "10.0.228.12"),
+    ("Command", "readiness-way"): {
+        "create": f"python3 -m ops reach --jump 203.0.113.10 --host-key '{TEST_PUBLIC_KEY}'", **ALONE,
+        # Looked at again for any new machine, which replaces nothing.
+        "environment": {"APOLLO_ADMIN_KEY": "the key", "APOLLO_MACHINES": ",".join(f"{host}-instance-id" for host in HOSTS)},
+    },
+    ("Command", "slave-2-ready"): ready("slave-2", "10.0.32.34", **THROUGH),
+    ("Command", "edge-1-ready"): ready("edge-1", "203.0.113.10"),
+    ("Command", "edge-2-ready"): ready("edge-2", "10.0.228.12", **THROUGH),
 }  # fmt: skip
 # Shown by tests of their own, or words.
-ELSEWHERE = {"tags", "description", "policy", "assumeRolePolicy", "userDataBase64", "contentBase64", "key"}
+ELSEWHERE = {"tags", "description", "userDataBase64", "contentBase64", "key"}
 PLAIN = {
     *(
         "BucketObjectv2",
@@ -149,17 +247,34 @@ PLAIN = {
 
 
 def test_each_kind_of_resource_asks_aws_for_exactly_this(most: Recording) -> None:
-    found = {(short(r), r.name): r for r in most.resources.values() if r.type.startswith("aws:")}
+    found = {(short(r), r.name): r for r in most.resources.values() if r.type.partition(":")[0] in ("aws", "command")}
     assert {kind for kind, _ in found} == {kind for kind, _ in INPUTS}, "each kind has its line"
     for key, expected in INPUTS.items():
-        inputs = {name: value for name, value in found[key].inputs.items() if name not in ELSEWHERE}
+        inputs = {
+            name: json.loads(value) if name in ("policy", "assumeRolePolicy") else copy.deepcopy(value)
+            for name, value in found[key].inputs.items()
+            if name not in ELSEWHERE
+        }
         if key[0] == "Instance":
             disk = inputs["rootBlockDevice"]
             assert (
                 disk.pop("tags") == found[key].inputs["tags"]
                 and disk.pop("volumeSize") == {"slave-2-instance": 30, "edge-1-instance": 20}[key[1]]
             )
+        if key[0] == "Key":
+            del inputs["policy"]
+        if key[1].endswith("-ready"):
+            inputs["triggers"].pop()
         assert inputs == expected, key
+
+
+def test_the_key_is_used_for_the_parameters_of_its_stack_account_and_partition_alone() -> None:
+    prefix = "arn:aws-us-gov:ssm:us-gov-west-1:210987654321:parameter/apollo/dev/"
+    owner = {"Principal": {"AWS": "arn:aws-us-gov:iam::210987654321:root"}}
+    context = {"StringLike": {"kms:EncryptionContext:PARAMETER_ARN": f"{prefix}*"}}
+    assert json.loads(key_policy(prefix)) == document(
+        allowed(MANAGE, "*", Sid="Manage", **owner), allowed(USE, "*", Sid="Use", **owner, Condition=context)
+    )
 
 
 def test_all_that_takes_tags_has_the_stacks_and_a_name_and_all_that_takes_words_has_some(most: Recording) -> None:
@@ -254,8 +369,7 @@ def test_components_tell_what_they_made(most: Recording) -> None:
     assert told["slave"] == {"instanceProfile": "slave"}
     assert told["slaves"] == {"instanceIds": {"slave-1": "slave-1-instance-id", "slave-2": "slave-2-instance-id"}}
     assert told["edge-2"] == {"instanceId": "edge-2-instance-id"}
-    hosts = ["slave-1", "slave-2", "control-1", "control-2", "control-3", "edge-1", "edge-2"]
-    assert told["drains"] == told["readiness"] == {"hosts": hosts}
+    assert told["drains"] == told["readiness"] == {"hosts": HOSTS}
     (edge,) = [most.told[urn] for urn, r in most.resources.items() if r.type == "apollo:edge:Edge"]
     assert edge == {"publicIps": ["203.0.113.10"] * 2, "dnsName": "balancer.example.com"}
     (host,) = [r.inputs for r in most.resources.values() if r.name == "slave-2" and not r.request.custom]
@@ -293,6 +407,9 @@ def test_a_host_waits_for_all_that_its_first_boot_needs_and_for_nothing_else(hos
     assert waits == BOOT[host] | rules | every | groups
 
 
+EDGE = {"edge-1-instance", "edge-1-address"}
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "first"),
     [
@@ -304,22 +421,16 @@ def test_a_host_waits_for_all_that_its_first_boot_needs_and_for_nothing_else(hos
         # What the service writes with.
         ("FlowLog", "network-flow-logs", {"network-flow-logs"}),
         ("BucketPolicy", "programs-bucket", {"programs-bucket"}),
+        # An edge has to be there: its boot would be waited for before anyone starts it. And no check waits for another.
+        ("Command", "readiness-way", EDGE | {f"{host}-instance" for host in HOSTS}),
+        ("Command", "slave-2-ready", {"slave-2-instance", "slave-2-data", "edge-1-address", "readiness-way"}),
+        # A drain goes before the machine and before its volume is detached, through the first edge, which outlives it.
+        ("Command", "slave-2-drain", EDGE | {"slave-2-instance", "slave-2-data"}),
     ],
 )
-def test_what_aws_refuses_or_loses_too_early_waits(kind: str, name: str, first: set[str], most: Recording) -> None:
+def test_what_would_come_too_early_waits(kind: str, name: str, first: set[str], most: Recording) -> None:
     (resource,) = [r for r in most.resources.values() if (short(r), r.name) == (kind, name)]
     kinds = {most.resources[urn].type.rpartition(":")[2] for urn in resource.dependencies if urn in most.resources}
-    assert {urn.split("::")[-1] for urn in resource.dependencies} >= first
+    waits = {urn.split("::")[-1] for urn in resource.dependencies}
+    assert waits == first | {"settings"} if kind == "Command" else waits >= first
     assert kinds >= {"FlowLog": {"RolePolicy"}, "BucketPolicy": {"BucketPublicAccessBlock"}}.get(kind, set())
-
-
-def test_a_check_reaches_its_host_through_the_first_edge_and_waits_for_no_other_check(most: Recording) -> None:
-    way: dict[str, Any] = {"user": "admin", "port": 22, "privateKey": "the key", "hostKey": TEST_PUBLIC_KEY}
-    way |= {"dialErrorLimit": -1, "perDialTimeout": 15}
-    for host, address in (("slave-2", "10.0.32.34"), ("edge-2", "10.0.228.12"), ("edge-1", "203.0.113.10")):
-        check = most.named("command:remote:Command", f"{host}-ready")
-        proxy = {} if host == "edge-1" else {"proxy": {**way, "host": "203.0.113.10"}}
-        assert check.inputs["connection"] == {**way, "host": address, **proxy}
-        assert check.inputs["addPreviousOutputInEnv"] is False
-        waits = {urn.split("::")[-1] for urn in check.dependencies}
-        assert {f"{host}-instance", "readiness-way"} <= waits and not any(name.endswith("-ready") for name in waits)
