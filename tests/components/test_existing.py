@@ -51,8 +51,15 @@ def test_nothing_of_the_vpc_is_registered_but_reservations_groups_and_the_endpoi
     recording = program(s3Endpoint=True)
     network = {r.type for r in recording.resources.values() if r.type.split(":")[0] == "aws" and "network-" in r.name}
     assert network == {"aws:ec2/subnetCidrReservation:SubnetCidrReservation", "aws:ec2/vpcEndpoint:VpcEndpoint"}
-    endpoint = recording.named("aws:ec2/vpcEndpoint:VpcEndpoint", "network-s3").inputs
-    assert (endpoint["vpcId"], endpoint["routeTableIds"]) == (EXISTING["id"], ["rtb-private", "rtb-public"])
+    owner = recording.named("apollo:network:ExistingVpc", "network").urn
+    assert {r.request.parent for r in recording.resources.values() if r.name.startswith("network-")} == {owner}
+    assert recording.told[owner] == {"vpcId": EXISTING["id"]}
+    endpoint = dict(recording.named("aws:ec2/vpcEndpoint:VpcEndpoint", "network-s3").inputs)
+    assert endpoint.pop("tags")["Name"] == "apollo-dev-s3"
+    assert endpoint == {
+        "vpcId": EXISTING["id"], "routeTableIds": ["rtb-private", "rtb-public"],
+        "serviceName": "com.amazonaws.eu-west-1.s3", "vpcEndpointType": "Gateway",
+    }  # fmt: skip
     assert not program().of("aws:ec2/vpcEndpoint:VpcEndpoint")
     groups = recording.of("aws:ec2/securityGroup:SecurityGroup")
     assert {group.inputs["vpcId"] for group in groups.values()} == {EXISTING["id"]}
@@ -135,16 +142,20 @@ WAY = {"cidrBlock": "0.0.0.0/0", "gatewayId": "igw-1"}
 S3 = {"id": "vpce-1", "serviceName": "com.amazonaws.eu-west-1.s3", "tags": {}}
 
 
-def with_endpoint(endpoint: Any) -> dict[str, Any]:
-    routes = [WAY, {"cidrBlock": "", "gatewayId": "vpce-1"}]
-    return {"getRouteTable": {"routeTableId": "rtb-1", "routes": routes}, "getVpcEndpoint": endpoint}
+def with_endpoint(endpoint: Any, way: str = "gatewayId") -> dict[str, Any]:
+    routes = [WAY, {"cidrBlock": "", way: "vpce-1"}]
+
+    def answer(_: str, args: dict[str, Any]) -> Any:
+        return endpoint if args == {"id": "vpce-1"} else None
+
+    return {"getRouteTable": {"routeTableId": "rtb-1", "routes": routes}, "getVpcEndpoint": answer}
 
 
 def interface(**more: Any) -> dict[str, Any]:
     eni = {"id": "eni-1", "description": "ELB app/x", "tags": {}, "privateIps": ["10.8.0.40", "10.8.9.9"], **more}
     return {
         "getNetworkInterfaces": lambda _, args: {"ids": ["eni-1"] if "10.8.0.40" in args["filters"][1]["values"] else []},
-        "getNetworkInterface": eni,
+        "getNetworkInterface": lambda _, args: eni if args == {"id": "eni-1"} else None,
     }
 
 
@@ -159,6 +170,11 @@ def interface(**more: Any) -> dict[str, Any]:
         ({"getRouteTable": lambda _, args: NOT_THERE if "subnetId" in args else {"routeTableId": "rtb-main", "routes": [WAY]} if args == {"vpcId": EXISTING["id"], "filters": [{"name": "association.main", "values": ["true"]}]} else None}, ""),
         ({"getRouteTable": NOT_THERE}, "has no default route"),
         ({"getRouteTable": RuntimeError("timed out")}, "AWS does not answer getRouteTable: timed out"),
+        ({"getRouteTable": lambda _, args: NOT_THERE if "subnetId" in args else RuntimeError("timed  out")}, "Pulumi.dev.yaml: network.existing: AWS does not answer getRouteTable: timed out; nothing was created"),
+        ({"getNetworkInterfaces": RuntimeError("Throttling")}, "AWS does not answer getNetworkInterfaces: Throttling"),
+        ({**interface(), "getNetworkInterface": RuntimeError("Throttling")}, "AWS does not answer getNetworkInterface: Throttling"),
+        ({"getSecurityGroups": RuntimeError("Throttling")}, "AWS does not answer getSecurityGroups: Throttling"),
+        ({"getSecurityGroup": RuntimeError("Throttling")}, "AWS does not answer getSecurityGroup: Throttling"),
         ({"getVpc": RuntimeError("no  matching\nVPC")}, "cannot be read (no matching VPC)"),
         ({"getSubnet": RuntimeError("no such subnet")}, "cannot be read (no such subnet)"),
         ({"getSecurityGroup": RuntimeError("no matching group")}, ""),
@@ -173,6 +189,7 @@ def interface(**more: Any) -> dict[str, Any]:
         (interface(privateIps=["10.8.9.9"]), ""),
         ({**interface(), "getNetworkInterface": RuntimeError("not found")}, ""),
         (with_endpoint(S3), "s3Endpoint: true, and the subnets have one already (vpce-1)"),
+        (with_endpoint(S3, "vpcEndpointId"), "s3Endpoint: true, and the subnets have one already (vpce-1)"),
         (with_endpoint({**S3, "tags": {"apollo:stack": "dev"}}), ""),
         (with_endpoint({**S3, "serviceName": "com.amazonaws.eu-west-1.dynamodb"}), ""),
         (with_endpoint(RuntimeError("no matching endpoint")), ""),
