@@ -102,13 +102,11 @@ def main() -> int:
         if given.tenth is not None:
             names = [one.replace("__mutmut_*", f"__mutmut_*{given.tenth}") for one in names or ["*__mutmut_*"]]
         folder = prepare(name)
-        argv = [sys.executable, "-m", "mutmut", "run", "--max-children", str(given.jobs), *(names or ())]
+        argv = [sys.executable, str(REPOSITORY / "scripts" / "mutants_of_folder.py"), str(given.jobs), *(names or ())]
         # A terminal is shown how far it is, which fills a file with thousands of lines.
         with (folder / "mutmut.log").open("w") as log:
             out = None if sys.stdout.isatty() else log
             status = subprocess.run(argv, cwd=folder, stdout=out, check=False).returncode
-            if not status and widen(folder):
-                status = subprocess.run(argv, cwd=folder, stdout=out, check=False).returncode
         if status:
             last = (folder / "mutmut.log").read_text().replace("\r", "\n")[-3000:]
             print(
@@ -166,40 +164,12 @@ def prepare(name: str) -> Path:
 def ask_again(folder: Path) -> None:
     """Forgets which mutants no test noticed, and which test calls what."""
     (folder / "mutants" / STATS).unlink(missing_ok=True)
-    forget_missed(folder)
-
-
-def widen(folder: Path) -> bool:
-    """Has what no test noticed asked of all tests of the files that call the function: what a fixture of many tests calls
-    counts as called by the first of them. Gives whether there is more to ask."""
-    stats = json.loads((folder / "mutants" / STATS).read_text())
-    files: dict[str, list[str]] = {}
-    for test in stats["duration_by_test"]:
-        files.setdefault(test.partition("::")[0], []).append(test)
-    named: dict[str, list[str]] = stats["tests_by_mangled_function_name"]
-    wide = {
-        name: [test for file in sorted({t.partition("::")[0] for t in tests}) for test in files.get(file, [])]
-        for name, tests in named.items()
-    }
-    if all({*named[name]} >= {*tests} for name, tests in wide.items()):
-        return False
-    stats["tests_by_mangled_function_name"] = wide
-    (folder / "mutants" / STATS).write_text(json.dumps(stats))
-    return forget_missed(folder)
-
-
-def forget_missed(folder: Path) -> bool:
-    """Gives whether there were any."""
-    any_missed = False
     for meta in (folder / "mutants").rglob("*.meta"):
         known = json.loads(meta.read_text())
-        before = known["exit_code_by_key"]
         known["exit_code_by_key"] = {
             key: None if status(code) in _MISSED else code for key, code in known["exit_code_by_key"].items()
         }
-        any_missed |= known["exit_code_by_key"] != before
         meta.write_text(json.dumps(known))
-    return any_missed
 
 
 def git(*argv: str) -> str:
