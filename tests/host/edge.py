@@ -52,6 +52,7 @@ class Instance:
     """A small web server that says its name and what it was asked, after so many seconds."""
 
     def __init__(self, name: str, address: str = CONTAINER, seconds: float = 0) -> None:
+        self.name = name
         seen = self.seen = list[dict[str, str]]()
 
         class Named(Handler):

@@ -9,7 +9,7 @@ import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,23 @@ def answers(edge: Edge, host: str, text: str, path: str = "/") -> None:
 Make = Callable[..., Instance]
 
 
+def published(edge: Edge, one: Instance, tags: Sequence[str] = ("public",)) -> Instance:
+    """Registers an instance as a service of its own name, and waits until it answers there."""
+    edge.register(one.name, one, tags)
+    answers(edge, f"{one.name}.apollo.test", f"{one.name} /")
+    return one
+
+
+def chatting(edge: Edge, tunnel: Tunnel) -> None:
+    """Registers the service `chat` of WebSockets, and waits until the edge knows it."""
+    edge.register("chat", tunnel)
+    until(lambda: edge.ask("/", "chat.apollo.test").status == 502, "the WebSocket's service is known")
+
+
 def test_a_published_service_answers_at_its_name_and_an_unpublished_one_does_not(edge: Edge, instance: Make) -> None:
     hello = instance("hello")
     edge.register("quiet", hello, tags=[])
-    edge.register("hello", hello)
-    answers(edge, "hello.apollo.test", "hello /")
+    published(edge, hello)
     assert edge.ask("/x?y=1", "HELLO.Apollo.Test.:8080").text == "hello /x?y=1"
     for name in ("quiet.apollo.test", "nothing.apollo.test", "apollo.test", "hello", "hello.apollo.test.evil.example", ""):
         answer = edge.ask("/", name)
@@ -108,8 +120,7 @@ def test_of_a_published_service_only_the_instances_that_ask_for_it_get_requests_
 
 
 def test_what_the_settings_list_is_published_without_the_tag(edge: Edge, instance: Make) -> None:
-    edge.register("listed", instance("listed"), tags=[])
-    answers(edge, "listed.apollo.test", "listed /")
+    published(edge, instance("listed"), tags=[])
 
 
 def test_the_default_service_answers_for_names_that_nobody_has_and_no_others(edge: Edge, instance: Make) -> None:
@@ -196,8 +207,7 @@ INJECTIONS = (
 
 
 def test_nothing_but_plain_names_comes_out_of_a_tag(edge: Edge, instance: Make) -> None:
-    edge.register("injected", instance("injected"), tags=["public", *INJECTIONS])
-    answers(edge, "injected.apollo.test", "injected /")
+    published(edge, instance("injected"), ["public", *INJECTIONS])
     mine = {key: service for key, service in edge.routes.items() if service == "injected"}
     assert mine == {"injected.apollo.test/": "injected"}
     block = edge.services.partition("backend service:injected\n")[2].partition("#!route")[0].partition("backend")[0]
@@ -251,9 +261,7 @@ class Odd:
 def test_an_odd_name_address_id_or_port_harms_nobody_else_and_is_named(edge: Edge, instance: Make, odd: Odd) -> None:
     service = {"ID": odd.key, "Service": odd.name, "Tags": ["public"], "Address": odd.address, "Port": odd.port}
     edge.consul("catalog/register", "PUT", {"Node": "odd", "Address": CONTAINER, "Service": service})
-    beside = "beside-" + re.sub("[^a-z]", "-", odd.name.lower())
-    edge.register(beside, instance(beside))
-    answers(edge, f"{beside}.apollo.test", f"{beside} /")
+    published(edge, instance("beside-" + re.sub("[^a-z]", "-", odd.name.lower())))
     assert "server odd:" not in edge.services
     if odd.warning:
         assert f"warning {odd.name} {odd.warning}" in edge.log("template")
@@ -263,13 +271,11 @@ def test_an_odd_name_address_id_or_port_harms_nobody_else_and_is_named(edge: Edg
 
 def test_addresses_at_both_ends_of_what_containers_have_are_served(edge: Edge, instance: Make) -> None:
     for name, address in (("lowest", "127.2.1.0"), ("highest", "127.2.239.255")):
-        edge.register(name, instance(name, address))
-        answers(edge, f"{name}.apollo.test", f"{name} /")
+        published(edge, instance(name, address))
 
 
 def test_a_published_marathon_is_served_where_control_nodes_are(edge: Edge, instance: Make) -> None:
-    edge.register("marathon", instance("marathon", CONTROL))
-    answers(edge, "marathon.apollo.test", "marathon /")
+    published(edge, instance("marathon", CONTROL))
 
 
 def test_two_instances_that_would_have_the_same_name_are_one(edge: Edge, instance: Make) -> None:
@@ -278,8 +284,7 @@ def test_two_instances_that_would_have_the_same_name_are_one(edge: Edge, instanc
         service = {"ID": key, "Service": "twin", "Tags": ["public"], "Address": twin.address, "Port": twin.port}
         edge.consul("catalog/register", "PUT", {"Node": node, "Address": CONTAINER, "Service": service})
     answers(edge, "twin.apollo.test", "twin /")
-    edge.register("after-twin", instance("after-twin"))
-    answers(edge, "after-twin.apollo.test", "after-twin /")
+    published(edge, instance("after-twin"))
     assert edge.services.count(" x:y:z ") == 1
 
 
@@ -295,9 +300,7 @@ Remote-User Front-End-Https X-Scheme X-URL-Scheme Proxy
 
 
 def test_what_a_client_says_about_itself_is_not_believed_in_any_spelling(edge: Edge, instance: Make) -> None:
-    seen = instance("seen")
-    edge.register("seen", seen)
-    answers(edge, "seen.apollo.test", "seen /")
+    seen = published(edge, instance("seen"))
     spellings = (str, str.upper, lambda name: name.replace("-", "_"), lambda name: name.replace("-", "."))
     for spell in spellings:
         headers = {spell(name): "9.9.9.9" for name in VOUCHED.split()}
@@ -371,15 +374,13 @@ def test_over_http_2_too_a_websocket_alone_opens_a_tunnel(edge: Edge, tunnel: Tu
 
 
 def test_an_honest_wish_for_http_2_in_plain_text_is_answered_by_http_1(edge: Edge, instance: Make) -> None:
-    edge.register("plain", instance("plain"))
-    answers(edge, "plain.apollo.test", "plain /")
+    published(edge, instance("plain"))
     wish = {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABk"}
     assert edge.ask("/", "plain.apollo.test", **wish).text == "plain /"
 
 
 def test_headers_of_14_kib_fit_and_of_15_do_not_and_a_body_has_no_limit(edge: Edge, instance: Make) -> None:
-    edge.register("sizes", instance("sizes"))
-    answers(edge, "sizes.apollo.test", "sizes /")
+    published(edge, instance("sizes"))
     assert edge.ask("/", "sizes.apollo.test", Cookie=14 * 1024 * "x").text == "sizes /"
     assert edge.ask("/", "sizes.apollo.test", Cookie=15 * 1024 * "x").status == 400
     assert edge.post("/", "sizes.apollo.test", bytes(20 << 20)).text == "sizes /"
@@ -392,9 +393,7 @@ def test_a_client_that_sends_headers_or_body_slowly_keeps_no_instance_busy(make:
     assert "timeout http-request 10s" in text and "wait-for-body time 10s" in text
     config.write_text(text.replace("http-request 10s", "http-request 500ms").replace("body time 10s", "body time 500ms"))
     edge.start()
-    seen = instance("slow")
-    edge.register("slow", seen)
-    answers(edge, "slow.apollo.test", "slow /")
+    seen = published(edge, instance("slow"))
     known = len(seen.seen)
     for part in (b"GET / HTTP/1.1\r\nHost: slow", b"POST / HTTP/1.1\r\nHost: slow.apollo.test\r\nContent-Length: 9\r\n\r\nabc"):
         with edge.raw(part) as connection:
@@ -442,9 +441,7 @@ def alive(connection: socket.socket) -> bool:
 
 
 def test_behind_a_load_balancer_the_client_is_whom_it_names(edge: Edge, instance: Make) -> None:
-    seen = instance("balanced")
-    edge.register("balanced", seen)
-    answers(edge, "balanced.apollo.test", "balanced /")
+    seen = published(edge, instance("balanced"))
     assert edge.ask_as_balancer("127.0.0.1", "balanced.apollo.test").endswith(b"balanced /")
     assert seen.seen[-1]["x-forwarded-for"] == "203.0.113.9"
     # Who does not say it is not served there.
@@ -452,9 +449,7 @@ def test_behind_a_load_balancer_the_client_is_whom_it_names(edge: Edge, instance
 
 
 def test_neither_container_nor_slave_can_say_that_it_speaks_for_a_client(edge: Edge, instance: Make) -> None:
-    seen = instance("forged")
-    edge.register("forged", seen)
-    answers(edge, "forged.apollo.test", "forged /")
+    seen = published(edge, instance("forged"))
     known = len(seen.seen)
     # From a container, from a slave's own bridge or interface, and from outside of overlay and VPC.
     for source in (CONTAINER, "127.2.0.1", SLAVE, "127.9.9.9"):
@@ -482,15 +477,13 @@ def test_a_host_has_a_route_in_whichever_case_its_tag_has_it(edge: Edge, instanc
 
 
 def test_a_tag_that_is_ignored_is_named_in_the_log(edge: Edge, instance: Make) -> None:
-    edge.register("named", instance("named"), ["public", "host=*.example.com", "path=x"])
-    answers(edge, "named.apollo.test", "named /")
+    published(edge, instance("named"), ["public", "host=*.example.com", "path=x"])
     for tag in ("host=*.example.com", "path=x"):
         assert f"warning named has a tag that names no host or path: {tag}" in edge.log("template")
 
 
 def test_of_very_many_wishes_the_first_twenty_count(edge: Edge, instance: Make) -> None:
-    edge.register("greedy", instance("greedy"), ["public", *(f"host=h{n:03}.example.com" for n in range(600))])
-    answers(edge, "greedy.apollo.test", "greedy /")
+    published(edge, instance("greedy"), ["public", *(f"host=h{n:03}.example.com" for n in range(600))])
     assert sorted(key for key, service in edge.routes.items() if service == "greedy") == [
         "greedy.apollo.test/",
         *(f"h{n:03}.example.com/" for n in range(20)),
@@ -532,10 +525,8 @@ def echoes(connection: socket.socket) -> bool:
 def test_what_comes_and_goes_by_itself_takes_no_reload_and_ends_no_websocket(
     edge: Edge, instance: Make, tunnel: Tunnel
 ) -> None:
-    edge.register("chat", tunnel)
-    edge.register("flaps", instance("flaps"))
-    answers(edge, "flaps.apollo.test", "flaps /")
-    until(lambda: edge.ask("/", "chat.apollo.test").status == 502, "the WebSocket's service is known")
+    chatting(edge, tunnel)
+    published(edge, instance("flaps"))
     reloads, connection = edge.reloads, websocket(edge, "chat")
     one, two = instance("one"), instance("two")
     for round_ in range(5):
@@ -602,8 +593,7 @@ def test_new_names_and_slow_clients_keep_a_handful_of_workers(
     assert (apply.WORKERS, apply.APART) == (2, 30)
     edge.tune(APART=2)
     edge.start()
-    edge.register("chat", tunnel)
-    until(lambda: edge.ask("/", "chat.apollo.test").status == 502, "the WebSocket's service is known")
+    chatting(edge, tunnel)
     one, held = instance("one"), list[tuple[socket.socket, int]]()
     for number in range(12):
         # A client that will not go, in the worker of this moment, and a name that HAProxy does not know.
@@ -629,10 +619,9 @@ def test_with_old_workers_a_new_name_waits_and_what_is_known_does_not(
     edge.tune(APART=30, **ONCE)
     edge.start()
     one = instance("one")
-    edge.register("chat", tunnel)
+    chatting(edge, tunnel)
     edge.register("known", one)
     answers(edge, "known.apollo.test", "one /")
-    until(lambda: edge.ask("/", "chat.apollo.test").status == 502, "the WebSocket's service is known")
     held = list[socket.socket]()
     for number in range(2):
         held.append(websocket(edge, "chat"))
@@ -657,8 +646,7 @@ def test_a_reload_that_haproxy_misses_is_asked_for_again(make: Callable[..., Edg
     missed = edge.folder / "missed"
     systemctl.write_text(systemctl.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n[ -e {missed} ] || exec touch {missed}\n"))
     edge.start()
-    edge.register("missed", instance("missed"))
-    answers(edge, "missed.apollo.test", "missed /")
+    published(edge, instance("missed"))
     assert missed.exists()
 
 
@@ -706,8 +694,7 @@ def test_an_instance_that_dies_costs_a_get_nothing(edge: Edge, instance: Make) -
 
 
 def test_a_refused_or_unfinished_configuration_leaves_the_running_one(edge: Edge, instance: Make) -> None:
-    edge.register("steady", instance("steady"))
-    answers(edge, "steady.apollo.test", "steady /")
+    published(edge, instance("steady"))
     good, reloads = edge.services, edge.reloads
     for text in (
         f"{good}\nnonsense\n#!end\n",
@@ -725,8 +712,7 @@ def test_a_refused_or_unfinished_configuration_leaves_the_running_one(edge: Edge
 def test_a_template_in_error_leaves_the_running_configuration(make: Callable[..., Edge], instance: Make) -> None:
     edge = make()
     edge.start()
-    edge.register("kept", instance("kept"))
-    answers(edge, "kept.apollo.test", "kept /")
+    published(edge, instance("kept"))
     edge.stop("template")
     template = edge.folder / "services.ctmpl"
     for error in ('{{ range service "kept" }', '{{ executeTemplate "nothing" }}', "{{ parseInt (env `NODE_NAME`) }}"):
@@ -742,8 +728,7 @@ def test_routes_serve_on_while_consul_is_away_and_an_emptied_catalog_is_believed
 ) -> None:
     edge = make()
     edge.start()
-    edge.register("lasting", instance("lasting"))
-    answers(edge, "lasting.apollo.test", "lasting /")
+    published(edge, instance("lasting"))
     edge.stop("consul")
     assert edge.ask("/", "lasting.apollo.test").text == "lasting /"
     # A restart of the template, and of HAProxy, without Consul: the last configuration is on disk.

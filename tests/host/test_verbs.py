@@ -217,10 +217,6 @@ def test_secrets_fail_only_where_there_is_neither_ssm_nor_a_copy(
 # -- checks
 
 
-def failed(error: Exception) -> Any:
-    return saying([error])
-
-
 @pytest.mark.usefixtures("facts")
 @pytest.mark.parametrize(
     ("result", "word", "status"),
