@@ -139,6 +139,7 @@ def node(**change: Any) -> Survey:
         (replace(WELL, checks={"slave-1": [{"check": "docker", "detail": "off"}]}), "plan and machine", "slave-1", "apollo-check, docker: off", f"{SSH} apollo-check"),
         (replace(WELL, checks={"slave-1": [{"check": "disks", "detail": "full"}]}), "plan and machine", "slave-1", "apollo-check, disks: full", f"{SSH} du -xhd2 / /data"),
         (replace(WELL, metrics={"slave-1": ""}), "plan and machine", "slave-1", "serves no metrics: it was made before hosts did, or of an image without prometheus-node-exporter", ROLL),
+        (replace(WELL, metrics={"slave-1": "inactive"}), "plan and machine", "slave-1", "serves no metrics: it was made before hosts did, or of an image without prometheus-node-exporter", ROLL),
         (node(maintenance=True), "plan and Consul", "slave-1", "is in maintenance, left by a drain", f"{DRAIN} slave-1 --undo"),
         (node(alive=False), "plan and Consul", "slave-1", "its agent does not answer the others", ROLL),
         (replace(node(alive=False), consul={"slave-1": "active"}), "plan and Consul", "slave-1", "its agent does not answer the others", f"{SSH} systemctl restart consul"),
@@ -149,6 +150,10 @@ def node(**change: Any) -> Survey:
             f"{DRAIN} 'slave 9' --forget --address 10.0.0.33",
         ),
         (replace(WELL, nodes={k: v for k, v in NODES.items() if k != "slave-1"}), "plan and Consul", "slave-1", "is not in the catalog", ROLL),
+        (
+            replace(WELL, nodes={k: v for k, v in NODES.items() if k != "slave-1"}, consul={"slave-1": "active"}), "plan and Consul", "slave-1",
+            "is not in the catalog", f"{SSH} systemctl restart consul",
+        ),
         (
             replace(WELL, nodes={k: v for k, v in NODES.items() if k != "slave-1"}, consul={"slave-1": "inactive"}), "plan and Consul", "slave-1",
             "has left Consul, as a drain does", f"{DRAIN} slave-1 --undo",
@@ -170,6 +175,19 @@ def test_what_hosts_say_against_the_plan_has_its_command(
     assert found == [Finding(between, name, words, fix)]
     assert unseen == (["Consul and the mesh: no host was asked"] if seen.unreachable else [])
     assert asked == [[host.name for host in PLAN.hosts]]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(WELL, slow={"slave-1": "no end after 60 s"}),
+        # Found by apollo-check, and what follows from another host.
+        *(replace(WELL, metrics={"slave-1": "failed"}), replace(WELL, checks={"slave-1": [{"check": "mesh", "detail": "x"}]})),
+    ],
+)
+def test_a_slow_host_and_what_is_said_elsewhere_are_no_findings(seen: Survey, monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyed(monkeypatch, seen)
+    assert examine(stack(access=Access("203.0.113.2", "", "ssh-ed25519 AAAA")), PLAN)[0] == []
 
 
 def test_a_routed_mesh_has_two_units_and_drops_a_host_that_is_gone_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

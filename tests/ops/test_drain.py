@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,8 @@ Answer = str | Exception
 
 
 class Hosts(Ssh):
-    """Answers by (address, program, verb); what is not in the table answers with nothing. calls: in order."""
+    """Answers by (address, program, verb); what is not in the table answers with nothing. calls: in order. words, seconds: all
+    that each was given, and how long it may take."""
 
     def __init__(self, folder: Path, answers: dict[tuple[str, ...], Answer | Callable[[], str]]) -> None:
         super().__init__(Access("203.0.113.2", "", "ssh-ed25519 AAAA"), folder)
@@ -31,7 +31,7 @@ class Hosts(Ssh):
         self.calls: list[tuple[str, ...]] = []
         self.words: list[tuple[str, ...]] = []
         self.access: Access | None = None
-        self.seconds = 0.0
+        self.seconds: list[float] = []
 
     def knock(self, seconds: float = 0) -> None:
         del seconds
@@ -40,7 +40,7 @@ class Hosts(Ssh):
 
     def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
         assert seconds >= 0  # Ssh makes a second of it
-        self.seconds = seconds
+        self.seconds.append(seconds)
         call = (address, program, arguments[0])
         self.words.append((address, program, *arguments))
         if program != "probe":
@@ -100,28 +100,23 @@ def test_each_program_is_given_what_it_needs_and_each_step_is_said(
 
 
 @pytest.mark.parametrize(
-    ("said", "order"),
+    ("said", "given"),
     [
-        ("95 s for 2 tasks: 2 of /web with 47 s each", ("down", 110.0)),
+        ("95 s for 2 tasks: 2 of /web with 47 s each", 110),
         # A host that asks for hours is one that was taken over.
-        ("99999 s for 1 tasks", ("down", 615.0)),
+        ("99999 s for 1 tasks", 615),
         ("failed: master/slaves: 500", None),
         ("", None),
     ],
 )
 def test_mesos_has_as_long_as_its_tasks_need_and_the_rest_has_what_it_had(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, order: tuple[Any, ...] | None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, given: int | None
 ) -> None:
-    asked: list[tuple[Any, ...]] = []
-
-    class Recorded(Hosts):
-        def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
-            if program == "mesos":
-                asked.append((arguments[0], *arguments[2:], round(seconds)))
-            return super().run(address, program, *arguments, seconds=seconds)
-
-    drained(Recorded(tmp_path, {(CONTROL[0], "mesos", "needs"): said}))
-    assert [call for call in asked if call[0] == "down"] == ([order] if order else [])
+    hosts = Hosts(tmp_path, {(CONTROL[0], "mesos", "needs"): said})
+    drained(hosts)
+    down = (CONTROL[0], "mesos", "down", HOST)
+    orders = [round(seconds) for words, seconds in zip(hosts.words, hosts.seconds, strict=True) if words == down]
+    assert orders == ([given] if given else [])
     assert not said or f"slave-2: Mesos: {said}" in capsys.readouterr().out
 
 
@@ -230,17 +225,11 @@ def test_an_answer_of_the_wrong_form_ends_a_drain_like_silence(tmp_path: Path, a
 
 
 def test_only_addresses_of_instances_reach_an_edges_command_line(tmp_path: Path) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    class Recorded(Hosts):
-        def run(self, address: str, program: str, *arguments: str, seconds: float) -> str:
-            asked.append((program, *arguments))
-            return super().run(address, program, *arguments, seconds=seconds)
-
     services = ["10.2.2.0:80", "$(reboot)", "--x", "10.2.2.1:99999999"]
-    drained(Recorded(tmp_path, {(HOST, "leave", "begin"): json.dumps({"services": services})}))
-    (quiet,) = [arguments for program, *arguments in asked if program == "edge"]
-    assert quiet == ["quiet", "15", "10.2.2.0:80"]
+    hosts = Hosts(tmp_path, {(HOST, "leave", "begin"): json.dumps({"services": services})})
+    drained(hosts)
+    (quiet,) = [words for words in hosts.words if words[1] == "edge"]
+    assert quiet == (EDGE, "edge", "quiet", "15", "10.2.2.0:80")
 
 
 def test_another_machine_at_the_address_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_a_drain_ends_0_only_when_it_is_done(
     assert said in captured.out + captured.err
     assert hosts.access == Access("203.0.113.2", "", "ssh-ed25519 AAAA")
     if said == "slave-2: back":
-        assert hosts.words == [(HOST, "leave", "undo", "0")] and hosts.seconds == 60
+        assert hosts.words == [(HOST, "leave", "undo", "0")] and hosts.seconds == [60]
     if options == ("--forget",) and not status:
         assert hosts.words[-1][1:] == ("forget", "slave-2", HOST) and len(hosts.words) == len(answers) + 1
 

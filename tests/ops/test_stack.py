@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +22,8 @@ from ops.reach import Access
 from ops.stack import DeployedHost, Stack
 from plan.secrets import SECRETS, together
 from tests.components.recording import TEST_PUBLIC_KEY, TEST_SECRETS
+from tests.host.support import stand_in
+from tests.ops.conftest import Clock
 
 URN = "urn:pulumi:dev::apollo::"
 HOST = f"{URN}apollo:compute:Slaves$apollo:compute:Host::slave-1"
@@ -206,28 +206,18 @@ def test_hosts_are_reached_with_the_stacks_key_or_the_agents_where_ssh_is_open(
 
 
 @pytest.fixture
-def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Callable[[str], Path]]:
+def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Puts a program of the CLI's name on PATH: what is looked at is how we call it and read it."""
-    work = tmp_path / "work"
-    work.mkdir()
+    (tmp_path / "work").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("APOLLO_WORK", str(work))
-
-    def written(text: str) -> Path:
-        program = tmp_path / "pulumi"
-        program.write_text(text)
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        return tmp_path
-
-    with (tmp_path / "slept").open("a", buffering=1) as slept:
-        monkeypatch.setattr(cli, "time", SimpleNamespace(sleep=lambda seconds: slept.write(f"{seconds:g}\n")))
-        yield written
+    monkeypatch.setenv("APOLLO_WORK", str(tmp_path / "work"))
+    return lambda text: stand_in(tmp_path / "pulumi", text).parent
 
 
 def test_the_cli_runs_in_the_projects_folder_apart_from_the_terminal_and_is_read_as_it_prints(
     pulumi: Callable[[str], Path],
 ) -> None:
-    folder = pulumi('#!/bin/sh\necho "$*|$(pwd)|$(ps -o pgid= -p $$)|$$"\ncat\necho warning >&2\n')
+    folder = pulumi('echo "$*|$(pwd)|$(ps -o pgid= -p $$)|$$"\ncat\necho warning >&2')
     lines: list[str] = []
     printed = Cli().run("config", "set", stdin="value\nof two lines", on_line=lines.append)
     assert lines == printed.splitlines(keepends=True)
@@ -242,10 +232,11 @@ def test_the_cli_runs_in_the_projects_folder_apart_from_the_terminal_and_is_read
     [(0, "", "done", 0), (3, "", "done", 3), (9, "", "done", 9), (10, "", "failed to load checkpoint: torn", 9), (0, "error: no", "no", 0)],
 )  # fmt: skip
 def test_a_state_that_is_just_being_written_is_read_again_and_nothing_else_is_tried_twice(
-    torn: int, other: str, ends: str, slept: int, pulumi: Callable[[str], Path]
+    torn: int, other: str, ends: str, slept: int, pulumi: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = pulumi(
-        '#!/bin/sh\ncd "${0%/*}"\necho look >> looks\necho done\n'
+    monkeypatch.setattr(cli, "time", clock := Clock())
+    pulumi(
+        'cd "${0%/*}"\necho look >> looks\necho done\n'
         f'[ $(wc -l < looks) -gt {torn} ] || {{ echo "error: failed to load checkpoint: torn" >&2; exit 255; }}\n'
         f'[ -z "{other}" ] || {{ echo "{other}" >&2; exit 255; }}\n'
     )
@@ -255,14 +246,14 @@ def test_a_state_that_is_just_being_written_is_read_again_and_nothing_else_is_tr
         with pytest.raises(CliError) as failed:
             Cli().run("preview")
         assert (str(failed.value), failed.value.printed, failed.value.status) == (ends, "done\n", 1)
-    assert (folder / "slept").read_text().split() == ["0.3"] * slept
+    assert clock.slept == [0.3] * slept
 
 
 def test_what_runs_is_interrupted_and_what_has_ended_is_not(pulumi: Callable[[str], Path]) -> None:
-    pulumi(
-        f"#!{sys.executable}\nimport signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(3))\n"
-        "print('ready', flush=True)\nwhile True: signal.pause()\n"
+    waits = (
+        "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(3)); print('ready', flush=True); signal.pause()"
     )
+    pulumi(f'exec {sys.executable} -c "{waits}"')
     running = Cli()
     with pytest.raises(CliError, match=r"^pulumi up ended with 3$"):
         running.run("up", on_line=lambda _: running.interrupt())
@@ -310,9 +301,8 @@ def test_missing_secrets_are_made_or_those_to_rotate_and_no_value_is_shown(
     asked: list[dict[str, str]] = []
     values = {secret.key: f"new-{secret.key}" for secret in SECRETS}
     monkeypatch.setattr(secrets, "generate", lambda **given: asked.append(given) or values)
-    (folder := pulumi('#!/bin/sh\ncd "${0%/*}"\n[ "$2" != set ] && cat config || echo "$*: $(cat)" >> stored\n')).joinpath(
-        "config"
-    ).write_text(json.dumps(config))
+    folder = pulumi('cd "${0%/*}"\n[ "$2" != set ] && cat config || echo "$*: $(cat)" >> stored')
+    (folder / "config").write_text(json.dumps(config))
     options = [word for key in rotate for word in ("--rotate", key)]
     assert main(["secrets", "--stack", "dev", *options, *(["--json"] if as_json else [])]) == 0
     stored = folder / "stored"
@@ -332,14 +322,13 @@ def test_missing_secrets_are_made_or_those_to_rotate_and_no_value_is_shown(
 
 @pytest.mark.parametrize(
     ("tool", "words"),
-    [(None, "ssh-keygen is not installed; install openssh-client"), ("#!/bin/sh\necho ' no entropy ' >&2\nexit 1\n", "ssh-keygen failed: no entropy")],
+    [("", "ssh-keygen is not installed; install openssh-client"), ("echo ' no entropy ' >&2\nexit 1", "ssh-keygen failed: no entropy")],
 )  # fmt: skip
 def test_a_tool_that_is_missing_or_fails_is_named(
-    tool: str | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tool:
-        (tmp_path / "ssh-keygen").write_text(tool)
-        (tmp_path / "ssh-keygen").chmod(0o755)
+        stand_in(tmp_path / "ssh-keygen", tool)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(secrets.SecretsError) as failed:
         secrets._host_key()  # pyright: ignore[reportPrivateUsage]

@@ -23,7 +23,6 @@ from ops.survey import Survey, on_terminal
 from tests.host.support import stand_in
 from tests.ops.conftest import Clock
 from tests.ops.test_drain import Hosts
-from tests.ops.test_text import told
 from tests.plan.support import cluster
 
 PLAN = cluster(slaves={"count": 2}, control={"count": 1}, edge={"count": 2, "domain": "apollo.example.com"})
@@ -32,8 +31,14 @@ NODE = {"address": "10.0.0.33", "bridge": "10.2.0.1", "subnet": "", "alive": Tru
 SERVICE = {"name": "web", "node": "slave-1", "address": "10.2.1.0", "port": 80, "healthy": True}
 
 
+def told(**other: Any) -> dict[str, Any]:
+    """What a host says that is well."""
+    return {"consul": "active", "metrics": "active", "mesh": [], "checks": [], **other}
+
+
 class Answers(Hosts):
-    """By the host's name, told() where nothing else is given. asked: what of whom, and how many seconds it may take."""
+    """By the host's name, told() where nothing else is given; a text is the answer as it is. asked: what of whom, and how many
+    seconds it may take."""
 
     def __init__(self, folder: Path, ports: dict[str, str] | Exception | None = None, **answers: Any) -> None:
         closed = (
@@ -53,7 +58,7 @@ class Answers(Hosts):
         answer = self.told.get(address, told())
         if isinstance(answer, Exception):
             raise answer
-        return json.dumps(answer)
+        return answer if isinstance(answer, str) else json.dumps(answer)
 
 
 class Limit:
@@ -114,6 +119,16 @@ def test_what_a_host_says_or_fails_to_say_is_kept_as_what_it_is(
         assert getattr(seen, name) == {}
     assert (AT["slave-2"] in ssh.asked) is not bool(port)
     assert seen.mesh.keys() >= AT.keys() - {"slave-2"}
+
+
+NONSENSE = ("[]", "null", "7", "{}", json.dumps(told(nodes={"slave-1": {}})), json.dumps(told(mesh={"a": 1})), "no")
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+def test_a_host_that_tells_nonsense_hides_no_other(answer: str, tmp_path: Path) -> None:
+    seen = survey.survey(Answers(tmp_path, slave_2=answer), PLAN)
+    assert list(seen.odd) == ["slave-2"]
+    assert seen.consul.keys() == AT.keys() - {"slave-2"}
 
 
 def test_the_first_control_node_or_edge_that_tells_is_believed_and_the_first_edges_routes(tmp_path: Path) -> None:
