@@ -26,7 +26,6 @@ from localcloud import cloud as clouds
 from localcloud.cloud import Cloud
 from localcloud.engine import enclosed
 from localcloud.paths import REPOSITORY
-from localcloud.processes import wait_until
 from localcloud.provider.values import Props, decode, encode, plain
 from tests.host.support import left_out
 
@@ -287,10 +286,6 @@ def keep_record(run_dir: Path, record: Any, name: str = "settings") -> None:
     kept["inputs"] = {"input": record}
     kept["outputs"] = {"input": record, "output": record}
     path.write_text(json.dumps(state))
-
-
-def until(what: str, done: Callable[[], bool], seconds: float = 300.0) -> None:
-    assert wait_until(done, seconds), f"{what} did not come about within {seconds:.0f} s"
 
 
 def processes(chosen: Callable[[str, Path], bool]) -> list[str]:

@@ -20,9 +20,9 @@ from localcloud import cloud as clouds
 from localcloud.provider.command import RemoteCommand, Runner
 from localcloud.provider.kind import CloudError
 from localcloud.provider.values import Props, Secret, plain
-from tests.host.support import free_ports, left_out
+from tests.host.support import free_ports, left_out, until
 
-from .support import REGION, Client, World, naming, refusal, until
+from .support import REGION, Client, World, naming, refusal
 
 LOCAL = "command:local:Command"
 REMOTE = "command:remote:Command"
@@ -122,7 +122,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    until("sshd", listening)
+    until(listening, "sshd")
     yield Server(port, (folder / "user").read_text(), (folder / "host.pub").read_text(), folder / "log")
     process.terminate()
     process.wait()
@@ -243,9 +243,9 @@ def test_a_killed_cloud_leaves_no_connection_to_a_host(sshd: Server, tmp_path: P
     waiting = threading.Thread(target=lambda: refusal(lambda: create(REMOTE, inputs)))
     waiting.start()
     try:
-        until("the command", (tmp_path / "there").exists)
+        until((tmp_path / "there").exists, "the command")
         assert len(naming(connections)) >= 2, "the connection, and the command in it"
     finally:
         os.kill(cloud.pid, signal.SIGKILL)
         waiting.join(30)
-    until("the end of both", lambda: naming(connections) == [])
+    until(lambda: naming(connections) == [], "the end of both")

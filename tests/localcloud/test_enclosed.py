@@ -18,9 +18,9 @@ import pytest
 
 from localcloud.engine import enclosed
 from localcloud.processes import start_ticks
-from tests.host.support import Handler, left_out, served
+from tests.host.support import Handler, left_out, served, until
 
-from .support import NOBODY, CommandLine, as_nobody, end, until
+from .support import NOBODY, CommandLine, as_nobody, end
 
 PYTHON = "/usr/bin/python3"  # which every user may run
 # Prints those of the ports of 127.0.0.1 that take a connection.
@@ -75,7 +75,7 @@ def test_another_user_of_this_machine_reaches_no_port_of_a_run(line: CommandLine
     begun = tmp_path / "begun"
     process = line.start("up", "--json", "--set", f"hosts.command=touch {begun}; sleep 600")
     try:
-        until("the command", lambda: begun.exists() or process.poll() is not None)
+        until(lambda: begun.exists() or process.poll() is not None, "the command")
         assert process.poll() is None, process.communicate()
         api = urlsplit(line.cloud.endpoint).port
         looks: list[tuple[dict[int, int], set[int]]] = []
@@ -86,7 +86,7 @@ def test_another_user_of_this_machine_reaches_no_port_of_a_run(line: CommandLine
             looks.append(ports_of(line.run_dir))
             return len(looks[-1][0]) >= 6 and api in looks[-1][1]
 
-        until("the run's ports", all_there)
+        until(all_there, "the run's ports")
         enclosed_ports, here = looks[-1]
         assert here == {api}, "only the API, which takes signed calls, listens where other users are"
         words = [str(port) for port in enclosed_ports]
@@ -102,7 +102,7 @@ def test_another_user_of_this_machine_reaches_no_port_of_a_run(line: CommandLine
     finally:
         said = end(process, signal.SIGINT)
     assert said.status == 130, said.err
-    until("the end of all but the API", lambda: ports_of(line.run_dir) == ({}, {api}))
+    until(lambda: ports_of(line.run_dir) == ({}, {api}), "the end of all but the API")
 
 
 def run(argv: list[str], folder: Path, script: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -168,4 +168,4 @@ def test_what_carries_the_connections_ends_with_the_cli_however_that_ended(folde
         assert int(process.stdout.readline()) == process.pid, "it has become the CLI"
         (carrier,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
-    until("the end of what carries", lambda: start_ticks(int(carrier)) is None)
+    until(lambda: start_ticks(int(carrier)) is None, "the end of what carries")

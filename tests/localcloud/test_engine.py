@@ -16,8 +16,9 @@ from localcloud import cloud as clouds
 from localcloud.errors import LocalCloudError
 from localcloud.paths import REPOSITORY
 from localcloud.processes import alive, start_ticks, supervised
+from tests.host.support import until
 
-from .support import PROGRAMS, CommandLine, end, family, names, processes, until
+from .support import PROGRAMS, CommandLine, end, family, names, processes
 
 pytestmark = pytest.mark.engine
 
@@ -112,9 +113,9 @@ def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
     # The instance is made, but the engine is dead before it hears of it.
     cloud.ask("fault", {"operation": "create", "type": INSTANCE, "name": "host-1", "delay": 60, "when": "after"})
     process = line.start("up")
-    until("host-1 under way", lambda: cloud.ask("status")["faults"] == [])
+    until(lambda: cloud.ask("status")["faults"] == [], "host-1 under way")
     end(process, signal.SIGKILL)
-    until("the end of the engine and all its children", lambda: family(line.run_dir) == [])
+    until(lambda: family(line.run_dir) == [], "the end of the engine and all its children")
     assert cloud.alive(), "the cloud outlives the command that started it"
     assert list((line.folder / "state").rglob("locks/**/*.json")), "the killed engine should have left its lock"
 
@@ -127,7 +128,7 @@ def test_a_killed_up_then_a_killed_cloud(line: CommandLine) -> None:
     assert len(instances) == 2, "an orphan is left"
 
     os.kill(cloud.pid, signal.SIGKILL)
-    until("the end of the cloud", lambda: not cloud.alive())
+    until(lambda: not cloud.alive(), "the end of the cloud")
     assert "no cloud runs" in line.run("status").err
     anew = line.up()
     assert "the old cloud" in anew.err and "starting from an empty state" in anew.err
@@ -139,7 +140,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: C
     cloud = line.cloud
     cloud.ask("fault", {"operation": "create", "type": INSTANCE, "name": "host-1", "delay": 60, "when": "after"})
     process = line.start("up", "--json")
-    until("host-1 under way", lambda: cloud.ask("status")["faults"] == [])
+    until(lambda: cloud.ask("status")["faults"] == [], "host-1 under way")
     busy = line.run("up")
     assert busy.status == 1
     assert f"in use: `up` of process {process.pid}" in busy.err
@@ -152,7 +153,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: C
     cloud.ask("fault", {"operation": "create", "type": "aws:ebs/volume:Volume", "delay": 60})
     cloud.ask("fault", {"operation": "create", "type": "aws:ec2/volumeAttachment:VolumeAttachment", "delay": 60})
     process = line.start("up")
-    until("a call under way", lambda: cloud.ask("status")["inFlight"] > 0)
+    until(lambda: cloud.ask("status")["inFlight"] > 0, "a call under way")
     os.kill(cloud.pid, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -162,7 +163,7 @@ def test_ctrl_c_finishes_what_is_under_way_and_a_dying_cloud_is_an_error(line: C
 
 def begun(pids: Path, count: int = 1) -> tuple[int, int]:
     """The pid and the start of the last of so many commands that write their pids there."""
-    until("the command", lambda: pids.exists() and pids.read_text().count("\n") == count)
+    until(lambda: pids.exists() and pids.read_text().count("\n") == count, "the command")
     pid = int(pids.read_text().split()[-1])
     ticks = start_ticks(pid)
     assert ticks is not None
@@ -177,7 +178,7 @@ def test_a_running_command_ends_with_ctrl_c_with_the_run_after_a_killed_one_and_
     lasting = f"hosts.command=sh -c 'echo $$ >> {pids}; sleep 600; true'; true"
 
     def gone(pid: int, ticks: int, seconds: float = 60) -> None:
-        until("the end of the command", lambda: not alive(pid, ticks), seconds)
+        until(lambda: not alive(pid, ticks), "the end of the command", seconds)
 
     process = line.start("up", "--json", "--set", lasting)
     first = begun(pids)
@@ -243,13 +244,13 @@ def test_a_killed_preview_takes_its_cloud_along(line: CommandLine) -> None:
     def found() -> clouds.Cloud | None:
         return clouds.find(line.run_dir / f"preview-{process.pid}")
 
-    until("the preview's cloud", lambda: found() is not None)
+    until(lambda: found() is not None, "the preview's cloud")
     cloud = found()
     assert cloud is not None
     end(process, signal.SIGKILL)
-    until("the end of the cloud", lambda: not alive(cloud.pid, cloud.ticks))
-    until("the end of its folder", lambda: not list(line.run_dir.glob("preview-*")))
-    until("the end of its engine", lambda: family(line.run_dir) == [])
+    until(lambda: not alive(cloud.pid, cloud.ticks), "the end of the cloud")
+    until(lambda: not list(line.run_dir.glob("preview-*")), "the end of its folder")
+    until(lambda: family(line.run_dir) == [], "the end of its engine")
 
 
 BAD: list[tuple[list[str], str]] = [
@@ -307,7 +308,7 @@ def test_a_dead_parents_supervisor_ends_too(tmp_path_factory: pytest.TempPathFac
     pid, ticks = begun(folder / "pid")
     parent.kill()
     parent.wait()
-    until("the end of what was started by the one that died", lambda: not alive(pid, ticks))
+    until(lambda: not alive(pid, ticks), "the end of what was started by the one that died")
 
 
 def test_a_cloud_ends_where_what_its_starter_does_meanwhile_fails(tmp_path: Path) -> None:

@@ -34,27 +34,33 @@ class Stack(Local):
         """Puts a record into the state in place of the one that the last `up` left."""
         keep_record(self.run_dir, record, name)
 
+    def running(self) -> dict[str, dict[str, Any]]:
+        """Each running instance by its host's name, as the API has it."""
+        answer = self.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
+        found = [instance for reservation in answer["Reservations"] for instance in reservation["Instances"]]
+        return {tag["Value"]: instance for instance in found for tag in instance["Tags"] if tag["Key"] == "apollo:host"}
+
     def user_data(self) -> dict[str, str]:
-        """Each living instance's user-data by its host's name, as the API has it."""
-        ec2 = self.client("ec2")
-        found: dict[str, str] = {}
-        for reservation in ec2.describe_instances()["Reservations"]:
-            for instance in reservation["Instances"]:
-                if instance["State"]["Name"] == "running":
-                    tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
-                    answer = ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
-                    found[tags["apollo:host"]] = answer["UserData"]["Value"]
-        return found
+        """Of each running instance, by its host's name."""
+        ask = self.client("ec2").describe_instance_attribute
+        ids = {host: instance["InstanceId"] for host, instance in self.running().items()}
+        return {host: ask(InstanceId=id, Attribute="userData")["UserData"]["Value"] for host, id in ids.items()}
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    found = Stack(tmp_path_factory.mktemp("program") / "run")
+def brought_up(run_dir: Path) -> Iterator[Stack]:
+    """A stack in a run directory, for a fixture: taken down at the end."""
+    found = Stack(run_dir)
     found.up()
     yield found
     status, _, err = found.run("down")
     assert status == 0, err
-    assert not found.run_dir.exists()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    run_dir = tmp_path_factory.mktemp("program") / "run"
+    yield from brought_up(run_dir)
+    assert not run_dir.exists()
 
 
 def names(result: dict[str, Any], operation: str) -> set[str]:
@@ -175,13 +181,8 @@ def test_a_new_type_or_image_waits_for_the_generation(stack: Stack) -> None:
     rolled = stack.up("slaves.instanceType=t3.large", "slaves.generations.3=2")
     replaced = {"Instance slave-3-instance", "VolumeAttachment slave-3-data", "Command slave-3-drain"}
     assert names(rolled, "replace") == replaced
-    instances = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
-    types = {
-        next(tag["Value"] for tag in instance["Tags"] if tag["Key"] == "apollo:host"): instance["InstanceType"]
-        for reservation in instances["Reservations"]
-        for instance in reservation["Instances"]
-    }
-    assert (types["slave-3"], types["slave-1"]) == ("t3.large", "t3.medium")
+    running = stack.running()
+    assert [running[f"slave-{slot}"]["InstanceType"] for slot in (3, 1)] == ["t3.large", "t3.medium"]
     stack.up("slaves.generations.3=3")
     stack.up()
 
@@ -291,8 +292,7 @@ def test_a_killed_up_converges_at_the_next_with_nothing_orphaned_and_no_lock(tmp
         assert calls.exists()
         stack.up()
         assert changed(stack.up()) == set()
-        live = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
-        assert sum(len(r["Instances"]) for r in live["Reservations"]) == 7
+        assert len(stack.running()) == 7
     finally:
         status, _, err = stack.run("down")
     # `down` itself fails where anything is left that the state does not know of.

@@ -18,8 +18,9 @@ from localcloud.engine.programs import pulumi
 from localcloud.engine.run import environment
 from localcloud.operations import Request, workspace_of
 from localcloud.paths import REPOSITORY
+from tests.host.support import until
 
-from .support import PROGRAMS, REGION, CommandLine, end, until
+from .support import PROGRAMS, REGION, CommandLine, end
 
 pytestmark = pytest.mark.engine
 
@@ -84,7 +85,7 @@ def test_ctrl_c_ends_the_run_as_without_the_shortcuts(failing: CommandLine) -> N
         cloud.ask("fault", {"operation": "create", "name": f"slow-{run}", "delay": 60, "when": "after"})
         process = line.start("up", "--json", "--set", "how=slow", "--set", f"run={run}")
         # Made, and not yet answered for: at the call's begin, a cancellation may still come before it is made.
-        until("the slow one", lambda cloud=cloud, run=run: f"::slow-{run}'" in str(cloud.ask("status")["made"]))
+        until(lambda cloud=cloud, run=run: f"::slow-{run}'" in str(cloud.ask("status")["made"]), "the slow one")
         done = end(process, signal.SIGINT)
         left = sorted(name.replace(run, "RUN") for name in line.resources() if name.endswith(run))
         found.append((done.status, said(done.json, run), left))

@@ -19,8 +19,7 @@ from localcloud import tools
 from localcloud.engine import programs
 from localcloud.errors import LocalCloudError
 from localcloud.tools import GO_TOOLS, GoTool, go_binary
-from tests.host.support import served, stand_in
-from tests.localcloud.support import until
+from tests.host.support import served, stand_in, until
 
 MAIN = 'package main\n\nimport "fmt"\n\nvar said = "nothing"\n\nfunc main() { fmt.Println(said) }\n'
 
@@ -138,14 +137,14 @@ def test_the_engine_is_made_beside_other_work_and_ends_with_it(tmp_path: Path, m
     built = go_binary(GO_TOOLS["pulumi"])
 
     with pytest.raises(KeyboardInterrupt), programs.pulumi_beside():
-        until("the build under way", lambda: pids.exists() and pids.read_text() != "")
+        until(lambda: pids.exists() and pids.read_text() != "", "the build under way")
         raise KeyboardInterrupt
     pid = pids.read_text().split()[0]
-    until("its end", lambda: not Path(f"/proc/{pid}").exists())
+    until(lambda: not Path(f"/proc/{pid}").exists(), "its end")
     assert not built.exists()
 
     with programs.pulumi_beside():
-        until("the second build under way", lambda: len(pids.read_text().split()) == 2)
+        until(lambda: len(pids.read_text().split()) == 2, "the second build under way")
         gate.touch()
     assert built.exists(), "it waits for the build at the end"
     with programs.pulumi_beside():
@@ -169,4 +168,4 @@ def test_the_language_host_ends_with_its_engine_however_that_ended() -> None:
         pid, port = int(engine.stdout.readline()), int(engine.stdout.readline())
         assert port > 0
         engine.kill()
-    until("the end of the language host", lambda: not Path(f"/proc/{pid}").exists())
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the language host")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.localcloud.test_program import Stack
+from tests.localcloud.test_program import Stack, brought_up
 
 
 class Clock:
@@ -39,8 +39,4 @@ class Live(io.StringIO):
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    found = Stack(tmp_path_factory.mktemp("ops") / "run")
-    found.up()
-    yield found
-    status, _, err = found.run("down")
-    assert status == 0, err
+    yield from brought_up(tmp_path_factory.mktemp("ops") / "run")

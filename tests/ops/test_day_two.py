@@ -114,13 +114,8 @@ def test_a_new_instance_type_is_rolled_out_host_by_host_each_drained_terminated_
             for slot in (1, 2)
             for operation, part in (("delete", "drain"), ("delete", "instance"), ("create", "instance"), ("create", "drain"))
         ]
-        described = stack.client("ec2").describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
-        types = {
-            next(tag["Value"] for tag in instance["Tags"] if tag["Key"] == "apollo:host"): instance["InstanceType"]
-            for reservation in described["Reservations"]
-            for instance in reservation["Instances"]
-        }
-        assert [types[f"slave-{slot}"] for slot in (1, 2, 3)] == ["t3.large", "t3.large", "t3.medium"]
+        running = stack.running()
+        assert [running[f"slave-{slot}"]["InstanceType"] for slot in (1, 2, 3)] == ["t3.large", "t3.large", "t3.medium"]
     finally:
         finished(started(stack, *ROLL, "--slots", "1,2"))
     assert slaves(stack) == before | {"slave-1": before["slave-1"] + 2, "slave-2": before["slave-2"] + 2}

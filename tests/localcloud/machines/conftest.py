@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from localcloud.api.server import Api
 from localcloud.machines.driver import MachineDriver
 from localcloud.machines.image import PLAIN_AMI
 from localcloud.machines.orders import binaries
-from localcloud.processes import wait_until
 from tests.host.support import free_ports
 from tests.labs import needs_machines
 
@@ -134,10 +133,6 @@ def permission(protocol: str, ports: tuple[int, int], cidr: str, source: str) ->
     if source:
         rule["UserIdGroupPairs"] = [{"GroupId": source}]
     return rule
-
-
-def until(condition: Callable[[], bool], seconds: float = 300) -> bool:
-    return wait_until(condition, seconds, 0.1)
 
 
 @pytest.fixture(scope="module")

@@ -21,30 +21,19 @@ from localcloud.machines.processes import Children
 from localcloud.machines.wanted import Balancer, Nic, Route, Subnet, Target, TargetGroup, Vpc, Wanted
 from tests.host.support import until
 from tests.labs import needs_machines
-from tests.localcloud.machines.test_pure import EGRESS_ALL, VPC, WORLD, ingress, instance
+from tests.localcloud.machines.test_pure import EGRESS_ALL, VPC, WORLD, ingress, instance, nic
 
 PREFIX = "aptestlb"
 PUBLIC = IPv4Network("10.0.224.0/24")
 FRONT, BEHIND = 80, 8081
 
 
-def nic(number: int, group: str, public: str | None = None) -> Nic:
-    return Nic(
-        id=f"eni-{number:017x}",
-        mac=f"02:00:00:00:01:{number:02x}",
-        instance_id=f"i-{number}",
-        device_index=0,
-        vpc_id="vpc-1",
-        subnet_id="subnet-public",
-        address=PUBLIC[number],
-        subnet=PUBLIC,
-        group_ids=(group,),
-        public_address=IPv4Address(public) if public else None,
-        source_dest_check=True,
-    )
+def public_nic(number: int, group: str, public: str) -> Nic:
+    return replace(nic(number, group, "subnet-public", public), address=PUBLIC[number], subnet=PUBLIC)
 
 
-NODE, EDGES = nic(254, "balancer", "192.0.2.9"), [nic(11, "edge", "203.0.113.11"), nic(12, "edge", "203.0.113.12")]
+NODE = public_nic(254, "balancer", "192.0.2.9")
+EDGES = [public_nic(number, "edge", f"203.0.113.{number}") for number in (11, 12)]
 
 
 class Edge:

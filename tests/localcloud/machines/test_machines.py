@@ -20,9 +20,10 @@ from localcloud.machines import image, namespaces
 from localcloud.machines.cgroups import hierarchies
 from localcloud.machines.driver import MachineDriver, prefix
 from localcloud.machines.errors import MachineError
-from tests.host.support import free_ports
+from tests.host.support import free_ports, until
+from tests.localcloud.support import processes
 
-from .conftest import BOOT, REGION, Lab, until
+from .conftest import BOOT, REGION, Lab
 
 pytestmark = pytest.mark.machines
 
@@ -105,7 +106,7 @@ def test_a_rule_is_applied_and_revoked_while_the_flow_runs(lab: Lab) -> None:
     assert answers(lab, "10.0.0.34", 5000) == 0
     lab.open(lab.group, "udp", (5000, 5000), source=lab.group)
     lab.driver.reconcile()
-    assert until(lambda: answers(lab, "10.0.0.34", 5000) == 5)
+    until(lambda: answers(lab, "10.0.0.34", 5000) == 5, "the rule is applied")
     lab.shut(lab.group, "udp", (5000, 5000), source=lab.group)
     lab.driver.reconcile()
     assert answers(lab, "10.0.0.34", 5000) == 0
@@ -181,7 +182,7 @@ def test_the_internet_reaches_port_80_of_the_edge_and_nothing_else(lab: Lab) -> 
         curl = ["curl", "-s", "-m2", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}/"]
         return subprocess.run(lab.driver.admin.command(curl), capture_output=True, text=True, check=False).stdout
 
-    assert until(lambda: status("203.0.113.10") == "200")
+    until(lambda: status("203.0.113.10") == "200", "port 80 answers")
     assert status("203.0.113.10:8000") == "000"
     assert status("10.0.224.11") == "000"
     with urllib.request.urlopen(f"http://127.0.0.1:{lab.edge_port}/", timeout=10) as page:
@@ -193,7 +194,7 @@ def test_a_private_host_is_seen_on_the_internet_as_its_nat_gateway(lab: Lab) -> 
     with subprocess.Popen(
         lab.driver.admin.command([sys.executable, "-c", script]), stdout=subprocess.PIPE, text=True
     ) as server:
-        assert until(lambda: "8001" in lab.driver.admin.run(["ss", "-Htln"]))
+        until(lambda: "8001" in lab.driver.admin.run(["ss", "-Htln"]), "the server listens")
         said(lab, "one", "exec 3<>/dev/tcp/198.51.100.10/8001")
         assert server.stdout is not None
         assert server.stdout.read().strip() == "203.0.113.1"
@@ -247,7 +248,7 @@ time.sleep(600)
         assert process.stdout
         device = process.stdout.readline().strip()
         size = ["blockdev", "--getsize64", device]
-        assert until(lambda: int(subprocess.run(size, capture_output=True, check=True).stdout) == 2 << 30)
+        until(lambda: int(subprocess.run(size, capture_output=True, check=True).stdout) == 2 << 30, "the device has grown")
         user = os.open(device, os.O_RDONLY)
         try:
             process.kill()
@@ -255,14 +256,14 @@ time.sleep(600)
             assert there()
         finally:
             os.close(user)
-    assert until(lambda: not there())
+    until(lambda: not there(), "the loop device is gone")
 
 
 def test_a_cut_host_is_silent_until_it_is_healed(lab: Lab) -> None:
     lab.driver.cut("two")
     assert not pings(lab, "one", "10.0.0.34")
     lab.driver.heal("two")
-    assert until(lambda: pings(lab, "one", "10.0.0.34"))
+    until(lambda: pings(lab, "one", "10.0.0.34"), "two answers again")
 
 
 def test_a_host_keeps_its_disk_over_reboot_stop_and_start(lab: Lab) -> None:
@@ -289,7 +290,7 @@ def test_a_host_that_reboots_itself_comes_back_and_one_that_powers_off_is_stoppe
             return said(lab, "two", "cat /proc/sys/kernel/random/boot_id; cut -d' ' -f22 /proc/1/stat") != boot
         return False
 
-    assert until(back)
+    until(back, "two has booted again")
     lab.driver.wait_ready("two", BOOT)
     lab.driver.run("two", ["systemctl", "poweroff"])
 
@@ -297,7 +298,7 @@ def test_a_host_that_reboots_itself_comes_back_and_one_that_powers_off_is_stoppe
         reply = lab.ec2.describe_instances(InstanceIds=[lab.driver.instance_id("two")])
         return reply["Reservations"][0]["Instances"][0]["State"]["Name"]
 
-    assert until(lambda: state() == "stopped")
+    until(lambda: state() == "stopped", "the API knows that two is stopped")
     lab.driver.start("two")
     lab.driver.wait_ready("two", BOOT)
 
@@ -312,7 +313,7 @@ def test_a_host_killed_from_outside_says_so_and_boots_again(lab: Lab) -> None:
                 lab.driver.wait_ready("two", 5)
         return str(caught.value)
 
-    assert until(lambda: "two is not running: the machine ended by itself" in complaint())
+    until(lambda: "two is not running: the machine ended by itself" in complaint(), "its end is said")
     # What whoever dials it is told; nobody is told of hosts that are well.
     assert lab.driver.ended("10.0.0.34") == f"two is not running: {complaint().partition(': ')[2]}"
     assert lab.driver.ended("10.0.0.33") == lab.driver.ended("203.0.113.10") == ""
@@ -351,7 +352,7 @@ def test_a_terminated_host_leaves_nothing_and_its_address_serves_again(lab: Lab)
     for _ in range(2):
         instance = lab.launch("fourth", lab.private, "10.0.0.41", "#cloud-config\n{}\n", [lab.group])
         lab.driver.reconcile()
-        assert until(lambda: pings(lab, "one", "10.0.0.41"))
+        until(lambda: pings(lab, "one", "10.0.0.41"), "the host answers")
         lab.ec2.terminate_instances(InstanceIds=[instance])
         lab.driver.reconcile()
         assert "fourth" not in lab.driver.hosts()
@@ -394,8 +395,7 @@ def leftovers(run_dir: Path, part: str) -> list[str]:
         found += [str(path) for path in (root / prefix(run_dir)).rglob("*") if path.is_dir() and part in path.name]
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if part in line]
     found += [str(path) for path in (run_dir / "machines").glob(f"*{part}*")]
-    processes = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
-    return found + [line for line in processes.splitlines() if part in line and line[0] not in "ZX"]
+    return found + processes(lambda line, _: part in line)
 
 
 def test_a_second_driver_is_refused_and_so_is_a_port_that_is_taken(lab: Lab, tmp_path: Path) -> None:
@@ -423,12 +423,7 @@ def test_machines_die_with_a_killed_driver_and_the_next_one_clears_up(lab: Lab) 
         assert driver.stdout.readline() == "booted\n"
         os.kill(driver.pid, signal.SIGKILL)
     name = prefix(run_dir)
-
-    def processes() -> list[str]:
-        listing = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
-        return [line for line in listing.splitlines() if name in line and line[0] not in "ZX"]
-
-    assert until(lambda: not processes()), processes()
+    until(lambda: not processes(lambda line, _: name in line), "the machines die")
     assert namespaces.existing(name), "nothing was left to clear up"
     MachineDriver.sweep(run_dir)
     assert namespaces.existing(name) == []
@@ -445,14 +440,9 @@ def test_an_image_build_that_is_killed_leaves_nothing_that_passes_for_an_image(t
     images = tmp_path / "images"
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=paths.REPOSITORY) as builder:
         # Far enough for the bootstrap to have mounted its own /proc and started apt.
-        assert until(lambda: any(images.glob("building-*/var/lib/dpkg")))
+        until(lambda: any(images.glob("building-*/var/lib/dpkg")), "the build is under way")
         builder.kill()
-
-    def processes() -> list[str]:
-        listing = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
-        return [line for line in listing.splitlines() if str(images) in line and line[0] not in "ZX"]
-
-    assert until(lambda: not processes()), processes()
+    until(lambda: not processes(lambda line, _: str(images) in line), "the build ends")
     assert [path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith("building-")] == []
     image.sweep_unfinished(images)
     assert not list(images.glob("building-*"))

@@ -21,9 +21,8 @@ from botocore.exceptions import ClientError
 from localcloud import paths
 from localcloud.machines import namespaces
 from localcloud.machines.driver import prefix
+from tests.host.support import until
 from tests.labs import needs_machines
-
-from .conftest import until
 
 PAGE = "from a host that boto3 started"
 USER_DATA = f"""#cloud-config
@@ -118,7 +117,7 @@ def test_an_instance_of_a_plain_image_boots_in_its_vpc_behind_its_groups(run_dir
             NetworkInterfaces=[{"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}],
         )["Instances"][0]["InstanceId"]  # fmt: skip
         port = served.known["edgePort"]
-        assert until(lambda: page(port) == PAGE), "no page of the instance"
+        until(lambda: page(port) == PAGE, "the instance has its page")
         ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=web)
         assert page(port) == ""
         ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=web)
