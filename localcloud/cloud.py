@@ -66,6 +66,13 @@ class Cloud:
             raise LocalCloudError(f"the cloud failed at {name!r}: {answer['error']}; see {self.log}")
         return answer
 
+    def order(self, order: str, host: str, **more: Any) -> dict[str, Any]:
+        """What the machines answer to an order for a host. LocalCloudError where it cannot be carried out, with their words."""
+        answer = self.ask("machine", {"order": order, "host": host, **more})
+        if "failed" in answer:
+            raise LocalCloudError(answer["failed"])
+        return answer
+
     def credentials(self) -> dict[str, str]:
         """What AWS's clients find in their environment to call this cloud."""
         return {

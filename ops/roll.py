@@ -10,19 +10,18 @@ import argparse
 import fcntl
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ops import gate
 from ops.drain import BALANCER
 from ops.errors import OpsError
+from ops.interrupts import Pressed, counted
 from ops.preview import VOLUME
 from ops.reach import Access, Ssh, Unreachable, opened
 from plan.place import SECTIONS
@@ -52,10 +51,6 @@ class Turn:
     done: bool = False
     seconds: float = 0.0
     healthy: dict[str, int] | None = None
-
-
-# How often Ctrl-C was pressed.
-Pressed = Callable[[], int]
 
 
 class Stopped(Exception):
@@ -112,7 +107,15 @@ def roll(stack: Stack, wanted: Sequence[PlannedHost], *, unchecked: bool, patien
             )
         else:
             say.line(f"going on with the roll of stack {stack.name}: {_hosts(found.left)} left")
-        with opened(access) if access else nullcontext() as ssh, _interrupts(stack) as pressed:
+
+        def press(count: int) -> None:
+            """The first ends the roll after the host under way; the second asks the engine to stop."""
+            if count == 1:
+                say.line("stopping when this host is done; Ctrl-C again stops at once")
+            else:
+                stack.cli.interrupt()
+
+        with opened(access) if access else nullcontext() as ssh, counted(press) as pressed:
             for number, turn in enumerate(found.turns, 1):
                 if turn.done:
                     continue
@@ -270,28 +273,6 @@ class Say:
             name = about["urn"].split("::")[-1].rpartition("-")[0]
             failed = ": that failed" if "resOpFailedEvent" in event else ""
             self.line(f"    {name} {word}{failed}, {time.monotonic() - begun:.0f} s")
-
-
-@contextmanager
-def _interrupts(stack: Stack) -> Generator[Pressed]:
-    """Counts Ctrl-C. The first ends the roll after the host under way; the second asks the engine to stop."""
-    count = 0
-
-    def press(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        del number, frame
-        count += 1
-        if count == 1:
-            print("stopping when this host is done; Ctrl-C again stops at once", file=sys.stderr, flush=True)
-        else:
-            stack.cli.interrupt()
-
-    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: count
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -20,14 +20,14 @@ from ..errors import LocalCloudError
 from ..machines import prepare
 from ..machines.driver import MachineDriver
 from ..machines.errors import MachineError
-from ..machines.image import ensure_image, image_key
+from ..machines.image import IMAGES, ensure_image, image_key
 from ..machines.network import ADMIN_ADDRESS
 from ..machines.orders import binaries
 from ..machines.prepare import Kind
 from ..machines.processes import Children
 from ..machines.relay import listen_on_loopback
 from ..machines.security_groups import API, API_PORT
-from ..machines.vm_image import disk_key, ensure_disk
+from ..machines.vm_image import DISKS, disk_key, ensure_disk
 from ..paths import cache_dir
 from ..processes import wait_until
 from ..show import say
@@ -65,7 +65,7 @@ def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = No
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     demo.busybox()
     programs = binaries()
-    place, ensure, key = ("images", ensure_image, image_key) if kind == "container" else ("disks", ensure_disk, disk_key)
+    place, ensure, key = (IMAGES, ensure_image, image_key) if kind == "container" else (DISKS, ensure_disk, disk_key)
     image = cache_dir() / place / key(programs)
     if not image.is_dir():
         say("making the hosts' image, once (one to two minutes) …")

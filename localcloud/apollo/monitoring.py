@@ -49,9 +49,9 @@ def start(cloud: Cloud, stack: str, exports: dict[str, Any], port: int) -> int:
     """Gives the port of 127.0.0.1 that leads to Prometheus. port: 0 for any. LocalCloudError where it does not come up."""
     if not _machine(cloud):
         _launch(cloud, exports)
-    _order(cloud, "ready", seconds=READY_SECONDS)
+    cloud.order("ready", NAME, seconds=READY_SECONDS)
     configure(cloud, configuration(cloud, stack), yaml.safe_load((EXAMPLES / "rules.yml").read_text()))
-    return int(_order(cloud, "offer", port=port, far=PROMETHEUS_PORT)["port"])
+    return int(cloud.order("offer", NAME, port=port, far=PROMETHEUS_PORT)["port"])
 
 
 def stop(cloud: Cloud) -> None:
@@ -87,13 +87,6 @@ def configure(cloud: Cloud, configuration: dict[str, Any], rules: dict[str, Any]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LocalCloudError(f"Prometheus does not start: {done.stderr.strip()}")
-
-
-def _order(cloud: Cloud, order: str, **more: Any) -> dict[str, Any]:
-    answer = cloud.ask("machine", {"order": order, "host": NAME, **more})
-    if "failed" in answer:
-        raise LocalCloudError(answer["failed"])
-    return answer
 
 
 def _machine(cloud: Cloud) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from localcloud.cli.arguments import host
-from localcloud.errors import LocalCloudError
 from localcloud.stack.running import cloud_of
 
 
@@ -14,7 +13,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    answer = cloud_of(args.stack).ask("machine", {"order": args.command, "host": args.host})
-    if "failed" in answer:
-        raise LocalCloudError(answer["failed"])
+    cloud_of(args.stack).order(args.command, args.host)
     return 0

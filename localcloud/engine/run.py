@@ -6,12 +6,12 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, cast
+
+from ops.interrupts import counted
 
 from ..cloud import Cloud
 from ..errors import LocalCloudError
@@ -87,7 +87,7 @@ class Engine:
         process = supervised(["pulumi", *argv], self._env, self._workspace.work, self._log)
         interrupts = 0
         lost: float | None = None
-        with _interrupts() as pressed:
+        with counted() as pressed:
             try:
                 ended = False
                 for event in follow(events):
@@ -166,21 +166,3 @@ def begin_stack(binary: Path, workspace: Workspace) -> None:
 def _last_words(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return "\n  ".join(lines[-5:]) or f"the engine said nothing; see {log}"
-
-
-@contextmanager
-def _interrupts() -> Generator[Callable[[], int]]:
-    """Counts Ctrl-C instead of raising. SIGTERM counts as one too, so that whoever stops us gets a complete state."""
-    count = 0
-
-    def pressed(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        del number, frame
-        count += 1
-
-    before = {number: signal.signal(number, pressed) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: count
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -23,6 +23,8 @@ from localcloud.paths import REPOSITORY
 
 SUITE = "bookworm"
 ROLES = ("slave", "control", "edge")
+# Where they are in the cache.
+IMAGES = "images"
 PROVISION = REPOSITORY / "host/files/packages/usr/local/lib/apollo/provision"
 PACKAGES = PROVISION.with_name("packages")
 BAKE = REPOSITORY / "image/provision.sh"
@@ -50,9 +52,9 @@ def ensure_image(cache: Path, find: Callable[[], dict[str, Path]], children: Chi
 
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
-    with only_builder(cache / "images"):
+    with only_builder(cache / IMAGES):
         programs = find()
-        image = cache / "images" / image_key(programs)
+        image = cache / IMAGES / image_key(programs)
         if not image.is_dir():
             with building_of(image, children) as (building, bootstrap):
                 bootstrap(building, [], [*_baked_hooks(programs), *_common_hooks()])
@@ -62,9 +64,9 @@ def ensure_image(cache: Path, find: Callable[[], dict[str, Path]], children: Chi
 
 def ensure_plain_image(cache: Path, find: Callable[[], dict[str, Path]], children: Children) -> Path:
     """A folder with root, the filesystem of an image without our packages, and mirror, the repository that has them."""
-    with only_builder(cache / "images"):
+    with only_builder(cache / IMAGES):
         programs = find()
-        image = cache / "images" / f"{image_key(programs)}-plain"
+        image = cache / IMAGES / f"{image_key(programs)}-plain"
         if not image.is_dir():
             with building_of(image, children) as (building, bootstrap):
                 bootstrap(building, list(PLAIN), [*_plain_hooks(), *_common_hooks()])

@@ -17,6 +17,8 @@ from localcloud.machines.image import ROLES, building_of, image_key, only_builde
 from localcloud.machines.processes import Children, run
 
 FILES = Path(__file__).parent / "vm_rootfs"
+# Where they are in the cache.
+DISKS = "disks"
 # Raised when the steps below change in a way that the files they use do not show.
 RECIPE = 1
 # What Debian's image for EC2 has and a host can tell; and the agent by which commands come in.
@@ -43,9 +45,9 @@ def ensure_disk(cache: Path, find: Callable[[], dict[str, Path]], children: Chil
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
     # Apart from the containers' images, so that no container waits minutes for a disk to be made.
-    with only_builder(cache / "disks"):
+    with only_builder(cache / DISKS):
         programs = find()
-        image = cache / "disks" / disk_key(programs)
+        image = cache / DISKS / disk_key(programs)
         if not image.is_dir():
             with building_of(image, children) as (building, bootstrap):
                 root = building / "root"

@@ -18,6 +18,7 @@ from localcloud.cli import EXAMPLES, INTERRUPTED, ORDERS, VERBS, logs, main, ord
 from localcloud.cli import check as check_verb
 from localcloud.cli import exec as exec_verb
 from localcloud.cli import open as open_verb
+from localcloud.cloud import Cloud
 from localcloud.errors import LocalCloudError
 from localcloud.operations import Outcome
 from localcloud.processes import start_ticks
@@ -121,6 +122,7 @@ class Booted:
     """A cloud of one host. says: what it answers to an order."""
 
     folder, edge_port = Path(), 8080
+    order = Cloud.order
 
     def __init__(self, **says: Any) -> None:
         self.says = says

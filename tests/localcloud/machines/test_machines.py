@@ -437,7 +437,7 @@ def test_an_image_build_that_is_killed_leaves_nothing_that_passes_for_an_image(t
         "from localcloud.machines.processes import Children\n"
         "ensure_image(Path(sys.argv[1]), lambda: {'consul': Path('/bin/true')}, Children(Path(sys.argv[1]) / 'pids'))"
     )
-    images = tmp_path / "images"
+    images = tmp_path / image.IMAGES
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=paths.REPOSITORY) as builder:
         # Far enough for the bootstrap to have mounted its own /proc and started apt.
         until(lambda: any(images.glob("building-*/var/lib/dpkg")), "the build is under way")
