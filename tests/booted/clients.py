@@ -1,4 +1,4 @@
-"""Clients on the internet of the booted stack, and its hosts with less patience."""
+"""The booted stack's hosts, what is asked of them and of their containers, and clients on the internet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ from typing import Any
 from localcloud.machines.driver import prefix
 from localcloud.paths import REPOSITORY
 from tests.booted.conftest import Stack
+from tests.host.test_firewall import SCAN
+
+# Each host's address in the VPC.
+SLAVES = {"slave-1": "10.0.0.33", "slave-2": "10.0.32.34", "slave-3": "10.0.0.35"}
+CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
+HOSTS = {**SLAVES, **CONTROL, "edge-1": "10.0.224.11"}
+
+
+def address_of(stack: Stack, host: str, container: str) -> str:
+    return stack.out(host, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", container)
+
+
+def pid_of(stack: Stack, host: str, container: str) -> str:
+    return stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", container)
+
+
+def scan(stack: Stack, host: str, address: str, *ports: int, pid: str = "") -> list[int]:
+    """The ports to which packets get through from a host. pid: of a process there whose network they are sent from."""
+    enter = ("nsenter", "-t", pid, "-n") if pid else ()
+    return json.loads(stack.out(host, *enter, "python3", "-c", SCAN, address, "2", *map(str, ports)))
+
+
+def check_of(stack: Stack, host: str, name: str) -> dict[str, Any]:
+    """What apollo-check on a host says of one thing."""
+    return next(c for c in json.loads(stack.run(host, "apollo-check", "--json").stdout)["checks"] if c["check"] == name)
 
 
 def on_the_internet(stack: Stack, *argv: str) -> list[str]:

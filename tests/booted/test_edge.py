@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from localcloud.apollo.demo import CLIENT_PATH, IMAGE
-from tests.booted.clients import Running, curl, on_the_internet
+from tests.booted.clients import CONTROL, Running, curl, on_the_internet
 from tests.booted.conftest import Stack, until
 
-CONTROL = ("control-1", "control-2", "control-3")
 # Requests a second, and seconds at most.
 RATE, LONGEST = 520, 3600
 # A web server that keeps connections and costs little, of the host's own Python: the demo's forks for each request.

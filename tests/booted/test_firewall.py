@@ -13,9 +13,9 @@ import pytest
 
 from localcloud.apollo.demo import IMAGE
 from localcloud.paths import REPOSITORY
+from tests.booted.clients import address_of, pid_of, scan
 from tests.booted.conftest import Stack, until
-from tests.booted.test_lifecycle import address_of
-from tests.host.test_firewall import PORTS, SCAN
+from tests.host.test_firewall import PORTS
 
 # TCP ports open to a container, by the host's role, on the host's overlay address; "own" is its own slave.
 REACHED = {"own": [53], "slave": [], "control": [], "edge": [80, 443]}
@@ -33,13 +33,13 @@ class Inside:
 
     def __init__(self, stack: Stack, name: str) -> None:
         self._stack = stack
-        self.pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name)
+        self.pid = pid_of(stack, "slave-1", name)
 
     def out(self, *argv: str) -> str:
         return self._stack.out("slave-1", "nsenter", "-t", self.pid, "-n", *argv)
 
     def scan(self, address: str, ports: tuple[int, ...] = PORTS) -> list[int]:
-        return json.loads(self.out("python3", "-c", SCAN, address, "1", *map(str, ports)))
+        return scan(self._stack, "slave-1", address, *ports, pid=self.pid)
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +155,13 @@ def test_a_slave_that_was_taken_over_reaches_no_port_by_the_mesh_either(stack: S
 
 
 def test_a_flushed_firewall_is_back_by_itself_and_no_container_is_restarted(stack: Stack, networks: dict[str, Inside]) -> None:
-    before = {name: stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name) for name in networks}
+    before = {name: pid_of(stack, "slave-1", name) for name in networks}
     for damage in (("nft", "flush", "ruleset"), ("iptables", "-F"), ("iptables", "-t", "nat", "-F")):
         stack.out("slave-1", *damage)
         stack.await_well("slave-1")
         assert networks["attacker"].scan("10.0.0.33", (22, 53)) == [53]
         assert networks["attacker"].scan("10.2.0.240", (22, 80)) == [80]
-    assert {name: stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", name) for name in networks} == before
+    assert {name: pid_of(stack, "slave-1", name) for name in networks} == before
     stack.assert_all_reachable()
 
 

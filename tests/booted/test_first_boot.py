@@ -51,5 +51,4 @@ def test_hosts_install_themselves_and_serve_with_a_build_of_mesos_of_ones_own(
             "control-1": "mesos-master, marathon", "slave-1": "mesos-agent", "edge-1": "",
         }  # fmt: skip
     finally:
-        down = plain.cli("down", timeout=600)
-    assert down.returncode == 0, down.stderr
+        plain.down()

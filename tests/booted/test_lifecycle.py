@@ -6,6 +6,7 @@ import re
 import threading
 from dataclasses import replace
 
+from tests.booted.clients import address_of, pid_of
 from tests.booted.conftest import SOON, Stack, until
 
 
@@ -17,8 +18,7 @@ class Pinger:
 
     def __init__(self, stack: Stack, host: str, container: str, target: str) -> None:
         self._stack, self._host = stack, host
-        pid = stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", container)
-        script = f"exec nsenter -t {pid} -n ping -n -i 0.2 -W 1 {target} > /tmp/ping-{target}"
+        script = f"exec nsenter -t {pid_of(stack, host, container)} -n ping -n -i 0.2 -W 1 {target} > /tmp/ping-{target}"
         self._file = f"/tmp/ping-{target}"
         self._thread = threading.Thread(target=lambda: stack.run(host, "sh", "-c", script, timeout=900))
         self._thread.start()
@@ -37,10 +37,6 @@ class Pinger:
         self._thread.join()
         answered = self._answered()
         return max(answered) - len(answered), max(answered)
-
-
-def address_of(stack: Stack, host: str, container: str) -> str:
-    return stack.out(host, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", container)
 
 
 def test_a_slave_more_and_one_replaced_and_all_back_again_cost_old_containers_no_packet(stack: Stack) -> None:

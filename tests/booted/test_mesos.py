@@ -10,10 +10,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from localcloud.apollo.demo import IMAGE, load_image
+from tests.booted.clients import CONTROL, address_of, check_of, pid_of, scan
 from tests.booted.conftest import Stack, until
-from tests.host.test_firewall import SCAN
 
-CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
 PROGRAM = ("apollo", "zookeeper")
 JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar"
 STANDIN = "apollo/mesos-standin:1"
@@ -48,10 +47,9 @@ def zookeeper(stack: Stack, host: str, command: str, super_user: bool = False) -
     return stack.run(host, "sh", "-c", f". /etc/apollo/node.env; printf '{command}\\nquit\\n' | {java} 2>&1").stdout
 
 
-def check_of(stack: Stack, host: str, name: str) -> tuple[str, str]:
-    """(ok, warning or failed, what the check of this name says)"""
-    checks = json.loads(stack.run(host, "apollo-check", "--json").stdout)["checks"]
-    (found,) = [entry for entry in checks if entry["check"] == name]
+def mesos_check(stack: Stack, host: str) -> tuple[str, str]:
+    """(ok, warning or failed, what the check says)"""
+    found = check_of(stack, host, "mesos")
     return "failed" if not found["ok"] else "warning" if found.get("warning") else "ok", found["detail"]
 
 
@@ -172,21 +170,20 @@ def test_the_rules_open_the_schedulers_ports_to_those_who_need_them(
     stack: Stack, source: str, target: str, reached: list[int]
 ) -> None:
     ports = (5051, 31000, 31005, 32000) if target == "10.0.32.34" else PORTS
-    assert json.loads(stack.out(source, "python3", "-c", SCAN, target, "2", *map(str, ports))) == reached
+    assert scan(stack, source, target, *ports) == reached
 
 
 def test_a_container_reaches_no_port_of_zookeeper_masters_marathon_or_its_slaves_agent(stack: Stack) -> None:
-    pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
-    inside = ("nsenter", "-t", pid, "-n", "python3", "-c", SCAN)
-    assert json.loads(stack.out("slave-1", *inside, "10.0.0.11", "2", *map(str, PORTS))) == []
-    assert json.loads(stack.out("slave-1", *inside, "10.0.0.33", "2", "5051")) == []
+    pid = pid_of(stack, "slave-1", "demo-web")
+    assert scan(stack, "slave-1", "10.0.0.11", *PORTS, pid=pid) == []
+    assert scan(stack, "slave-1", "10.0.0.33", 5051, pid=pid) == []
 
 
 # -- Mesos
 
 
 def test_without_programs_mesos_is_off_and_that_is_said(stack: Stack) -> None:
-    assert check_of(stack, "slave-1", "mesos") == OFF
+    assert mesos_check(stack, "slave-1") == OFF
     rows = {row["name"]: row["mesos"] for row in json.loads(stack.cli("status", "--json").stdout)}
     assert {rows[host] for host in rows if not host.startswith("edge")} == {"off"}
     assert "Mesos is off: the hosts have no programs of it" in stack.cli("status").stdout
@@ -267,14 +264,14 @@ def test_the_leading_master_has_its_name_from_anywhere(stack: Stack) -> None:
             assert stack.out("slave-3", "curl", "-sf", "-m", "5", f"http://{name}:5050/metrics/snapshot")
             assert stack.curl("mesos-master.apollo.test") == "No service is published under this name."
             told = ("ok", "master runs: leads, quorum 2, marathon off: there is no such program here")
-            until(lambda: check_of(stack, "control-2", "mesos") == told, "apollo-check says so")
+            until(lambda: mesos_check(stack, "control-2") == told, "apollo-check says so")
             assert leaked(stack, "control-2") == []
             # As the documents restart them: the count is there before the quorum follows from it.
             stack.out("control-2", "systemctl", "restart", "apollo-secrets", "mesos-master")
             read = stack.out("control-2", "systemctl", "show", "-P", "ExecMainExitTimestampMonotonic", "apollo-secrets")
             began = stack.out("control-2", "systemctl", "show", "-P", "ExecMainStartTimestampMonotonic", "mesos-master")
             assert int(read) < int(began)
-            until(lambda: check_of(stack, "control-2", "mesos") == told, "it runs again")
+            until(lambda: mesos_check(stack, "control-2") == told, "it runs again")
             stack.out("control-2", "systemctl", "stop", "mesos-master")
             # One that does not heed SIGTERM is killed after systemd's patience, and that is another result.
             assert stack.out("control-2", "systemctl", "show", "-P", "Result", "mesos-master") == "success"
@@ -298,7 +295,7 @@ def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: S
         # An attempt that is just ending leaves the unit `failed` where it is stopped then.
         ending = 'until [ "$(systemctl show -P SubState mesos-agent)" = stop-post ]; do sleep 0.02; done'
         stack.out("slave-1", "timeout", "120", "sh", "-c", ending)
-    assert check_of(stack, "slave-1", "mesos") == OFF
+    assert mesos_check(stack, "slave-1") == OFF
 
 
 def test_only_an_agent_that_says_so_of_its_state_is_counted_by_the_hosts_own_journal(stack: Stack) -> None:
@@ -377,17 +374,15 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
         stack.order("reboot", host)
         until(lambda: "mesos-task" in stack.run(host, "docker", "ps").stdout, "the agent's stand-in started a task")
         until(
-            lambda: check_of(stack, host, "mesos")[1].startswith("agent runs: registered nowhere, as no"),
+            lambda: mesos_check(stack, host)[1].startswith("agent runs: registered nowhere, as no"),
             "apollo-check says so",
         )
         with from_image(stack, "control-2", "mesos-master", "MASTER", STANDIN):
             told = ("ok", "agent runs: registered and active")
-            until(lambda: check_of(stack, host, "mesos") == told, "the master says so")
+            until(lambda: mesos_check(stack, host) == told, "the master says so")
         assert leaked(stack, host) == []
-        pid = stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", "mesos-task")
-        inside = ("nsenter", "-t", pid, "-n", "python3", "-c", SCAN)
-        assert json.loads(stack.out(host, "python3", "-c", SCAN, "10.0.0.33", "2", "41234", "5051")) == [41234, 5051]
-        assert json.loads(stack.out(host, *inside, "10.0.0.33", "2", "41234", "5051", "22")) == []
+        assert scan(stack, host, "10.0.0.33", 41234, 5051) == [41234, 5051]
+        assert scan(stack, host, "10.0.0.33", 41234, 5051, 22, pid=pid_of(stack, host, "mesos-task")) == []
         units = ("apollo-mesh", "docker", "mesos-agent")
         shown = [stack.out(host, "systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", unit) for unit in units]
         assert list(map(int, shown)) == sorted(map(int, shown)), dict(zip(units, shown, strict=True))
@@ -396,7 +391,7 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
             "/data/mesos": True, "/run/apollo-mesos": False, "/run/docker.sock": True, "/sys/fs/cgroup": True,
         }  # fmt: skip
         assert (agent["HostConfig"]["NetworkMode"], agent["HostConfig"]["PidMode"]) == ("host", "host")
-        address = stack.out(host, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "mesos-task")
+        address = address_of(stack, host, "mesos-task")
         assert ip_address(address) in ip_network("10.2.1.0/24")
         until(lambda: address in stack.run("slave-2", "getent", "hosts", "task.service.consul").stdout, "it has its name")
         assert stack.out("slave-2", "curl", "-sf", "-m", "5", f"http://{address}/")
@@ -408,5 +403,5 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
         )
         stack.run(host, "sh", "-c", "\n".join(undo))
         stack.run("control-2", "sh", "-c", FORGET)
-    until(lambda: check_of(stack, host, "mesos") == OFF and stack.run(host, "apollo-check").returncode == 0, "all is as before")
+    until(lambda: mesos_check(stack, host) == OFF and stack.run(host, "apollo-check").returncode == 0, "all is as before")
     stack.assert_all_reachable()

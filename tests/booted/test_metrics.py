@@ -17,12 +17,9 @@ import yaml
 
 from localcloud.apollo import monitoring
 from plan import ports
+from tests.booted.clients import CONTROL, HOSTS, SLAVES, pid_of, scan
 from tests.booted.conftest import Stack, until
-from tests.host.test_firewall import SCAN
 
-SLAVES = {"slave-1": "10.0.0.33", "slave-2": "10.0.32.34", "slave-3": "10.0.0.35"}
-CONTROL = {"control-1": "10.0.0.11", "control-2": "10.0.32.12", "control-3": "10.0.0.13"}
-HOSTS = {**SLAVES, **CONTROL, "edge-1": "10.0.224.11"}
 # A slave, as the worst that an operator could make a member of the group.
 MEMBER = "slave-1"
 
@@ -161,13 +158,12 @@ def member(stack: Stack) -> Generator[None]:
 
 def test_no_other_host_and_no_container_not_even_of_a_member_reaches_them(stack: Stack, member: None) -> None:
     del member
-    pid = stack.out(MEMBER, "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    pid = pid_of(stack, MEMBER, "demo-web")
     for host, address in HOSTS.items():
-        assert json.loads(stack.out(MEMBER, "python3", "-c", SCAN, address, "1", str(ports.METRICS))) == [ports.METRICS], host
-        both = ["python3", "-c", SCAN, address, "1", str(ports.METRICS), str(ports.EDGE_STATS)]
-        assert json.loads(stack.out(MEMBER, "nsenter", "-t", pid, "-n", *both)) == [], host
+        assert scan(stack, MEMBER, address, ports.METRICS) == [ports.METRICS], host
+        assert scan(stack, MEMBER, address, ports.METRICS, ports.EDGE_STATS, pid=pid) == [], host
         if host != "slave-2":
-            assert json.loads(stack.out("slave-2", *both)) == [], host
+            assert scan(stack, "slave-2", address, ports.METRICS, ports.EDGE_STATS) == [], host
 
 
 def test_members_see_of_haproxy_its_metrics_alone_and_no_secret_of_any_host(stack: Stack, member: None) -> None:
@@ -188,20 +184,6 @@ def test_the_catalog_says_where_metrics_are(stack: Stack) -> None:
     assert {entry["Node"]: (entry["Address"], entry["ServicePort"]) for entry in entries} == {
         host: (address, ports.METRICS) for host, address in HOSTS.items()
     }
-
-
-def leader(stack: Stack) -> str:
-    """The control node that leads Consul."""
-
-    found = list[str]()
-
-    def leads() -> bool:
-        address = stack.run("slave-1", "curl", "-sf", "http://127.0.0.1:8500/v1/status/leader").stdout
-        found[:] = [host for host, own in CONTROL.items() if f'"{own}:' in address]
-        return bool(found)
-
-    until(leads, "a server leads")
-    return found[0]
 
 
 Fault = tuple[str, str, Callable[[], object], Callable[[], object]]
@@ -230,7 +212,7 @@ def edge_stopped(stack: Stack) -> Fault:
 
 
 def leader_gone(stack: Stack) -> Fault:
-    led = leader(stack)
+    led = stack.leader()
     return (
         *("NoConsulLeader", led),
         lambda: stack.out(led, "systemctl", "stop", "consul"),

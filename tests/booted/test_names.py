@@ -19,11 +19,9 @@ import pytest
 from localcloud.apollo.demo import IMAGE
 from localcloud.paths import REPOSITORY
 from tests.booted import names_watch
+from tests.booted.clients import CONTROL, HOSTS, SLAVES, address_of, pid_of
 from tests.booted.conftest import PATIENCE, Stack, until
 
-CONTROL = ("control-1", "control-2", "control-3")
-SLAVES = ("slave-1", "slave-2", "slave-3")
-HOSTS = (*CONTROL, *SLAVES, "edge-1")
 ASKER = "slave-2"
 _count = itertools.count()
 
@@ -40,7 +38,7 @@ class Watch:
         if host.startswith("edge"):
             argv = [*asking, "edge", name, self._stop]
         else:
-            pid = stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+            pid = pid_of(stack, host, "demo-web")
             server = stack.out(host, "sh", "-c", ". /etc/apollo/node.env; echo $BRIDGE_ADDRESS")
             argv = ["nsenter", "-t", pid, "-n", *asking, server, name, self._stop]
         command = [sys.executable, "-m", "localcloud", "exec", host, "--", *argv]
@@ -117,7 +115,7 @@ def test_a_container_is_found_at_once_leaves_before_it_ends_and_moves(stack: Sta
         ended = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.FinishedAt}}", "hello")
         ended = float(stack.out("slave-1", "date", "-d", ended, "+%s.%N"))
         stack.out("slave-1", "docker", "start", "hello")
-        again = stack.out("slave-1", "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "hello")
+        again = address_of(stack, "slave-1", "hello")
         until(lambda: watch.now() == again, "hello is found again")
         killed = at(stack, "slave-1", "docker", "kill", "hello")
         moved, new = run_hello(stack, "slave-3")
@@ -132,7 +130,7 @@ def test_a_container_is_found_at_once_leaves_before_it_ends_and_moves(stack: Sta
 
 
 def test_names_have_a_short_form_a_datacenter_and_a_port_for_containers_and_hosts(stack: Stack) -> None:
-    members = {stack.out(host, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "demo-web") for host in SLAVES[:2]}
+    members = {address_of(stack, host, "demo-web") for host in ("slave-1", "slave-2")}
     for name in ("web", "web.service.consul", "web.service.dc1.consul"):
         for host in HOSTS:
             found = {line.split()[0] for line in stack.out(host, "getent", "ahostsv4", name).splitlines()}
@@ -226,7 +224,7 @@ def test_what_is_registered_outlives_the_register_docker_and_an_agent_that_forgo
 
 
 def test_a_host_that_goes_takes_its_names_along_and_one_that_dies_loses_them(stack: Stack) -> None:
-    other = stack.out("slave-2", "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "demo-web")
+    other = address_of(stack, "slave-2", "demo-web")
     watch = Watch(stack, "web.service.consul")
 
     def both() -> bool:
@@ -339,7 +337,7 @@ def test_no_token_of_a_slave_registers_another_node_and_containers_reach_no_serv
         assert refused(stack, "slave-1", token, "acl/token", {"Policies": [{"Name": "global-management"}]})
     assert tokens(stack, "slave-3")["node-token"] != own["node-token"]
     # Another slave's address gives another slave's token, whoever asks from it; a container has its slave's address.
-    pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    pid = pid_of(stack, "slave-1", "demo-web")
     for port in ("8300", "8510"):
         probe = ["bash", "-c", f"exec 3<>/dev/tcp/10.0.0.11/{port}"]
         assert stack.run("slave-1", "timeout", "60", *probe).returncode == 0
@@ -366,12 +364,7 @@ def test_no_key_or_token_stands_where_it_does_not_belong(stack: Stack) -> None:
                 texts[f"user-data of {key}"] = gzip.decompress(base64.b64decode(data)).decode()
     # What the cloud keeps beside the hosts' own disks.
     local = stack.run_dir / "local"
-    kept = [
-        *local.glob("*"),
-        *(local / "work").rglob("*"),
-        *(local / "state").rglob("*"),
-        *local.glob("machines/*/console.log"),
-    ]
+    kept = [path for places in ("*", "work/**/*", "state/**/*", "machines/*/console.log") for path in local.glob(places)]
     for path in kept:
         # The embedded cloud's own keys, for root alone: they are where the secrets come from.
         if path.is_file() and path.name not in ("passphrase", "admin_key", "edge.pem"):

@@ -13,11 +13,8 @@ from localcloud.apollo.check import PROBE
 from localcloud.apollo.demo import IMAGE
 from localcloud.machines.prepare import GIB
 from plan import ports
-from tests.booted.clients import changed
+from tests.booted.clients import CONTROL, SLAVES, changed, pid_of
 from tests.booted.conftest import SOON, FirstUp, Stack, until
-
-SLAVES = ("slave-1", "slave-2", "slave-3")
-CONTROL = ("control-1", "control-2", "control-3")
 
 
 def test_seven_hosts_hold_less_than_two_and_a_half_gib(first_up: FirstUp, capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,14 +76,11 @@ def test_it_comes_back_under_load_after_reboots_of_the_other_hosts_too(stack: St
 
 
 def test_containers_outlive_a_restart_of_docker_and_one_of_networking_reattaches_them(stack: Stack) -> None:
-    def process(host: str) -> str:
-        return stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
-
-    before = process("slave-1"), process("slave-2")
+    before = [pid_of(stack, host, "demo-web") for host in ("slave-1", "slave-2")]
     stack.out("slave-1", "systemctl", "restart", "docker")
     stack.out("slave-2", "systemctl", "restart", "networking")
     stack.await_well("slave-1", "slave-2")
-    assert (process("slave-1"), process("slave-2")) == before
+    assert [pid_of(stack, host, "demo-web") for host in ("slave-1", "slave-2")] == before
     stack.assert_all_reachable()
 
 
@@ -120,10 +114,8 @@ def test_256_containers_run_on_one_slave_and_the_257th_is_refused(stack: Stack) 
     try:
         done = stack.run("slave-3", "sh", "-c", script, timeout=900)
         assert done.returncode == 0, done.stderr
-        addresses = stack.out(
-            "slave-3", "sh", "-c",
-            "docker inspect -f '{{.NetworkSettings.IPAddress}}' $(docker ps -q)",
-        ).split()  # fmt: skip
+        shown = "docker inspect -f '{{.NetworkSettings.IPAddress}}' $(docker ps -q)"
+        addresses = stack.out("slave-3", "sh", "-c", shown).split()
         assert len(set(addresses)) == 256
         assert {"10.2.3.0", "10.2.3.255"} <= set(addresses)
         refused = stack.run("slave-3", "docker", "run", "--rm", "--entrypoint", "true", IMAGE)
@@ -143,7 +135,7 @@ def test_a_container_cannot_have_the_hosts_credentials(stack: Stack) -> None:
     url = "http://169.254.169.254/latest/api/token"
     assert stack.run("slave-1", *token, "-m", "60", url).returncode == 0
     # In a container's place: its address space, its interface, its routes.
-    pid = stack.out("slave-1", "docker", "inspect", "-f", "{{.State.Pid}}", "demo-web")
+    pid = pid_of(stack, "slave-1", "demo-web")
     assert stack.run("slave-1", "nsenter", "-t", pid, "-n", *token, "-m", "3", url).returncode != 0
 
 

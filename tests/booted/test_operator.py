@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from localcloud import cloud as clouds
+from tests.booted.clients import check_of
 from tests.booted.conftest import Stack, until
 
 LARGER = ("--set", "slaves.dataGib=6", "--set", "control.dataGib=5")
@@ -46,19 +47,14 @@ def all_agree(stack: Stack, *sets: str) -> None:
     until(lambda: doctor(stack, *sets) == ([], []), "all is well", why=lambda: str(doctor(stack, *sets)))
 
 
-def checked(stack: Stack, name: str) -> dict[str, Any]:
-    """What apollo-check on slave-1 says of one thing."""
-    return next(c for c in json.loads(stack.run("slave-1", "apollo-check", "--json").stdout)["checks"] if c["check"] == name)
-
-
 def test_a_disk_that_fills_up_is_named_with_the_number_while_there_is_room(small: Stack) -> None:
-    assert checked(small, "disks")["ok"]
+    assert check_of(small, "slave-1", "disks")["ok"]
     all_agree(small)
     free, size = map(int, small.out("slave-1", "df", "--output=avail,size", "-B1", "/data").splitlines()[1].split())
     try:
         for share, ok, warning in ((0.10, True, True), (0.03, False, None)):
             small.out("slave-1", "fallocate", "-l", str(int(free - share * size)), "/data/filler")
-            said = checked(small, "disks")
+            said = check_of(small, "slave-1", "disks")
             assert (said["ok"], said.get("warning")) == (ok, warning), said
             assert f"/data has {share * size / GIB:.1f} of" in said["detail"]
             found = list[Any]()
@@ -81,7 +77,7 @@ def test_inodes_that_run_out_are_named_too(small: Stack) -> None:
     make = f"mkdir /data/many && cd /data/many && seq {left * 97 // 100} | xargs touch"
     try:
         small.out("slave-1", "sh", "-c", make)
-        said = checked(small, "disks")
+        said = check_of(small, "slave-1", "disks")
         assert not said["ok"] and "inodes free, 3 %" in said["detail"]
     finally:
         small.out("slave-1", "rm", "-rf", "/data/many")
@@ -98,7 +94,7 @@ def test_a_larger_disk_is_a_larger_file_system_while_it_is_in_use_and_after_a_bo
     before = {host: size_of_data(small, host) for host in ("slave-1", "control-1")}
     assert all(size < 4 * GIB for size in before.values())
     small.out("slave-1", "sh", "-c", "echo kept > /data/kept")
-    grown = small.up(*SMALL, "--set", "slaves.dataGib=6", "--set", "control.dataGib=5")
+    grown = small.up(*SMALL, *LARGER)
     assert {step["name"] for step in grown["steps"] if step["op"] != "same"} == {
         "slave-1-data",
         "control-1-data",
@@ -110,7 +106,7 @@ def test_a_larger_disk_is_a_larger_file_system_while_it_is_in_use_and_after_a_bo
         until(lambda: size_of_data(small, "control-1") > 4.5 * GIB, "the control node's file system has grown")
     else:
         # The containers of this machine may not, as AWS's machines may: that is said, and a boot does it.
-        until(lambda: "/data did not grow with its disk" in checked(small, "disks")["detail"], "the slave says so")
+        until(lambda: "/data did not grow with its disk" in check_of(small, "slave-1", "disks")["detail"], "the slave says so")
         for host in ("slave-1", "control-1"):
             small.order("reboot", host)
         until(lambda: size_of_data(small, "slave-1") > 5.5 * GIB, "the slave's file system has grown")

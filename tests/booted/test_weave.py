@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from localcloud import cloud as clouds
+from tests.booted.clients import check_of
 from tests.booted.conftest import Stack, until
 
 WEAVER = """#!/usr/bin/python3
@@ -91,8 +92,7 @@ def weave(unbooted: Callable[[], Stack]) -> Generator[Stack]:
         yield small
     finally:
         server.join()
-        down = small.cli("down", timeout=600)
-    assert down.returncode == 0, down.stderr
+        small.down()
 
 
 def seen(stack: Stack, host: str) -> dict[str, Any]:
@@ -105,8 +105,7 @@ def peers(stack: Stack, host: str) -> list[str]:
 
 
 def mesh_check(stack: Stack, host: str) -> dict[str, Any]:
-    report = json.loads(stack.run(host, "apollo-check", "--json").stdout)
-    return next(check for check in report["checks"] if check["check"] == "mesh")
+    return check_of(stack, host, "mesh")
 
 
 def test_the_programs_come_before_the_bridge_the_router_after_it_and_docker_last(weave: Stack) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from tests.booted.clients import changed
+from tests.booted.clients import address_of, changed
 from tests.booted.conftest import SOON, Stack, until
-from tests.booted.test_lifecycle import Pinger, address_of
-from tests.booted.test_weave import peers
+from tests.booted.test_lifecycle import Pinger
+from tests.booted.test_weave import mesh_check, peers
 
 MESH = ("--set", "overlay.mesh=wireguard", "--set", "control.count=1")
 SMALL = (*MESH, "--set", "slaves.count=2")
@@ -25,8 +26,7 @@ def wireguard(unbooted: Callable[[], Stack]) -> Generator[Stack]:
         small.up(*SMALL)
         yield small
     finally:
-        down = small.cli("down", timeout=600)
-    assert down.returncode == 0, down.stderr
+        small.down()
 
 
 def assert_reachable(stack: Stack, flows: int = 1) -> None:
@@ -172,6 +172,8 @@ def test_a_slave_that_is_replaced_has_another_key_and_is_reached_by_all(wireguar
 def test_a_strangers_entry_in_the_catalog_is_reported_and_never_applied(
     wireguard: Stack, claim: dict[str, str], reason: str
 ) -> None:
+    def said() -> dict[str, Any]:
+        return mesh_check(wireguard, "slave-2")
 
     def allowed() -> list[str]:
         """Who may send as whom. The kernel and wireguard-go list their peers in no order."""
@@ -185,13 +187,8 @@ def test_a_strangers_entry_in_the_catalog_is_reported_and_never_applied(
     )
     wireguard.out("control-1", "sh", "-c", ask, "sh", json.dumps(claim), "register")
     try:
-
-        def mesh_check() -> dict[str, str]:
-            report = json.loads(wireguard.run("slave-2", "apollo-check", "--json").stdout)
-            return next(check for check in report["checks"] if check["check"] == "mesh")
-
-        until(lambda: "warning" in mesh_check() and f"'{claim['Node']}'" in mesh_check()["detail"], "apollo-check warns")
-        assert reason in mesh_check()["detail"]
+        until(lambda: "warning" in said() and f"'{claim['Node']}'" in said()["detail"], "apollo-check warns")
+        assert reason in said()["detail"]
 
         def logged() -> str:
             return wireguard.out("slave-2", "journalctl", "-b", "-u", "apollo-mesh-sync", "-o", "cat")
@@ -202,4 +199,4 @@ def test_a_strangers_entry_in_the_catalog_is_reported_and_never_applied(
         assert allowed() == before
     finally:
         wireguard.out("control-1", "sh", "-c", ask, "sh", json.dumps({"Node": claim["Node"]}), "deregister")
-    until(lambda: claim["Node"] not in mesh_check()["detail"], "it is forgotten")
+    until(lambda: claim["Node"] not in said()["detail"], "it is forgotten")
