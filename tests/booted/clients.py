@@ -28,10 +28,13 @@ def pid_of(stack: Stack, host: str, container: str) -> str:
     return stack.out(host, "docker", "inspect", "-f", "{{.State.Pid}}", container)
 
 
-def scan(stack: Stack, host: str, address: str, *ports: int, pid: str = "") -> list[int]:
-    """The ports to which packets get through from a host. pid: of a process there whose network they are sent from."""
+def scan(stack: Stack, host: str, address: str, *ports: int, pid: str = "", seconds: int = 1) -> list[int]:
+    """The ports to which packets get through from a host. pid: of a process there whose network they are sent from.
+
+    seconds: for each.
+    """
     enter = ("nsenter", "-t", pid, "-n") if pid else ()
-    return json.loads(stack.out(host, *enter, "python3", "-c", SCAN, address, "2", *map(str, ports)))
+    return json.loads(stack.out(host, *enter, "python3", "-c", SCAN, address, str(seconds), *map(str, ports)))
 
 
 def check_of(stack: Stack, host: str, name: str) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_the_rules_open_the_schedulers_ports_to_those_who_need_them(
     stack: Stack, source: str, target: str, reached: list[int]
 ) -> None:
     ports = (5051, 31000, 31005, 32000) if target == "10.0.32.34" else PORTS
-    assert scan(stack, source, target, *ports) == reached
+    assert scan(stack, source, target, *ports, seconds=2) == reached
 
 
 def test_a_container_reaches_no_port_of_zookeeper_masters_marathon_or_its_slaves_agent(stack: Stack) -> None:
@@ -381,7 +381,7 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
             told = ("ok", "agent runs: registered and active")
             until(lambda: mesos_check(stack, host) == told, "the master says so")
         assert leaked(stack, host) == []
-        assert scan(stack, host, "10.0.0.33", 41234, 5051) == [41234, 5051]
+        assert scan(stack, host, "10.0.0.33", 41234, 5051, seconds=2) == [41234, 5051]
         assert scan(stack, host, "10.0.0.33", 41234, 5051, 22, pid=pid_of(stack, host, "mesos-task")) == []
         units = ("apollo-mesh", "docker", "mesos-agent")
         shown = [stack.out(host, "systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", unit) for unit in units]

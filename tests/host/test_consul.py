@@ -23,7 +23,7 @@ from host.apollo.consul import acl, configure, forget
 from host.render import node_facts
 from plan.cluster import PlannedHost
 from tests.host.conftest import PLAN, Agent
-from tests.host.support import STACK, files_of, one_of_each, served, until
+from tests.host.support import STACK, files_of, free_ports, one_of_each, served, until
 from tests.host.test_parameters import Cloud
 from tests.plan.support import cluster
 
@@ -54,17 +54,17 @@ def server(index: int, generation: int = 1) -> dict[str, str]:
 
 
 @pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """Another control address takes connections."""
-    with closing(socket.create_server((OTHERS[1], 0))) as listener:
-        monkeypatch.setattr(configure, "RPC_PORT", listener.getsockname()[1])
-        yield
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other control address takes connections."""
+    monkeypatch.setattr(configure, "RPC_PORT", free_ports(1)[0])
 
 
 @pytest.fixture
-def silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(socket.create_server((OTHERS[1], 0))) as listener:
-        monkeypatch.setattr(configure, "RPC_PORT", listener.getsockname()[1])
+def answering(silent: None) -> Generator[None]:
+    """Another one does."""
+    del silent
+    with closing(socket.create_server((OTHERS[1], configure.RPC_PORT))):
+        yield
 
 
 @pytest.mark.usefixtures("host", "silent")
@@ -90,14 +90,12 @@ def test_a_server_with_data_waits_for_nobody() -> None:
     assert not configure.starts_cluster(server(2), OTHERS)
 
 
-@pytest.mark.usefixtures("host")
+@pytest.mark.usefixtures("host", "silent")
 @pytest.mark.parametrize("lost", ["volume", "machine and volume"])
 def test_server_1_without_its_data_waits_until_another_answers(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if lost == "volume":
         configure.SEEN_DATA.parent.mkdir()
         configure.SEEN_DATA.touch()
-    with closing(socket.create_server((OTHERS[0], 0))) as listener:
-        monkeypatch.setattr(configure, "RPC_PORT", listener.getsockname()[1])
     waits: list[float] = []
     opened: list[socket.socket] = []
 
