@@ -11,9 +11,8 @@ from typing import Any, cast
 import pulumi
 from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
 from pulumi.runtime import invoke_async
-from pulumi_aws import ec2
 
-from components.network import Vpc, VpcArgs, reserve
+from components.network import Vpc, VpcArgs, reserve, s3_endpoint
 from components.record import keep
 from components.tags import Tags
 from plan.cluster import Cluster
@@ -76,16 +75,7 @@ class ExistingVpc(ComponentResource):
             ids[zone.index], ready[zone.index] = subnet.id, made
         self.s3_ready: list[Resource] = []
         if existing.s3_endpoint:
-            endpoint = ec2.VpcEndpoint(
-                f"{name}-s3",
-                vpc_id=existing.id,
-                service_name=f"com.amazonaws.{settings.region}.s3",
-                vpc_endpoint_type="Gateway",
-                route_table_ids=args.route_tables,
-                tags=args.tags.named("s3"),
-                opts=ResourceOptions(parent=self),
-            )
-            self.s3_ready = [endpoint]
+            self.s3_ready = [s3_endpoint(self, f"{name}-s3", settings.region, existing.id, args.route_tables, args.tags)]
         self.register_outputs({"vpcId": self.vpc_id})
 
 

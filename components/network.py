@@ -100,17 +100,9 @@ class Vpc(ComponentResource):
             self.private_subnet_ids[zone.index] = private.id
             self.private_ready[zone.index] = [route, association, *reserved]
 
-        endpoint = ec2.VpcEndpoint(
-            f"{name}-s3",
-            vpc_id=self.vpc_id,
-            service_name=f"com.amazonaws.{settings.region}.s3",
-            vpc_endpoint_type="Gateway",
-            route_table_ids=[public_table.id, *(table.id for table in private_tables)],
-            tags=args.tags.named("s3"),
-            opts=child,
-        )
+        tables = [public_table.id, *(table.id for table in private_tables)]
         # Open connections to S3 are cut off when an endpoint appears.
-        self.s3_ready: list[Resource] = [endpoint]
+        self.s3_ready: list[Resource] = [s3_endpoint(self, f"{name}-s3", settings.region, self.vpc_id, tables, args.tags)]
         self.register_outputs(
             {
                 "vpcId": self.vpc_id,
@@ -208,3 +200,18 @@ def reserve(
         )
         for block in blocks
     ]
+
+
+def s3_endpoint(
+    parent: Resource, name: str, region: str, vpc_id: Input[str], tables: Input[Sequence[Input[str]]], tags: Tags
+) -> ec2.VpcEndpoint:
+    """A gateway endpoint to S3 for the route tables."""
+    return ec2.VpcEndpoint(
+        name,
+        vpc_id=vpc_id,
+        service_name=f"com.amazonaws.{region}.s3",
+        vpc_endpoint_type="Gateway",
+        route_table_ids=tables,
+        tags=tags.named("s3"),
+        opts=ResourceOptions(parent=parent),
+    )

@@ -100,16 +100,15 @@ def _state_and_aws(stack: Stack) -> Iterator[Finding]:
     """Drift, as the provider sees it: nothing is written."""
     change = parse(stack.pulumi("refresh", "--preview-only", "--json"), "the refresh")
     gone = {step.name.removesuffix("-instance") for step in change.steps if step.type == INSTANCE and step.op == "delete"}
+    fix = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
     for step in change.steps:
         host = step.name.removesuffix("-instance") if step.type == INSTANCE else step.name
         if step.type == ATTACHMENT and host.removesuffix("-data") in gone:
             continue
         if step.op == "delete":
-            fix = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
             yield Finding("state and AWS", host, f"is gone from AWS ({step.type.rpartition(':')[2]})", fix)
         elif step.op == "update":
             what = ", ".join(sorted(step.changed)) or "something"
-            fix = f"pulumi refresh -s {stack.name} && pulumi up -s {stack.name}"
             yield Finding("state and AWS", host, f"was changed by hand: {what} ({step.type.rpartition(':')[2]})", fix)
 
 

@@ -69,6 +69,8 @@ def _udp(to: Group, source: Group, port: int, purpose: str) -> Rule:
     return Rule(to, source, Flow("udp", port, port, purpose))
 
 
+_PUBLISHED, _TLS = "which this stack publishes", "`edge.tls.enabled`"
+
 TABLE: tuple[Rule, ...] = (
     *(Rule("node", "node", flow, (f"mesh {mesh.name}",)) for mesh in DRIVERS.values() for flow in mesh.flows),
     _tcp("node", "node", ports.CONSUL_SERF, "Consul gossip"),
@@ -88,34 +90,21 @@ TABLE: tuple[Rule, ...] = (
     _tcp("control", "control", ports.ZOOKEEPER_ELECTION, "ZooKeeper leader election"),
     _tcp("control", "slave", ports.MESOS_MASTER, "Mesos master from slave hosts"),
     _tcp("control", "control", ports.MESOS_MASTER, "Mesos master from control hosts"),
-    _tcp(
-        "control",
-        "edge",
-        ports.MESOS_MASTER,
-        "mesos-master, which this stack publishes",
-        "`mesos.published` has mesos-master",
-    ),
+    _tcp("control", "edge", ports.MESOS_MASTER, f"mesos-master, {_PUBLISHED}", "`mesos.published` has mesos-master"),
     _tcp("control", "control", ports.MARATHON, "Marathon behind its leader"),
     _tcp("control", "client", ports.MARATHON, "Marathon API, with its password, for clients in the VPC"),
-    _tcp("control", "edge", ports.MARATHON, "marathon, which this stack publishes", "`mesos.published` has marathon"),
+    _tcp("control", "edge", ports.MARATHON, f"marathon, {_PUBLISHED}", "`mesos.published` has marathon"),
     _tcp("control", "control", ports.MARATHON_SCHEDULER, "Mesos masters to Marathon"),
     _tcp("slave", "control", ports.MESOS_AGENT, "Mesos agent from masters"),
     _tcp("edge", "client", ports.HTTP, "Web from clients in the VPC"),
-    _tcp("edge", "client", ports.HTTPS, "Web from clients in the VPC", "`edge.tls.enabled`"),
+    _tcp("edge", "client", ports.HTTPS, "Web from clients in the VPC", _TLS),
     _tcp("edge", INTERNET, ports.HTTP, "Web from the internet", "one edge"),
-    _tcp("edge", INTERNET, ports.HTTPS, "Web from the internet", "one edge", "`edge.tls.enabled`"),
+    _tcp("edge", INTERNET, ports.HTTPS, "Web from the internet", "one edge", _TLS),
     _tcp("edge", "balancer", ports.EDGE_BEHIND_BALANCER, "Web from the load balancer", "several edges"),
-    _tcp(
-        "edge",
-        "balancer",
-        ports.EDGE_BEHIND_BALANCER_TLS,
-        "Web from the load balancer",
-        "several edges",
-        "`edge.tls.enabled`",
-    ),
+    _tcp("edge", "balancer", ports.EDGE_BEHIND_BALANCER_TLS, "Web from the load balancer", "several edges", _TLS),
     _tcp("edge", ADMINISTRATORS, ports.SSH, "SSH for administrators", "`admin.allowedCidrs`"),
     _tcp("balancer", INTERNET, ports.HTTP, "Web from the internet", "several edges"),
-    _tcp("balancer", INTERNET, ports.HTTPS, "Web from the internet", "several edges", "`edge.tls.enabled`"),
+    _tcp("balancer", INTERNET, ports.HTTPS, "Web from the internet", "several edges", _TLS),
 )
 
 

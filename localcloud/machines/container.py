@@ -123,7 +123,7 @@ class Container(Machine):
         overlay = f"mount -t overlay overlay -o {shlex.quote(options)} {shlex.quote(str(folder / 'root'))}; "
         nspawn = [
             *("systemd-nspawn", "--quiet", "--boot", f"--directory={folder}/root", f"--machine={self.container_name}"),
-            f"--hostname={self.instance.local_hostname}",
+            f"--hostname={self.instance.primary.hostname}",
             f"--network-namespace-path={namespace.path}",
             # No machine manager and no host journal: this also runs where systemd is not the init.
             *("--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),

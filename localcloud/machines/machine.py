@@ -177,21 +177,8 @@ def entry(facts: Mapping[str, Any], argv: list[str]) -> list[str]:
     if "agent" in facts:
         guest = str(Path(__file__).with_name("guest.py"))
         return [sys.executable, "-I", "-S", guest, str(facts["agent"]), *environment, *argv]
-    return [
-        *(
-            "nsenter",
-            f"--target={facts['leader']}",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--cgroup",
-            "--root",
-            "--wd",
-        ),
-        *("--", *environment, *argv),
-    ]
+    spaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
+    return ["nsenter", f"--target={facts['leader']}", *spaces, "--", *environment, *argv]
 
 
 def tail(console: Path, lines: int) -> str:

@@ -80,9 +80,8 @@ class Metadata:
 
     def _tree(self, instance: Instance) -> dict[str, Tree]:
         nic, region = instance.primary, self._wanted.region
-        domain = "ec2.internal" if region == "us-east-1" else f"{region}.compute.internal"
         public = self._wanted.reached_as(nic)
-        local_name = f"{instance.local_hostname}.{domain}"
+        local_name = f"{nic.hostname}.{self._wanted.domain}"
         public_name = f"ec2-{str(public).replace('.', '-')}.{region}.compute.amazonaws.com"
         data: dict[str, Tree] = {
             "ami-id": instance.image_id,

@@ -96,7 +96,6 @@ class VpcNetwork:
         self._children = children
         self._internet = internet
         self._folder = folder
-        self._region = region
         self._wanted = Wanted(region)
         self._leases: dict[str, Lease] = {}
         self._nics: dict[str, Nic] = {}
@@ -130,10 +129,6 @@ class VpcNetwork:
         self._start_resolver()
         self._dhcp = DhcpServer(self.namespace, self._leases.get)
 
-    @property
-    def domain(self) -> str:
-        return "ec2.internal" if self._region == "us-east-1" else f"{self._region}.compute.internal"
-
     def attach(self, nic: Nic, namespace: str, device: str) -> None:
         """Lays the cable between the router and a device of an instance's namespace."""
         self._lay(
@@ -154,15 +149,8 @@ class VpcNetwork:
                 f"net.ipv4.neigh.{nic.link}.proxy_delay": 0,
             }
         )
-        self._leases[nic.link] = Lease(
-            nic.address,
-            nic.subnet,
-            nic.subnet[1],
-            self.vpc.resolver,
-            f"ip-{str(nic.address).replace('.', '-')}",
-            self.domain,
-            VPC_MTU,
-        )
+        lease = Lease(nic.address, nic.subnet, nic.subnet[1], self.vpc.resolver, nic.hostname, self._wanted.domain, VPC_MTU)
+        self._leases[nic.link] = lease
         # Known beforehand, as in AWS's own mapping: a neighbour that must be asked for could be impersonated.
         self.namespace.ip(
             [
@@ -206,9 +194,8 @@ class VpcNetwork:
         self._apply_routes(wanted)
         self._publish(wanted)
         hosts = "".join(
-            f"{nic.address} {name}.{self.domain} {name}\n"
+            f"{nic.address} {nic.hostname}.{wanted.domain} {nic.hostname}\n"
             for nic in sorted(nics.values(), key=lambda nic: nic.address)
-            for name in [f"ip-{str(nic.address).replace('.', '-')}"]
         )
         if self._applied.get("hosts") != hosts:
             (self._folder / "hosts").write_text(hosts)
@@ -281,26 +268,13 @@ class VpcNetwork:
         hosts = self._folder / "hosts"
         hosts.touch()
         log = self._folder / "resolver.log"
+        argv = [
+            *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--group=root", "--pid-file="),
+            *("--no-resolv", "--no-hosts", "--bind-interfaces", f"--addn-hosts={hosts}"),
+            *("--local=/internal/", f"--listen-address={self.vpc.resolver},{RESOLVER}", "--log-facility=-"),
+        ]
         with log.open("ab") as output:
-            self._resolver = self._children.start(
-                self.namespace.command(
-                    [
-                        *(
-                            "dnsmasq",
-                            "--keep-in-foreground",
-                            "--conf-file=/dev/null",
-                            "--user=root",
-                            "--group=root",
-                            "--pid-file=",
-                        ),
-                        *("--no-resolv", "--no-hosts", "--bind-interfaces", f"--addn-hosts={hosts}"),
-                        *("--local=/internal/", f"--listen-address={self.vpc.resolver},{RESOLVER}", "--log-facility=-"),
-                    ]
-                ),
-                output,
-            )
-
-        resolver = self._resolver
+            self._resolver = resolver = self._children.start(self.namespace.command(argv), output)
 
         def listening() -> bool:
             if resolver.poll() is not None:

@@ -53,6 +53,11 @@ class Nic:
         """The router's end of this interface's cable. At most 15 characters, so that Linux takes it."""
         return f"v{self.id.removeprefix('eni-')[-12:]}"
 
+    @property
+    def hostname(self) -> str:
+        """Its name in the VPC, without the domain."""
+        return f"ip-{str(self.address).replace('.', '-')}"
+
 
 @dataclass(frozen=True)
 class Route:
@@ -113,10 +118,6 @@ class Instance:
     def primary(self) -> Nic:
         return self.nics[0]
 
-    @property
-    def local_hostname(self) -> str:
-        return f"ip-{str(self.primary.address).replace('.', '-')}"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -176,6 +177,11 @@ class Wanted:
     nat_gateways: dict[str, tuple[str, IPv4Address]] = field(default_factory=dict[str, tuple[str, IPv4Address]])
     disks: dict[str, Disk] = field(default_factory=dict[str, Disk])
     balancers: dict[str, Balancer] = field(default_factory=dict[str, Balancer])
+
+    @property
+    def domain(self) -> str:
+        """In which hosts have their names in a VPC."""
+        return "ec2.internal" if self.region == "us-east-1" else f"{self.region}.compute.internal"
 
     def nics(self, vpc_id: str | None = None) -> list[Nic]:
         """The interfaces of load balancers and of instances that are running, in the order of their ids."""
@@ -305,8 +311,6 @@ _TERMINATION = "target_health_state.unhealthy.connection_termination.enabled"
 
 def _target_group(elb: Any, arn: str) -> TargetGroup:
     raw = elb.describe_target_groups(TargetGroupArns=[arn])["TargetGroups"][0]
-    if raw["TargetType"] != "ip":
-        raise MachineError(f"target group {arn}: targets of type {raw['TargetType']} are not carried here; use ip")
     attributes = elb.describe_target_group_attributes(TargetGroupArn=arn)["Attributes"]
     health = elb.describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
     targets = {(IPv4Address(h["Target"]["Id"]), int(h["Target"].get("Port") or raw["Port"])) for h in health}
@@ -416,29 +420,20 @@ def _disks(raw: dict[str, Any], volumes: list[dict[str, Any]]) -> list[Disk]:
 
 
 def _rules(group: dict[str, Any]) -> list[Rule]:
-    rules: list[Rule] = []
-    directions: tuple[tuple[Literal["ingress", "egress"], str], ...] = (
-        ("ingress", "IpPermissions"),
-        ("egress", "IpPermissionsEgress"),
-    )
-    for direction, key in directions:
-        for permission in group.get(key, []):
-            if permission.get("PrefixListIds"):
-                raise MachineError(
-                    f"security group {group['GroupId']} ({group['GroupName']}): prefix lists are not enforced here; "
-                    "name CIDR blocks or security groups"
-                )
-            rules.append(
-                Rule(
-                    direction,
-                    str(permission["IpProtocol"]),
-                    permission.get("FromPort"),
-                    permission.get("ToPort"),
-                    tuple(IPv4Network(entry["CidrIp"], strict=False) for entry in permission.get("IpRanges", [])),
-                    tuple(pair["GroupId"] for pair in permission.get("UserIdGroupPairs", [])),
-                )
-            )
-    return rules
+    # The API refuses what is not enforced here, such as prefix lists.
+    directions: dict[Literal["ingress", "egress"], str] = {"ingress": "IpPermissions", "egress": "IpPermissionsEgress"}
+    return [
+        Rule(
+            direction,
+            str(permission["IpProtocol"]),
+            permission.get("FromPort"),
+            permission.get("ToPort"),
+            tuple(IPv4Network(entry["CidrIp"], strict=False) for entry in permission.get("IpRanges", [])),
+            tuple(pair["GroupId"] for pair in permission.get("UserIdGroupPairs", [])),
+        )
+        for direction, key in directions.items()
+        for permission in group.get(key, [])
+    ]
 
 
 def _public(address: str, owner: str) -> IPv4Address:
