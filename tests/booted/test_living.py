@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from localcloud.paths import REPOSITORY
 from tests.booted.clients import Running
 from tests.booted.conftest import Stack, until
-from tests.localcloud.support import keep_record
+from tests.localcloud.support import Local, keep_record
 
 # Requests a second, of which the demo's web servers, a process for each request, are promised to keep up 200.
 RATE, LONGEST = 220, 3600
@@ -37,9 +36,7 @@ def users(stack: Stack) -> Generator[None]:
 
 
 def roll(stack: Stack, *slots: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "APOLLO_RUN_DIR": str(stack.run_dir)}
-    argv = [sys.executable, "-m", "localcloud", "ops", "roll", "--json", *(("--slots", ",".join(slots)) if slots else ())]
-    return subprocess.Popen(argv, cwd=REPOSITORY, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Local(stack.run_dir).start("ops", "roll", "--json", *(("--slots", ",".join(slots)) if slots else ()))
 
 
 def doctor(stack: Stack, *sets: str) -> dict[str, dict[str, Any]]:

@@ -288,27 +288,3 @@ def test_no_container_takes_names_away_from_another_by_questions_without_an_answ
                 tries = (resolver.ask(other, f"b{number}.example.com") for _ in range(3))
                 assert "192.0.2.1" in tries
     until(lambda: resolver.ask(one, "b.example.com") == "192.0.2.1", "it may ask again")
-
-
-def test_what_a_server_without_a_leader_says_takes_no_name_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a restart of all servers: it has nothing before it hears from the one that leads."""
-    answers = iter(
-        [
-            ({"web": []}, {"X-Consul-Index": "9", "X-Consul-KnownLeader": "true"}),
-            ({}, {"X-Consul-Index": "1", "X-Consul-KnownLeader": "false"}),
-            ({"web": [], "api": []}, {"X-Consul-Index": "10", "X-Consul-KnownLeader": "true"}),
-        ]
-    )
-    took: list[list[str]] = []
-
-    def answer(*_: object) -> object:
-        if (found := next(answers, None)) is None:
-            raise SystemExit
-        return found
-
-    monkeypatch.setattr(local, "consul", answer)
-    monkeypatch.setattr(local, "secret", lambda _: "x")
-    monkeypatch.setattr(names, "PAUSE", 0)
-    with pytest.raises(SystemExit):
-        names.watch("catalog/services", lambda found: took.append(sorted(found)), "x")
-    assert took == [["web"], ["api", "web"]]

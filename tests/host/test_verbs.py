@@ -324,14 +324,17 @@ def test_names_follow_dockers_events_and_the_program_ends_with_its_stream(
     assert len(services()) == 1
 
 
-def test_a_catalog_that_is_away_is_said_once_and_asked_for_anew(
+def test_a_catalog_that_is_away_or_without_a_leader_is_said_once_and_asked_for_anew(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock, asked, taken = Clock(6), list[str](), list[Any]()
+    clock, asked, taken = Clock(8), list[str](), list[Any]()
     away = local.ConsulError("no answer")
-    led = {"X-Consul-KnownLeader": "true"}
-    found = [(["a"], {**led, "X-Consul-Index": "7"}), (["b"], {**led, "X-Consul-Index": "5"})]
-    answers = saying([away, away, *found, away, away])
+
+    def found(what: list[str], index: int, led: str = "true") -> Any:
+        return what, {"X-Consul-Index": str(index), "X-Consul-KnownLeader": led}
+
+    # After a restart of all servers one has nothing before it hears from the one that leads.
+    answers = saying([away, away, found(["a"], 7), found(["b"], 5), found([], 1, "false"), found(["c"], 9), away, away])
 
     def consul(path: str, token: str) -> Any:
         assert token == "token"
@@ -343,10 +346,11 @@ def test_a_catalog_that_is_away_is_said_once_and_asked_for_anew(
     monkeypatch.setattr(local, "secret", lambda _: "token")
     with pytest.raises(Over):
         names.watch("catalog/nodes", taken.append, "consul/slave-token")
-    assert taken == [["a"], ["b"]]
+    assert taken == [["a"], ["b"], ["c"]]
     # One that goes back begins anew, and so does one that was away.
-    assert asked == ["0", "0", "0", "7", "0", "0", "0"]
-    assert capsys.readouterr().out.splitlines() == ["catalog/nodes is known", "no answer"]
+    assert asked == ["0", "0", "0", "7", "0", "0", "9", "0", "0"]
+    known, unled = "catalog/nodes is known", "catalog/nodes: no server leads"
+    assert capsys.readouterr().out.splitlines() == [known, unled, known, "no answer"]
     assert set(clock.waits) == {names.PAUSE}
 
 

@@ -158,10 +158,8 @@ def test_another_host_key_is_refused_at_once(world: World, sshd: Server) -> None
 
 
 def test_a_host_that_does_not_answer_is_given_up_after_the_given_attempts(world: World, sshd: Server) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        connection = sshd.connection(port=closed.getsockname()[1])
-        words = refusal(lambda: world.command.create(REMOTE, {"connection": connection, "create": "true"}))
+    connection = sshd.connection(port=free_ports(1)[0])
+    words = refusal(lambda: world.command.create(REMOTE, {"connection": connection, "create": "true"}))
     assert "no connection to 127.0.0.1 as root after 2 attempts" in words
 
 
@@ -201,11 +199,8 @@ def test_a_custom_timeout_ends_a_command_that_takes_longer(world: World, tmp_pat
 
 
 def test_a_custom_timeout_ends_dials_without_a_limit(world: World, sshd: Server) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        connection = sshd.connection(port=closed.getsockname()[1], dialErrorLimit=-1)
-        inputs = {"connection": connection, "create": "true"}
-        assert "its custom timeout" in refusal(lambda: world.command.create(REMOTE, inputs, timeout=2))
+    inputs = {"connection": sshd.connection(port=free_ports(1)[0], dialErrorLimit=-1), "create": "true"}
+    assert "its custom timeout" in refusal(lambda: world.command.create(REMOTE, inputs, timeout=2))
 
 
 @pytest.mark.parametrize("place", ["host", "proxy"])
@@ -214,19 +209,12 @@ def test_dialing_a_host_that_ended_by_itself_stops_at_once_with_its_last_words(
 ) -> None:
     said: list[str] = []
     runner = Runner(tmp_path / "ssh", ended=lambda address: "".join(said) if address == "192.0.2.9" else "")
-    with socket.socket() as silent:
-        # Takes connections and says nothing, as a host does that died with one open.
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        proxy = {"host": "192.0.2.9", "user": "root"} if place == "proxy" else None
-        host = "127.0.0.1" if proxy else "192.0.2.9"
-        connection = sshd.connection(
-            host=host,
-            port=silent.getsockname()[1],
-            dialErrorLimit=-1,
-            perDialTimeout=600,
-            **({"proxy": proxy} if proxy else {}),
-        )
+    # Takes connections and says nothing, as a host does that died with one open.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        more: Props = {"host": "192.0.2.9"}
+        if place == "proxy":
+            more = {"host": "127.0.0.1", "proxy": {"host": "192.0.2.9", "user": "root"}}
+        connection = sshd.connection(port=silent.getsockname()[1], dialErrorLimit=-1, perDialTimeout=600, **more)
         threading.Timer(0.5, lambda: said.append("it is not running: oh dear")).start()
         begun = time.monotonic()
         with pytest.raises(CloudError, match="oh dear"):

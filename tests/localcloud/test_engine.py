@@ -274,9 +274,7 @@ def test_bad_usage_is_one_clear_message(argv: list[str], words: str, line: Comma
 
 
 def test_a_taken_port_is_named(line: CommandLine) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = line.run("preview", "--port", str(port))
     assert said.status == 1

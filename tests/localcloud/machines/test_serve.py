@@ -23,6 +23,7 @@ from localcloud.machines import namespaces
 from localcloud.machines.driver import prefix
 from tests.host.support import until
 from tests.labs import needs_machines
+from tests.localcloud.support import Local
 
 PAGE = "from a host that boto3 started"
 USER_DATA = f"""#cloud-config
@@ -77,12 +78,8 @@ def test_without_machines_it_needs_no_root_and_leaves_nothing(run_dir: Path) -> 
         assert vpc["CidrBlock"] == "10.0.0.0/16"
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
             served.client("ec2", "another secret").describe_vpcs()
-        env, argv = (
-            {**os.environ, "APOLLO_RUN_DIR": str(run_dir)},
-            [sys.executable, "-m", "localcloud", "serve", "--no-machines"],
-        )
-        second = subprocess.run(argv, cwd=paths.REPOSITORY, env=env, stderr=subprocess.PIPE, text=True, check=False)
-        assert (second.returncode, "stack serve is in use" in second.stderr) == (1, True), second.stderr
+        second = Local(run_dir).run("serve", "--no-machines")
+        assert (second.status, "stack serve is in use" in second.err) == (1, True), second.err
     finally:
         assert served.stop() == 0
 
