@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.__main__ import main
-from ops.comment import render_failure
 from tests.components import recording
 from tests.host.support import stand_in
 from tests.localcloud.test_program import Stack
@@ -317,19 +315,6 @@ def test_a_comment_is_made_where_even_python_is_missing(tmp_path: Path) -> None:
     stand_in(tmp_path / "bin/python3", "exit 127")
     assert runner.step("Comment") == 0
     assert runner.comment == "<!-- apollo-preview dev -->\n### Preview of dev: failed before it began, see URL\n"
-
-
-def test_the_words_of_a_failure_end_no_tag_and_fit_into_a_comment() -> None:
-    text = render_failure("dev", "</pre>" + "&" * 100_000)
-    assert text.count("</pre>") == 1
-    assert len(text) < 65_536
-
-
-def test_a_failed_preview_of_no_known_stack_is_an_error_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "preview.json"
-    path.write_text(json.dumps(FAILED))
-    assert main(["comment", str(path)]) == 2
-    assert "of a preview that failed" in capsys.readouterr().err
 
 
 def test_an_up_does_not_begin_where_its_preview_fails() -> None:

@@ -75,14 +75,15 @@ def test_packages_that_cannot_be_installed_are_a_reason_beside_the_others(
     (tmp_path / "proc").mkdir()
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text('PRETTY_NAME="Fedora Linux 41"\nID=fedora\n')
-    (tmp_path / "proc/meminfo").write_text("MemTotal:        8388608 kB\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal:        2097152 kB\n")
     monkeypatch.setattr(prepare.os, "geteuid", lambda: uid)
     monkeypatch.setattr(prepare, "SEARCH", str(tmp_path))
     with pytest.raises(MachineError) as caught:
-        prepare.check(tmp_path, system=tmp_path)
+        prepare.check(tmp_path / "not/yet/there", system=tmp_path)
     words = str(caught.value)
     assert "these packages are missing: " in words and "nftables" in words
-    assert "not Debian" in words and "--no-machines" in words
+    assert "Fedora Linux 41, not Debian" in words and "--no-machines" in words
+    assert "2.0 GiB of memory; seven hosts need at least 4" in words
     assert ("not root" in words) is (uid != 0)
 
 

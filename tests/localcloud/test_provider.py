@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pulumi.runtime.proto import provider_pb2 as pb
 
-from localcloud.provider.values import UNKNOWN, Props, Secret, encode, plain
+from localcloud.provider.values import UNKNOWN, Props, Secret, encode
 
 from .support import REGION, World, refusal
 
@@ -105,20 +105,6 @@ def test_what_an_instance_keeps_until_it_is_replaced_is_refused_by_name(world: W
     }
     words = refusal(lambda: world.aws.update(INSTANCE, id, outputs, inputs, {**inputs, **kept}))
     assert words == f"{id}: the embedded cloud does not change {', '.join(kept)} of an instance; replace it"
-
-
-def test_a_terminated_instance_takes_its_root_disk_along_and_leaves_attached_volumes(world: World) -> None:
-    vpc = world.vpc()
-    id, outputs = world.aws.create(INSTANCE, world.host(vpc, world.subnet(vpc), 9))
-    volume = {"availabilityZone": f"{REGION}a", "size": 1}
-    data, _ = world.aws.create("aws:ebs/volume:Volume", volume)
-    attach = {"deviceName": "/dev/sdf", "instanceId": id, "volumeId": data}
-    world.aws.create("aws:ec2/volumeAttachment:VolumeAttachment", attach)
-    root = plain(outputs)["rootBlockDevice"]["volumeId"]
-    world.aws.delete(INSTANCE, id, outputs)
-    left = {v["VolumeId"]: v["State"] for v in world.boto("ec2").describe_volumes()["Volumes"]}
-    assert root not in left
-    assert left[data] == "available"
 
 
 def test_a_new_security_group_lets_nothing_out(world: World) -> None:

@@ -431,10 +431,11 @@ def test_an_instance_has_its_groups_and_they_can_be_changed(account: Account) ->
         assert of() == (groups[1:], groups[1:])
 
 
-def test_a_terminated_instance_leaves_no_interface_no_root_disk_and_no_address(account: Account) -> None:
+def test_a_terminated_instance_leaves_no_interface_no_root_disk_and_no_address_and_its_volumes_stay(account: Account) -> None:
     vpc = account.vpc()
     subnet = account.subnet(vpc)
     kept = account.interface(subnet)["NetworkInterfaceId"]
+    data = account.ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=1)["VolumeId"]
     before = {v["VolumeId"] for v in account.ec2.describe_volumes()["Volumes"]}
     disk = [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 9, "DeleteOnTermination": True}}]
     for how in (
@@ -443,7 +444,9 @@ def test_a_terminated_instance_leaves_no_interface_no_root_disk_and_no_address(a
         {"NetworkInterfaces": [{"DeviceIndex": 0, "NetworkInterfaceId": kept}]},
     ):
         host = account.launch(**how)["InstanceId"]
+        account.ec2.attach_volume(VolumeId=data, InstanceId=host, Device="/dev/sdf")
         account.ec2.terminate_instances(InstanceIds=[host])
+        assert account.ec2.describe_volumes(VolumeIds=[data])["Volumes"][0]["State"] == "available"
         (left,) = account.ec2.describe_network_interfaces(Filters=[{"Name": "subnet-id", "Values": [subnet]}])[
             "NetworkInterfaces"
         ]

@@ -26,10 +26,6 @@ def test_retiring_slot_2_adds_slot_4_and_changes_neither_1_nor_3() -> None:
     assert (after["slave-1"], after["slave-3"]) == (before["slave-1"], before["slave-3"])
 
 
-def test_a_retired_slot_is_not_used_again_when_the_cluster_grows() -> None:
-    assert 2 not in [h.index for h in cluster(slaves={"count": 30, "retired": [2]}).slaves]
-
-
 @pytest.mark.parametrize("first", [2, 3, 12, 13, 14])
 def test_an_appended_zone_serves_from_its_first_slot_on_and_moves_no_host_below_it(first: int) -> None:
     before = cluster(zones=["a", "b"], slaves={"count": 20})
@@ -76,12 +72,6 @@ def test_growing_control_from_3_to_5_changes_no_existing_host_and_no_address_the
     assert (after.slaves, after.edges) == (before.slaves, before.edges)
     assert after.control_addresses == before.control_addresses
     assert [h.private_ip for h in after.control] == list(after.control_addresses)
-
-
-def test_raising_a_generation_changes_that_host_alone() -> None:
-    before, after = by_name(cluster()), by_name(cluster(slaves={"generations": {"1": 2}}))
-    assert after["slave-1"].generation == 2
-    assert {name for name in before if before[name] != after[name]} == {"slave-1"}
 
 
 def test_the_mtu_is_the_underlays_less_the_meshs_overhead() -> None:

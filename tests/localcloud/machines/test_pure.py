@@ -15,7 +15,7 @@ import pytest
 from moto import mock_aws
 
 from localcloud.api import moto_policies
-from localcloud.machines import image, network, prepare, wanted
+from localcloud.machines import image, network, wanted
 from localcloud.machines.balancer import Health, proxy_header
 from localcloud.machines.dhcp import ACK, DISCOVER, INFORM, MAGIC, NAK, OFFER, REQUEST, Lease, answer
 from localcloud.machines.errors import MachineError
@@ -400,19 +400,6 @@ def test_metadata_has_tags_only_where_the_instance_says_so(ec2: Any, option: str
     metadata.update(found)
     assert metadata.get(host, "latest/meta-data/tags/instance/Name") == ("one" if option == "enabled" else None)
     assert metadata.get(host, "latest/meta-data/instance-id") == host.id
-
-
-def test_an_unsuitable_machine_is_told_all_reasons_at_once(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "etc/os-release").write_text('PRETTY_NAME="Fedora Linux 41"\nID=fedora\n')
-    (tmp_path / "proc/meminfo").write_text("MemTotal:        2097152 kB\n")
-    with pytest.raises(MachineError) as caught:
-        prepare.check(tmp_path / "not/yet/there", system=tmp_path)
-    words = str(caught.value)
-    assert "Fedora Linux 41, not Debian" in words
-    assert "2.0 GiB of memory; seven hosts need at least 4" in words
-    assert "--no-machines" in words
 
 
 def test_the_image_has_another_key_when_a_program_differs(tmp_path: Path) -> None:
