@@ -118,6 +118,15 @@ def served(handler: Callable[..., BaseHTTPRequestHandler]) -> Generator[str]:
             thread.join()
 
 
+def raising(error: BaseException) -> Any:
+    """A function that raises it, whatever it is given."""
+
+    def function(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return function
+
+
 def stand_in(path: Path, text: str) -> Path:
     """Makes a shell script in the place of a program."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ The whole of what the rules let through: test_firewall.py.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Generator
 
 import pytest
@@ -14,6 +13,7 @@ from host.apollo import firewall
 from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
 from tests.host.support import STACK, namespaces, needs
+from tests.host.test_firewall import arrived, say
 from tests.plan.support import cluster
 
 PLAN = cluster(overlay={"mesh": "wireguard"})
@@ -56,16 +56,5 @@ def slave() -> Generator[dict[str, Namespace]]:
 def test_a_container_has_its_slaves_address_in_the_vpc_and_its_own_in_the_overlay(
     place: str, address: str, seen: str, slave: dict[str, Namespace]
 ) -> None:
-    def receiver() -> socket.socket:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        listener.bind((address, 5432))
-        listener.settimeout(10)
-        return listener
-
-    def send() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"hello", (address, 5432))
-
-    with slave[place].call(receiver) as listener:
-        slave["web"].call(send)
-        assert listener.recvfrom(100)[1][0] == seen
+    hello, last = (lambda: say(slave["web"], b"hello", address, 5432)), (lambda: say(slave[place], b"last", address, 5432))
+    assert arrived(slave[place], address, 5432, hello, last) == [(seen, b"hello")]

@@ -23,15 +23,9 @@ from localcloud.errors import LocalCloudError
 from localcloud.operations import Outcome
 from localcloud.processes import start_ticks
 from localcloud.stack import running
+from tests.host.support import raising
 
 ENGINE = ("up", "preview", "refresh", "down")
-
-
-def raising(error: BaseException) -> Any:
-    def function(*_: Any, **__: Any) -> Any:
-        raise error
-
-    return function
 
 
 @pytest.mark.parametrize("as_json", [False, True])

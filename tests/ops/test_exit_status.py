@@ -22,6 +22,7 @@ from ops.__main__ import COMMANDS, EXAMPLES, main, parser
 from ops.doctor import Finding
 from ops.errors import OpsError
 from ops.reach import Access, Ssh, Unreachable
+from tests.host.support import raising
 from tests.ops.test_drain import CONTROL, EDGE, HOST, Answer
 from tests.ops.test_drain import Hosts as Answering
 from tests.plan.support import cluster
@@ -127,13 +128,6 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reached(monkeypatch, tmp_path, {}, module)
     monkeypatch.setattr(survey, "survey", lambda *_: survey.Survey(unreachable="no route to host"))
     monkeypatch.chdir(tmp_path)
-
-
-def raising(error: BaseException) -> Any:
-    def function(*_: Any, **__: Any) -> Any:
-        raise error
-
-    return function
 
 
 @pytest.mark.usefixtures("deployed")

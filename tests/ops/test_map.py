@@ -20,14 +20,10 @@ import pytest
 from ops.__main__ import main
 from ops.map import Picture, page, picture, svg
 from ops.survey import Node, Service, Survey
-from plan.cluster import Cluster, plan_cluster
-from plan.parse import parse
+from plan.cluster import Cluster
+from tests.plan.support import cluster
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
-
-
-def cluster(**raw: Any) -> Cluster:
-    return plan_cluster(parse({"region": "eu-west-1", **raw}))
 
 
 def seen(plan: Cluster, *, silent: str = "") -> Survey:

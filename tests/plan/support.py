@@ -6,7 +6,12 @@ from typing import Any
 
 from plan.cluster import Cluster, plan_cluster
 from plan.parse import parse
+from plan.settings import Settings
+
+
+def settings(**keys: Any) -> Settings:
+    return parse({"region": "eu-west-1", **keys})
 
 
 def cluster(**keys: Any) -> Cluster:
-    return plan_cluster(parse({"region": "eu-west-1", **keys}))
+    return plan_cluster(settings(**keys))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from plan.parse import parse
 from plan.rules import groups_of, rules_of
 from plan.secrets import SECRETS, parameters, secrets_of
-from plan.settings import Settings
+from tests.plan.support import settings
 
 # Secret → whether slaves, control nodes and edges may read it. A slave or an edge that is broken into gives away its column.
 READERS = """
@@ -32,10 +31,6 @@ control/count              slave control -
 bucket                     slave control edge
 """
 READ = {row.split()[0]: set(row.split()[1:]) - {"-"} for row in READERS.strip().splitlines()}
-
-
-def settings(**keys: object) -> Settings:
-    return parse({"region": "eu-west-1", **keys})
 
 
 @pytest.mark.parametrize("role", ["slave", "control", "edge"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from plan.images import check_pinned, images, unpinned
-from plan.parse import parse
+from tests.plan.support import settings
 
 WEAVE, MASTER, AGENT, MARATHON = "overlay.weaveFrom", "mesos.masterImage", "mesos.agentImage", "mesos.marathonImage"
 PINNED = f"example.com/x@sha256:{'0' * 64}"
@@ -27,14 +27,14 @@ PINNED = f"example.com/x@sha256:{'0' * 64}"
     ],
 )
 def test_on_aws_each_tag_of_what_the_settings_make_hosts_fetch_is_refused(keys: dict[str, Any], expected: list[str]) -> None:
-    settings = parse({"region": "eu-west-1", **keys})
-    assert [problem.key for problem in check_pinned(settings, "prod")] == expected == [*unpinned(settings)]
-    for key, problem in zip(expected, check_pinned(settings, "prod"), strict=True):
+    given = settings(**keys)
+    assert [problem.key for problem in check_pinned(given, "prod")] == expected == [*unpinned(given)]
+    for key, problem in zip(expected, check_pinned(given, "prod"), strict=True):
         assert problem.text == (
-            f"{images(settings)[key]} is a tag, and hosts would run as root whatever it names when they boot; "
+            f"{images(given)[key]} is a tag, and hosts would run as root whatever it names when they boot; "
             "put its digest in with: python -m ops pin-images --stack prod"
         )
-    assert not [*check_pinned(parse({"region": "eu-west-1", "awsEndpoint": "http://127.0.0.1:1", **keys}), "prod")]
+    assert not [*check_pinned(settings(awsEndpoint="http://127.0.0.1:1", **keys), "prod")]
 
 
 def test_an_image_is_the_one_of_its_own_setting() -> None:
@@ -43,8 +43,7 @@ def test_an_image_is_the_one_of_its_own_setting() -> None:
         "agentImage": "example.com/agent:2",
         "marathonImage": "example.com/marathon:3",
     }
-    settings = parse({"region": "eu-west-1", "overlay": {"weaveFrom": "example.com/weave:4"}, "mesos": keys})
-    assert images(settings) == {
+    assert images(settings(overlay={"weaveFrom": "example.com/weave:4"}, mesos=keys)) == {
         WEAVE: "example.com/weave:4",
         MASTER: "example.com/master:1",
         AGENT: "example.com/agent:2",

@@ -8,13 +8,8 @@ from typing import Any
 
 import pytest
 
-from plan.parse import parse
 from plan.record import changes, recorded
-from plan.settings import Settings
-
-
-def settings(**keys: Any) -> Settings:
-    return parse({"region": "eu-west-1", **keys})
+from tests.plan.support import settings
 
 
 def refusals(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
