@@ -73,6 +73,7 @@ EQUIVALENT: tuple[tuple[str, str], ...] = (
     (r"check=(False|None)", "a run does not check by itself"),
     (r"indent=(None|\d)", "a reader of JSON takes any indentation"),
     (r"""prefix=(None|"[^"]*")""", "a temporary folder may have any name"),
+    (r"""(?<=", name), (None, )?(opts|None)?\)""", "the program gives options to no component that has no inputs"),
     (r"token_urlsafe\((32|None)?\)", "its default is 32 bytes"),
 )
 # Functions that run while modules are imported, which is once, before any mutant is. What they made is in tables, which tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,10 +94,12 @@ def said_of(type: str, inputs: dict[str, Any]) -> list[str]:
     return [f"{code}: {words}" for code, words in refused(service_of(type), call.partition(":")[2], spelt(inputs))]
 
 
-@pytest.fixture(scope="module")
-def recordings() -> dict[str, Recording]:
-    found = {name: run_program(stack, merged(stack, **changes)) for name, (stack, changes) in VARIANTS.items()}
-    return {**found, "the consumer": run_consumer(found["local"].outputs)}
+@functools.cache
+def recorded(name: str) -> Recording:
+    if name == "the consumer":
+        return run_consumer(recorded("local").outputs)
+    stack, changes = VARIANTS[name]
+    return run_program(stack, merged(stack, **changes))
 
 
 def cloud_resources(recording: Recording) -> Iterator[Registration]:
@@ -104,7 +107,8 @@ def cloud_resources(recording: Recording) -> Iterator[Registration]:
 
 
 @pytest.mark.engine
-def test_the_real_provider_takes_and_plans_all_that_is_registered(recordings: dict[str, Recording], tmp_path: Path) -> None:
+def test_the_real_provider_takes_and_plans_all_that_is_registered(tmp_path: Path) -> None:
+    recordings = {name: recorded(name) for name in (*VARIANTS, "the consumer")}
     terraform = Terraform(tmp_path, recordings)
     assert terraform.validate() == []
     planned = terraform.changes("plan", "-refresh=false")
@@ -123,9 +127,9 @@ def test_the_real_provider_takes_and_plans_all_that_is_registered(recordings: di
     ],
 )
 def test_what_the_real_provider_does_not_take_is_found(
-    recordings: dict[str, Recording], tmp_path: Path, type_: str, property: str, value: str, words: str
+    tmp_path: Path, type_: str, property: str, value: str, words: str
 ) -> None:
-    found = recordings["local"]
+    found = recorded("local")
     one = next(resource for resource in found.resources.values() if resource.type == type_)
     spoilt = replace(found, resources={**found.resources, one.urn: replace(one, inputs={**one.inputs, property: value})})
     try:
@@ -136,31 +140,31 @@ def test_what_the_real_provider_does_not_take_is_found(
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "the consumer"])
-def test_aws_takes_every_text_that_is_registered(name: str, recordings: dict[str, Recording]) -> None:
+def test_aws_takes_every_text_that_is_registered(name: str) -> None:
     found = [
         f"{resource.type} {resource.name}: {said}"
-        for resource in cloud_resources(recordings[name])
+        for resource in cloud_resources(recorded(name))
         for said in said_of(resource.type, resource.inputs)
     ]
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "the consumer"])
-def test_aws_takes_every_name_that_pulumi_makes_of_a_logical_name(name: str, recordings: dict[str, Recording]) -> None:
-    for resource in cloud_resources(recordings[name]):
+def test_aws_takes_every_name_that_pulumi_makes_of_a_logical_name(name: str) -> None:
+    for resource in cloud_resources(recorded(name)):
         rule = rules_of(resource.type).get("name")
         if rule is not None and "name" not in resource.inputs:
             assert problem(resource.name + DIGITS, rule) is None, f"{resource.type} {resource.name}"
 
 
-def test_every_text_that_is_registered_has_a_rule(recordings: dict[str, Recording]) -> None:
+@pytest.mark.parametrize("name", [*VARIANTS, "the consumer"])
+def test_every_text_that_is_registered_has_a_rule(name: str) -> None:
     missing: set[str] = set()
-    for recording in recordings.values():
-        for resource in cloud_resources(recording):
-            rules = rules_of(resource.type)
-            missing |= {f"{resource.type} {key}" for key in written(resource.inputs) if key not in rules}
-            if resource.inputs.get("tags") and service_of(resource.type) not in TAGS:
-                missing.add(f"{resource.type} tags")
+    for resource in cloud_resources(recorded(name)):
+        rules = rules_of(resource.type)
+        missing |= {f"{resource.type} {key}" for key in written(resource.inputs) if key not in rules}
+        if resource.inputs.get("tags") and service_of(resource.type) not in TAGS:
+            missing.add(f"{resource.type} tags")
     assert not missing
 
 
@@ -197,10 +201,8 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_aws_needs_beforehand_is_waited_for_even_where_nothing_names_it(
-    name: str, recordings: dict[str, Recording]
-) -> None:
-    recording = recordings[name]
+def test_what_aws_needs_beforehand_is_waited_for_even_where_nothing_names_it(name: str) -> None:
+    recording = recorded(name)
     for resource in cloud_resources(recording):
         before = [recording.resources[urn] for urn in waited_for(recording, resource)]
         for needed in NEEDS.get(resource.type, ()):
@@ -215,8 +217,8 @@ def test_what_aws_needs_beforehand_is_waited_for_even_where_nothing_names_it(
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_planned_address_is_reserved_in_its_subnet(name: str, recordings: dict[str, Recording]) -> None:
-    recording = recordings[name]
+def test_every_planned_address_is_reserved_in_its_subnet(name: str) -> None:
+    recording = recorded(name)
     placed = {
         r.name: (r.inputs["subnetId"], r.inputs["privateIp"]) for r in recording.of(INSTANCE).values() if "subnetId" in r.inputs
     }
