@@ -18,7 +18,7 @@ HANG = 1500
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Only who names this folder, as `make test-vm` does, gets virtual machines: beside others' hosts they come to a standstill."""
+    """Only who names this folder, as `make test-vm` does, boots virtual machines: beside other hosts they come to no end."""
     named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
     return None if any(path == HERE or HERE in path.parents for path in named) else True
 
