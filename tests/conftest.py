@@ -39,8 +39,8 @@ _LONGEST = (
 )
 
 
-# A third worker takes what is not among these, the last file first, and comes after the others where they want the processors: it
-# uses what is left free while hosts are waited for. Engines beside two booted stacks made both too slow.
+# A third worker takes what is not among these, the last file first, and gives way to the others: it uses what is left while
+# hosts are waited for. Engines beside two booted stacks made both too slow.
 _LAST, _NICE = "gw2", 10
 
 
