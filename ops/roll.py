@@ -147,13 +147,15 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, ssh: Ssh | None, patience: float
     """One host, from whatever an earlier run left."""
     stack.reread()
     plan = stack.plan
+    # Of a stack with two meshes an edge reaches the containers on one side alone.
+    edge = None if plan.settings.overlay.switch_from else ssh
     _same_as_state(stack, plan.hosts)
     host = next((host for host in plan.hosts if host.name == turn.host), None)
     if host is None:
         raise OpsError(f"{turn.host} is no host of {stack.file} any more; remove the roll's file to give it up")
-    if ssh and turn.healthy is None:
+    if edge and turn.healthy is None:
         try:
-            before = _published(ssh, {}, 0)
+            before = _published(edge, {}, 0)
         except Unreachable as error:
             raise OpsError(f"the edge does not say what it serves, so nothing was touched: {error}") from None
         for service, (healthy, _, nodes) in before.items():
@@ -172,8 +174,8 @@ def _turn(stack: Stack, roll: Roll, turn: Turn, ssh: Ssh | None, patience: float
             raise Stopped from None
         raise OpsError(f"{turn.host}: the update failed: {error}") from None
     say.line(f"  replaced and checked, {time.monotonic() - begun:.0f} s")
-    if ssh:
-        _healthy(ssh, turn.healthy or {}, patience, say, pressed)
+    if edge:
+        _healthy(edge, turn.healthy or {}, patience, say, pressed)
 
 
 def _same_as_state(stack: Stack, hosts: Sequence[PlannedHost]) -> None:

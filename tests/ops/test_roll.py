@@ -264,6 +264,13 @@ def test_a_roll_goes_on_beside_what_takes_no_other_host(more: tuple[Step, ...], 
     assert rolled("--slots", "1") == 0
 
 
+def test_while_the_mesh_is_switched_no_service_is_waited_for_as_an_edge_reaches_one_side_alone(played: Played) -> None:
+    played.settings["overlay"] = {"mesh": "wireguard", "switchFrom": "vxlan"}
+    played.looks = ['{"web": [2, 2, ["slave-1", "slave-2"]]}', '{"web": [0, 2, []]}']
+    assert rolled("--slots", "1") == 0
+    assert played.done == ["reread", "slave-1 to 2", "up"]
+
+
 def test_without_checks_no_host_is_asked(played: Played, capsys: pytest.CaptureFixture[str]) -> None:
     played.way, played.looks = None, [GONE]
     assert rolled("--unchecked", "--slots", "2") == 0
