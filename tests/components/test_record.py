@@ -17,7 +17,7 @@ from components import record
 from plan.record import recorded
 from tests.components.recording import run_program
 from tests.components.test_program import merged
-from tests.plan.test_record import settings
+from tests.plan.support import settings
 
 Comparison = record._Comparison  # pyright: ignore[reportPrivateUsage]
 HOOKS: dict[str, Any] = {}
