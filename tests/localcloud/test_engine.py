@@ -310,15 +310,13 @@ def test_a_dead_parents_supervisor_ends_too(tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_cloud_ends_where_what_its_starter_does_meanwhile_fails(tmp_path: Path) -> None:
-    begun: list[str] = []
-
     def cloud() -> list[str]:
         return processes(lambda line, _: f"localcloud.daemon --folder {tmp_path}" in line)
 
     def fail() -> None:
-        begun.extend(cloud())
+        until(lambda: len(cloud()) == 1, "the cloud begins")
         raise LocalCloudError("no stack")
 
     with pytest.raises(LocalCloudError, match="no stack"):
         clouds.start(tmp_path, "eu-west-1", meanwhile=fail)
-    assert len(begun) == 1 and not cloud()
+    assert not cloud()

@@ -45,8 +45,9 @@ def both(line: CommandLine, how: str) -> Iterator[tuple[CommandLine, str]]:
 def said(document: dict[str, Any], run: str) -> dict[str, Any]:
     """What an operation came to, without what differs between any two runs."""
     kept = {key: document[key] for key in ("result", "changes", "errors", "outputs")}
-    # An interrupted program ends while the SDK still sends: which of its calls come too late is chance, on a busy machine some.
-    kept["errors"] = [error for error in kept["errors"] if not error.startswith("cannot schedule new futures after")]
+    # A program that is interrupted or fails ends while the SDK still sends: which of its calls come too late is chance.
+    chance = ("cannot schedule new futures after", "Exception calling application: invalid state")
+    kept["errors"] = [error for error in kept["errors"] if not error.startswith(chance)]
     if kept["result"] != "succeeded":
         # What stays as it is makes no step; how much of it the engine has counted when the run is ended is chance.
         kept["changes"] = {op: count for op, count in kept["changes"].items() if op != "same"}
