@@ -285,7 +285,7 @@ def test_an_image_that_cannot_be_pulled_is_said_and_the_overlay_goes_on(stack: S
     with from_image(stack, "slave-1", "mesos-agent", "AGENT", image):
 
         def warns() -> bool:
-            kind, words = check_of(stack, "slave-1", "mesos")
+            kind, words = mesos_check(stack, "slave-1")
             return kind == "warning" and f"cannot pull {image}" in words
 
         until(warns, "the check warns, and says why")
