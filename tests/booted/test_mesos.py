@@ -175,8 +175,8 @@ def test_the_rules_open_the_schedulers_ports_to_those_who_need_them(
 
 def test_a_container_reaches_no_port_of_zookeeper_masters_marathon_or_its_slaves_agent(stack: Stack) -> None:
     pid = pid_of(stack, "slave-1", "demo-web")
-    assert scan(stack, "slave-1", "10.0.0.11", *PORTS, pid=pid) == []
-    assert scan(stack, "slave-1", "10.0.0.33", 5051, pid=pid) == []
+    assert scan(stack, "slave-1", "10.0.0.11", *PORTS, pid=pid, seconds=2) == []
+    assert scan(stack, "slave-1", "10.0.0.33", 5051, pid=pid, seconds=2) == []
 
 
 # -- Mesos
@@ -382,7 +382,7 @@ def test_the_agents_container_comes_after_docker_and_mesh_and_its_tasks_are_on_t
             until(lambda: mesos_check(stack, host) == told, "the master says so")
         assert leaked(stack, host) == []
         assert scan(stack, host, "10.0.0.33", 41234, 5051, seconds=2) == [41234, 5051]
-        assert scan(stack, host, "10.0.0.33", 41234, 5051, 22, pid=pid_of(stack, host, "mesos-task")) == []
+        assert scan(stack, host, "10.0.0.33", 41234, 5051, 22, pid=pid_of(stack, host, "mesos-task"), seconds=2) == []
         units = ("apollo-mesh", "docker", "mesos-agent")
         shown = [stack.out(host, "systemctl", "show", "-p", "ActiveEnterTimestampMonotonic", "--value", unit) for unit in units]
         assert list(map(int, shown)) == sorted(map(int, shown)), dict(zip(units, shown, strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
@@ -12,15 +11,8 @@ from tests.booted.conftest import Stack, until
 from tests.host.support import free_ports
 from tests.labs import needs_machines
 
-HERE = Path(__file__).parent
 # Seconds. For what hangs: where others work on this machine too, a boot takes many times what it takes on a quiet one.
 HANG = 1500
-
-
-def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Only who names this folder, as `make test-vm` does, boots virtual machines: beside other hosts they come to no end."""
-    named = [Path(argument.partition("::")[0]).absolute() for argument in config.args]
-    return None if any(path == HERE or HERE in path.parents for path in named) else True
 
 
 @contextlib.contextmanager
