@@ -8,8 +8,8 @@
 #   make refresh      brings the state to what the cloud holds
 #   make map          draws the local stack: apollo-local.svg and apollo-local.html
 #   make test-fast    runs the tests that need neither machines nor the engine
-#   make test         runs all tests but those of virtual machines; ARGS="tests/plan -q" runs a part
-#   make test-vm      runs the tests of hosts as virtual machines, which take half an hour of a quiet machine
+#   make test         runs all tests but the long ones of virtual machines; ARGS="tests/plan -q" runs a part
+#   make test-vm      runs all tests of hosts as virtual machines, which take most of an hour of a quiet machine
 #   make lint         runs the linters
 #   make format       formats the code
 #   make bench        measures; ARGS="--only preview" measures one thing
@@ -45,9 +45,11 @@ refresh status outputs:
 map:
 	@./apollo ops --stack $(STACK) map $(ARGS)
 
+# Beside other hosts virtual machines come to a standstill, so theirs come last.
 test:
 	@$(PY) -m localcloud.machines.prepare --checks || [ -z "$$CI" ]
 	@$(PY) -m pytest -n 3 --no-loadscope-reorder --durations 25 --durations-min 5 $(ARGS)
+	$(if $(ARGS),,@$(PY) -m pytest tests/vm/test_boot.py)
 
 test-fast:
 	@$(PY) -m pytest -n 3 --no-loadscope-reorder -q -m "not engine and not machines" $(ARGS)

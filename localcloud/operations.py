@@ -24,12 +24,16 @@ from .engine.run import Engine, Operation, Run, begin_stack
 from .engine.workspace import REAL_PROVIDER, Workspace, prepare
 from .errors import LocalCloudError
 from .machines.prepare import BEGUN_WITH, Kind
+from .machines.vm_image import given_disk
 from .paths import cloud_dir, run_dir
 from .processes import end
 from .show import Progress, say
 from .stack.project import program_dir, read_config, read_project
 from .stack.running import cloud_of
 from .stack.state import outputs, resources
+
+# Where hosts boot from a disk of the user's: without our packages, which the first boot installs.
+PLAIN_SETS = ("image.baked=false", "image.name=debian-12-plain-*")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Request:
     machines: whether hosts boot; kind: what makes them, None for containers, or for what a running cloud began with.
     edge_port: where the edge is offered, 0 for any port; None for the usual one, or where a running cloud offers it.
     host_files: a folder to lay over the root of hosts that are made from now on; None leaves it as it is.
+    image: a disk with Debian that virtual machines boot from; for a cloud that does not run yet.
     metrics: where Prometheus is offered, 0 for any port; None starts none.
     real_provider: whether Pulumi's own plugin for AWS calls the cloud; a stack stays with what it began with.
     """
@@ -53,6 +58,7 @@ class Request:
     demo: bool = False
     rotate: Sequence[str] = ()
     host_files: Path | None = None
+    image: Path | None = None
     metrics: int | None = None
     real_provider: bool = False
 
@@ -124,12 +130,15 @@ def up(request: Request) -> Outcome:
             )
         if machines and kind != "container" and (request.host_files is not None or request.metrics is not None):
             raise LocalCloudError("--host-files and --metrics are for hosts that are containers; leave out --machines vm")
+        if request.image is not None and (running or kind == "container"):
+            words = "the cloud runs, and its hosts have their image; `down` ends it, then --image holds"
+            raise LocalCloudError(words if running else "--image is for virtual machines; give --machines vm with it")
         if request.metrics is not None and machines:
             monitoring.check()
         if machines:
             # On a cold machine both take minutes, each mostly on one core.
             with pulumi_beside():
-                boot.prepare_machine(folder, None if running else edge_port, request.host_files, kind)
+                boot.prepare_machine(folder, None if running else edge_port, request.host_files, kind, request.image)
         elif request.machines:
             raise LocalCloudError("this cloud runs without machines; `down` ends it, then `up` boots them (or: --no-machines)")
         elif request.host_files is not None or request.metrics is not None or request.kind is not None:
@@ -296,7 +305,8 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
     make = partial(generate, **{key: consul[key] for key in ("datacenter", "domain") if key in consul})
     try:
         place = f"work-{name}" if program else "work"
-        return prepare(folder, source, request.stack, request.sets, make, plain, hidden, request.rotate, place)
+        sets = (*(PLAIN_SETS if given_disk(folder) else ()), *request.sets)
+        return prepare(folder, source, request.stack, sets, make, plain, hidden, request.rotate, place)
     except SecretsError as error:
         raise LocalCloudError(str(error)) from None
 

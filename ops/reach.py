@@ -266,8 +266,10 @@ def access_arguments(parser: argparse.ArgumentParser) -> None:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     access_arguments(parser)
+    # The variable is for what runs inside an `up`.
+    patience = os.environ.get("APOLLO_PATIENCE", PATIENCE)
     parser.add_argument(
-        "--patience", type=float, default=PATIENCE, help=f"seconds for an edge that boots (default: {PATIENCE:.0f})"
+        "--patience", type=float, default=patience, help=f"seconds for an edge that boots (default: {PATIENCE:.0f})"
     )
 
 

@@ -27,7 +27,7 @@ from ..machines.prepare import Kind
 from ..machines.processes import Children
 from ..machines.relay import listen_on_loopback
 from ..machines.security_groups import API, API_PORT
-from ..machines.vm_image import DISKS, disk_key, ensure_disk
+from ..machines.vm_image import DISKS, disk_key, ensure_disk, ensure_furnished_disk, give_disk
 from ..paths import cache_dir
 from ..processes import wait_until
 from ..show import say
@@ -45,16 +45,24 @@ SWEEP_SECONDS = 20.0
 PUBLISHED_SECONDS = 180.0
 
 
-def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = None, kind: Kind = "container") -> None:
+def prepare_machine(
+    folder: Path,
+    edge_port: int | None,
+    files: Path | None = None,
+    kind: Kind = "container",
+    disk: Path | None = None,
+) -> None:
     """Checks that this machine can boot hosts, installs what that needs, and makes their image where the cache lacks it.
 
     edge_port: of 127.0.0.1, still to be taken; None where a cloud has it already. files: a folder to lay over the hosts'
-    roots. kind: what makes the machines. What takes long comes last, and where something stands
-    against it, nothing is installed.
+    roots. kind: what makes the machines. disk: the image of one that virtual machines boot from, instead of ours. What takes
+    long comes last, and where something stands against it, nothing is installed.
     LocalCloudError: with every reason at once, and what runs without machines.
     """
     if files is not None:
         host_files.check(files)
+    if disk is not None and not disk.is_file():
+        raise LocalCloudError(f"--image {disk}: {'is no file' if disk.exists() else 'does not exist'}; give a disk's image")
     prepare.check(folder, kind=kind)
     if edge_port is not None:
         listen_on_loopback(edge_port, "the edge", "--edge-port").close()
@@ -67,12 +75,16 @@ def prepare_machine(folder: Path, edge_port: int | None, files: Path | None = No
     programs = binaries()
     place, ensure, key = (IMAGES, ensure_image, image_key) if kind == "container" else (DISKS, ensure_disk, disk_key)
     image = cache_dir() / place / key(programs)
-    if not image.is_dir():
-        say("making the hosts' image, once (one to two minutes) …")
+    if disk is not None or not image.is_dir():
+        what = f"{disk} a disk that hosts boot from" if disk else "the hosts' image"
+        say(f"making {what}, once (one to three minutes) …")
         started = time.monotonic()
         children = Children(folder / "image-pids")
         try:
-            ensure(cache_dir(), lambda: programs, children)
+            if disk is None:
+                ensure(cache_dir(), lambda: programs, children)
+            else:
+                give_disk(folder, ensure_furnished_disk(cache_dir(), lambda: programs, children, disk))
         finally:
             children.close()
         say(f"  made it in {time.monotonic() - started:.0f} s")

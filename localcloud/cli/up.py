@@ -14,6 +14,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     endpoint_port(parser)
     parser.add_argument("--no-machines", action="store_true", help="instances exist in the AWS API only; needs no root")
     machine_kind(parser)
+    parser.add_argument(
+        "--image", type=folder, metavar="FILE",
+        help="with --machines vm: a disk that hosts boot from instead of ours, such as Debian's image for clouds",
+    )  # fmt: skip
     parser.add_argument("--no-demo", action="store_true", help="boot the hosts, and start nothing on them")
     parser.add_argument(
         "--host-files", type=folder, metavar="DIR",
@@ -53,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         demo=not args.no_demo,
         rotate=args.rotate,
         host_files=args.host_files,
+        image=args.image,
         metrics=args.metrics,
         real_provider=args.provider == "real",
     )

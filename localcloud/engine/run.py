@@ -79,9 +79,10 @@ class Engine:
         argv += ["--event-log", str(events), "--suppress-outputs", "--parallel", str(_PARALLEL)]
         if operation != "preview":
             argv += ["--yes", "--skip-preview"]
-        # Nothing is drained where everything goes.
+        # Nothing is drained where everything goes. An emulated processor takes minutes until its SSH answers.
         ending = operation == "destroy"
-        self._cloud.ask("begin", {"environment": {"APOLLO_DRAIN": "off"} if ending else {}, "ending": ending})
+        added = {"APOLLO_DRAIN": "off"} if ending else {"APOLLO_PATIENCE": "3600"} if self._cloud.kind == "vm" else {}
+        self._cloud.ask("begin", {"environment": added, "ending": ending})
         report = Report()
         started = time.monotonic()
         process = supervised(["pulumi", *argv], self._env, self._workspace.work, self._log)

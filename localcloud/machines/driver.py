@@ -42,7 +42,7 @@ from localcloud.machines.processes import Children, end_recorded
 from localcloud.machines.relay import Relay, dial_from, listen_on_loopback
 from localcloud.machines.security_groups import API, API_PORT, METADATA, permits
 from localcloud.machines.virtual import VirtualMachine
-from localcloud.machines.vm_image import ensure_disk
+from localcloud.machines.vm_image import ensure_disk, ensure_furnished_disk, given_disk
 from localcloud.machines.volumes import Volumes
 from localcloud.machines.wanted import Disk, Instance, Wanted
 from localcloud.processes import wait_until
@@ -53,8 +53,8 @@ HTTP = 80
 class MachineDriver:
     """The machines of one cloud. Needs root on Debian (see prepare.py).
 
-    An instance boots from the baked image, or, where its AMI is the plain one, from one without the packages: it then installs
-    them at first boot, from a repository on the internet of the hosts.
+    An instance boots from the baked image, or, where its AMI is the plain one, from one without the packages, which may be the
+    user's own: it then installs them at first boot, from a repository on the internet of the hosts.
 
     aws: the API, with a key whose calls the API does not answer by a reconcile() of its own. run_dir: this cloud's folder; one
     driver at a time. cache: where the image is kept. binaries: finds or makes what the image gets beside its packages, consul
@@ -96,8 +96,8 @@ class MachineDriver:
         self._asked = 0
         self._served = 0
         self._failures: dict[str, str] = {}
-        self._image: Path | None = None
-        self._plain = Path()
+        # The plain one, and the baked one.
+        self._images: dict[bool, Path] = {}
         self._mirror: MirrorServer | None = None
         self._image_lock = threading.Lock()
         self._closed = False
@@ -422,19 +422,20 @@ class MachineDriver:
         machine.start(self._image_of(machine.instance), self._disks_of(machine))
 
     def _image_of(self, instance: Instance) -> Path:
+        plain = instance.image_id == PLAIN_AMI
         with self._image_lock:
-            if self._kind != "container":
-                if instance.image_id == PLAIN_AMI:
-                    raise MachineError(f"{instance.name}: virtual machines boot from the baked image only; use another AMI")
-                return ensure_disk(self._cache, self._binaries, self._children) / "disk.raw"
-            if instance.image_id == PLAIN_AMI:
-                if self._mirror is None:
-                    self._plain = ensure_plain_image(self._cache, self._binaries, self._children)
-                    self._mirror = MirrorServer(self.internet.namespace, self._plain / "mirror")
-                return self._plain / "root"
-            if self._image is None:
-                self._image = ensure_image(self._cache, self._binaries, self._children)
-            return self._image
+            if plain not in self._images:
+                self._images[plain] = self._make_image(plain)
+            return self._images[plain]
+
+    def _make_image(self, plain: bool) -> Path:
+        parts = self._cache, self._binaries, self._children
+        container = self._kind == "container"
+        if not plain:
+            return ensure_image(*parts) if container else ensure_disk(*parts) / "disk.raw"
+        image = ensure_plain_image(*parts) if container else given_disk(self._run_dir) or ensure_furnished_disk(*parts)
+        self._mirror = MirrorServer(self.internet.namespace, image / "mirror")
+        return image / ("root" if container else "disk.raw")
 
     def _plug(self, key: str, namespace: Namespace) -> None:
         for nic in self._machines[key].instance.nics:

@@ -56,8 +56,8 @@ def ensure_image(cache: Path, find: Callable[[], dict[str, Path]], children: Chi
         programs = find()
         image = cache / IMAGES / image_key(programs)
         if not image.is_dir():
-            with building_of(image, children) as (building, bootstrap):
-                bootstrap(building, [], [*_baked_hooks(programs), *_common_hooks()])
+            with building_of(image, children) as (building, execute):
+                execute(bootstrap(building, [], [*_baked_hooks(programs), *_common_hooks()]))
                 building.rename(image)
     return image
 
@@ -68,16 +68,18 @@ def ensure_plain_image(cache: Path, find: Callable[[], dict[str, Path]], childre
         programs = find()
         image = cache / IMAGES / f"{image_key(programs)}-plain"
         if not image.is_dir():
-            with building_of(image, children) as (building, bootstrap):
-                bootstrap(building, list(PLAIN), [*_plain_hooks(), *_common_hooks()])
-                whole = building.with_name(f"{building.name}-whole")
-                whole.mkdir()
-                archives = building / "archives"
-                mirror.make(whole / "mirror", archives, programs, _package_versions(), SUITE)
-                shutil.rmtree(archives)
-                mirror.point_at(building, whole / "mirror", SUITE)
-                building.rename(whole / "root")
-                whole.rename(image)
+            with building_of(image, children) as (building, execute):
+                # What is installed already is not downloaded, and not asked for by a host either.
+                download = f"apt-get install -y --no-install-recommends --download-only {' '.join(hosts_packages())}"
+                move = 'mv "$1/var/cache/apt/archives" "$1/archives"; mkdir "$1/var/cache/apt/archives"'
+                hooks = [f'chroot "$1" {download}', move]
+                building.mkdir()
+                root = building / "root"
+                execute(bootstrap(root, list(PLAIN), [*hooks, *_common_hooks()]))
+                make_mirror(building / "mirror", root / "archives", programs)
+                shutil.rmtree(root / "archives")
+                mirror.point_at(root, building / "mirror", SUITE)
+                building.rename(image)
     return image
 
 
@@ -115,24 +117,26 @@ def only_builder(images: Path) -> Generator[None]:
 
 
 @contextmanager
-def building_of(image: Path, children: Children) -> Generator[tuple[Path, Callable[[Path, list[str], list[str]], None]]]:
-    """A folder to make and build in, and what bootstraps a Debian into a folder with further packages and hooks.
+def building_of(image: Path, children: Children) -> Generator[tuple[Path, Callable[[list[str]], None]]]:
+    """A folder to make and build in, and what runs a command that mounts things and starts many processes: in namespaces of
+    its own, so that they go with it, however it ends.
 
     An image only ever appears by a rename, so one that exists is whole; what a killed build left is removed first.
     """
     sweep_unfinished(image.parent)
     building = image.with_name(f"building-{image.name}")
     log = image.with_name("build.log")
+    apart = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--mount", "--propagation", "slave", "--"]
 
-    def bootstrap(root: Path, packages: list[str], hooks: list[str]) -> None:
+    def execute(argv: list[str]) -> None:
         with log.open("wb") as output:
-            status = _run(_command(root, packages, hooks), output, children)
+            status = _run([*apart, *argv], output, children)
         if status:
             lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise MachineError(f"the image could not be built (exit {status}); {log} ends with:\n{lines}")
 
     try:
-        yield building, bootstrap
+        yield building, execute
     finally:
         sweep_unfinished(image.parent)
 
@@ -156,11 +160,10 @@ def _run(argv: list[str], output: IO[bytes], children: Children) -> int:
         children.forget(process)
 
 
-def _command(target: Path, packages: list[str], hooks: list[str]) -> list[str]:
+def bootstrap(target: Path, packages: list[str], hooks: list[str]) -> list[str]:
+    """The command that makes a Debian in a folder, with further packages and hooks."""
     include = ",".join(["ca-certificates", *packages])
     return [
-        # The bootstrap mounts things and starts many processes; in namespaces of its own they go with it, however it ends.
-        *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--mount", "--propagation", "slave", "--"),
         *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={include}", "--dpkgopt=force-unsafe-io"),
         *(f"--customize-hook={hook}" for hook in hooks),
         *(SUITE, str(target)),
@@ -182,11 +185,13 @@ def provision_hooks(programs: dict[str, Path], command: str) -> list[str]:
     ]
 
 
-def _plain_hooks() -> list[str]:
-    wanted = sorted({entry for name in ("base", *ROLES) for entry in _entries(name)})
-    # What is installed already is not downloaded again, and not asked for again either.
-    download = f"apt-get install -y --no-install-recommends --download-only {' '.join(wanted)}"
-    return [f'chroot "$1" {download}', 'mv "$1/var/cache/apt/archives" "$1/archives"; mkdir "$1/var/cache/apt/archives"']
+def hosts_packages() -> list[str]:
+    """The Debian packages that hosts of all roles install, sorted."""
+    return sorted({entry for name in ("base", *ROLES) for entry in _entries(name)})
+
+
+def make_mirror(folder: Path, archives: Path, programs: dict[str, Path]) -> None:
+    mirror.make(folder, archives, programs, dict(entry.split("=", 1) for entry in _entries("hashicorp")), SUITE)
 
 
 def _common_hooks() -> list[str]:
@@ -204,7 +209,3 @@ def _common_hooks() -> list[str]:
 def _entries(name: str) -> list[str]:
     lines = (PACKAGES / f"{name}.txt").read_text().splitlines()
     return [entry for line in lines if (entry := line.partition("#")[0].strip())]
-
-
-def _package_versions() -> dict[str, str]:
-    return dict(entry.split("=", 1) for entry in _entries("hashicorp"))

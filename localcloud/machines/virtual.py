@@ -24,13 +24,13 @@ from localcloud.machines.machine import Machine, entry
 from localcloud.machines.namespaces import Namespace
 from localcloud.machines.prepare import FIRMWARE
 from localcloud.machines.processes import Children, run
+from localcloud.machines.vm_image import MACHINE_SIZE
 from localcloud.machines.wanted import Disk, Instance, Nic
 from localcloud.processes import wait_until
 
 VARIABLES = FIRMWARE.with_name("OVMF_VARS_4M.fd")
 AGENT, MONITOR, CONSOLE = "agent.sock", "monitor.sock", "console.log"
-# GiB, and MiB.
-ROOT_SIZE = 8
+# MiB.
 MEMORY = 1024
 # For translated code. With QEMU's 1024 what a machine ran before a reboot makes its firmware take hours for a page of it.
 TRANSLATED = 512
@@ -76,7 +76,7 @@ class VirtualMachine(Machine):
         self._folder.mkdir(parents=True, exist_ok=True)
         root = self._folder / "root.qcow2"
         if not root.exists():
-            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image), "-F", "raw", str(root), f"{ROOT_SIZE}G"])
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image), "-F", "raw", str(root), f"{MACHINE_SIZE}G"])
             shutil.copy(VARIABLES, self._folder / "firmware.fd")
         for name in (AGENT, MONITOR):
             (self._folder / name).unlink(missing_ok=True)

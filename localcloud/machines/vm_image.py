@@ -1,36 +1,60 @@
-"""The disk that virtual machines boot from: Debian 12 as its image for EC2 is set up, made from packages.
+"""The disk that virtual machines boot from: Debian 12 as its image for EC2 is set up, made from packages, or someone's own.
 
 UEFI starts Debian's signed GRUB from the EFI partition, which starts Debian's cloud kernel. Without loop devices: the file
 systems are made from folders and put into a file. Unlike Debian's own image: packages that no host of ours needs are not
-in it, QEMU's guest agent is, the kernel boots without its initial file system, and GRUB's first menu is not update-grub's. The
-host's packages are baked in.
+in it, the kernel boots without its initial file system, and GRUB's first menu is not update-grub's.
+
+The baked disk has the hosts' packages and QEMU's guest agent. A furnished one is a Debian disk, ours or Debian's own, to which
+the agent is added, with what an emulated processor needs and a repository of what a first boot installs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from localcloud.machines.image import ROLES, building_of, image_key, only_builder, packed_files, provision_hooks
+from localcloud.machines import mirror
+from localcloud.machines.errors import MachineError
+from localcloud.machines.image import (
+    ROLES,
+    SUITE,
+    bootstrap,
+    building_of,
+    hosts_packages,
+    image_key,
+    make_mirror,
+    only_builder,
+    packed_files,
+    provision_hooks,
+)
 from localcloud.machines.processes import Children, run
 
 FILES = Path(__file__).parent / "vm_rootfs"
+FURNISH = FILES.with_name("furnish")
 # Where they are in the cache.
 DISKS = "disks"
+# In a cloud's folder, a link to the disk of its user.
+GIVEN = "image"
 # Raised when the steps below change in a way that the files they use do not show.
 RECIPE = 1
-# What Debian's image for EC2 has and a host can tell; and the agent by which commands come in.
+# What Debian's image for EC2 has and a host can tell.
 DEBIAN = (
     *("linux-image-cloud-amd64", "grub-cloud-amd64", "systemd", "systemd-sysv", "systemd-resolved", "systemd-timesyncd"),
     *("libnss-resolve", "libnss-myhostname", "libpam-systemd", "dbus", "udev", "netplan.io", "cloud-init", "cloud-guest-utils"),
     *("amazon-ec2-utils", "openssh-server", "sudo", "apparmor", "python3", "curl", "gnupg", "ca-certificates", "fdisk"),
-    *("e2fsprogs", "less", "unattended-upgrades", "iputils-ping", "zstd", "qemu-guest-agent"),
+    *("e2fsprogs", "less", "unattended-upgrades", "iputils-ping", "zstd"),
 )
+# By which commands come in.
+AGENT = "qemu-guest-agent"
 # The disk as Debian's: the root is partition 1 and comes last, so that it can grow. In MiB.
 ESP_START, ESP_SIZE = 1, 124
 ROOT_START, ROOT_SIZE = 128, 2560
+# Of a machine's root disk, in GiB.
+MACHINE_SIZE = 8
 ESP_TYPE, ROOT_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 # As vm_rootfs/boot/grub/grub.cfg has it.
 ROOT_UUID = "A90110A0-0000-4000-8000-000000000001"
@@ -44,15 +68,76 @@ def ensure_disk(cache: Path, find: Callable[[], dict[str, Path]], children: Chil
 
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
-    # Apart from the containers' images, so that no container waits minutes for a disk to be made.
+    programs = find()
+    packages = [*DEBIAN, AGENT]
+    return _made(
+        cache, disk_key(programs), packages, provision_hooks(programs, f"/run/files/provision {' '.join(ROLES)}"), children
+    )
+
+
+def ensure_debian_disk(cache: Path, children: Children) -> Path:
+    """The same without the hosts' packages and without an agent, as Debian's own image is."""
+    return _made(cache, f"{_key(f'{SUITE} {DEBIAN}')}-debian", list(DEBIAN), [], children)
+
+
+def ensure_furnished_disk(
+    cache: Path, find: Callable[[], dict[str, Path]], children: Children, image: Path | None = None
+) -> Path:
+    """A folder with disk.raw, a disk of Debian 12 that takes commands, and mirror, the repository of what it lacks.
+
+    image: the disk, in a format that qemu-img reads; None for ours. MachineError: it is no such disk, or as ensure_disk().
+    """
+    disk = image or ensure_debian_disk(cache, children) / "disk.raw"
+    size = int(json.loads(run(["qemu-img", "info", "--output=json", str(disk)]))["virtual-size"])
+    if size > MACHINE_SIZE << 30:
+        raise MachineError(f"{disk}: a disk of {size / (1 << 30):.1f} GiB; a machine's root has {MACHINE_SIZE}")
+    with disk.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
     with only_builder(cache / DISKS):
         programs = find()
-        image = cache / DISKS / disk_key(programs)
+        furnished = cache / DISKS / f"{_key(f'{image_key(programs)} {digest}')}-furnished"
+        if not furnished.is_dir():
+            with building_of(furnished, children) as (building, execute):
+                raw, root, archives, lead = (building / name for name in ("disk.raw", "root", "archives", "lead"))
+                for place in (root, archives, lead / "etc/apt", lead / "etc/default", lead / Path(mirror.KEYRING).parent):
+                    place.mkdir(parents=True)
+                run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], timeout=1800)
+                try:
+                    opened = [str(raw), str(_root_start(raw)), str(root)]
+                    execute([str(FURNISH), "install", *opened, str(archives), AGENT, *hosts_packages()])
+                except MachineError as error:
+                    raise MachineError(f"{disk} cannot be made a disk that hosts boot from: {error}") from None
+                make_mirror(building / "mirror", archives, programs)
+                mirror.point_at(lead, building / "mirror", SUITE)
+                execute([str(FURNISH), "lead", *opened, str(FILES), str(lead)])
+                for place in (root, archives, lead):
+                    shutil.rmtree(place)
+                building.rename(furnished)
+    return furnished
+
+
+def give_disk(folder: Path, furnished: Path) -> None:
+    """Makes a furnished disk the one of all machines of the cloud in `folder`."""
+    link = folder / GIVEN
+    link.unlink(missing_ok=True)
+    link.symlink_to(furnished)
+
+
+def given_disk(folder: Path) -> Path | None:
+    """The furnished disk that the cloud's user gave; None where there is none."""
+    link = folder / GIVEN
+    return link.resolve() if link.is_symlink() else None
+
+
+def _made(cache: Path, key: str, packages: list[str], hooks: list[str], children: Children) -> Path:
+    # Apart from the containers' images, so that no container waits minutes for a disk to be made.
+    with only_builder(cache / DISKS):
+        image = cache / DISKS / key
         if not image.is_dir():
-            with building_of(image, children) as (building, bootstrap):
+            with building_of(image, children) as (building, execute):
                 root = building / "root"
                 root.parent.mkdir()
-                bootstrap(root, list(DEBIAN), _hooks(programs))
+                execute(bootstrap(root, packages, _hooks(hooks)))
                 _assemble(building, root)
                 run(["rm", "-rf", str(root)])
                 building.rename(image)
@@ -60,17 +145,26 @@ def ensure_disk(cache: Path, find: Callable[[], dict[str, Path]], children: Chil
 
 
 def disk_key(programs: dict[str, Path]) -> str:
-    """Changes with anything that goes into the disk."""
-    layout = f"{RECIPE} {DEBIAN} {ESP_START} {ESP_SIZE} {ROOT_START} {ROOT_SIZE} {FIRST_CONFIGURATION}"
-    digest = hashlib.sha256(f"{image_key(programs)} {layout}".encode() + packed_files(FILES))
-    return digest.hexdigest()[:16]
+    """Changes with anything that goes into the baked disk."""
+    return _key(f"{image_key(programs)} {AGENT}")
 
 
-def _hooks(programs: dict[str, Path]) -> list[str]:
+def _key(more: str) -> str:
+    layout = f"{RECIPE} {DEBIAN} {ESP_START} {ESP_SIZE} {ROOT_START} {ROOT_SIZE} {FIRST_CONFIGURATION} {more}"
+    return hashlib.sha256(layout.encode() + packed_files(FILES, FURNISH)).hexdigest()[:16]
+
+
+def _root_start(disk: Path) -> int:
+    """Where the root begins, in bytes: Debian's is the largest partition. Raises MachineError if it has no partitions."""
+    table = json.loads(run(["sfdisk", "--json", str(disk)]))["partitiontable"]
+    return max(table["partitions"], key=lambda part: part["size"])["start"] * table.get("sectorsize", 512)
+
+
+def _hooks(provision: list[str]) -> list[str]:
     return [
         # The image's own leads to systemd-resolved, which does not run while it is made.
         'rm -f "$1/etc/resolv.conf"; cat /etc/resolv.conf >"$1/etc/resolv.conf"',
-        *provision_hooks(programs, f"/run/files/provision {' '.join(ROLES)}"),
+        *provision,
         f'cp -a {shlex.quote(str(FILES))}/. "$1/"; cd "$1"; chown -R root:root etc/netplan etc/cloud etc/udev etc/systemd boot',
         'chown root:root "$1/etc/fstab"; chmod 0600 "$1"/etc/netplan/*; mkdir -p "$1/boot/efi"',
         'ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"; rm -rf "$1"/var/lib/apt/lists/*',

@@ -353,19 +353,22 @@ def test_access_is_given_whole_or_not_at_all(
     assert given_access(argparse.Namespace(jump=jump, host_key=host_key, agent=agent)) == access
 
 
+LONGER = ["--patience", "180"]
+
+
 @pytest.mark.parametrize(
     ("silences", "web", "patience", "said"),
     [
-        ([""], [], "180", ["203.0.113.2 answers"]),
-        (["shut", ""], ["shut"], "180", ["203.0.113.2 does not answer at port 22 (shut); 180 s more for its boot", "203.0.113.2 answers"]),
+        ([""], [], LONGER, ["203.0.113.2 answers"]),
+        (["shut", ""], ["shut"], LONGER, ["203.0.113.2 does not answer at port 22 (shut); 180 s more for its boot", "203.0.113.2 answers"]),
         # Its web port may come a moment before the other.
-        (["shut", "shut", ""], ["", "shut"], "180", [f"203.0.113.2 does not answer at port 22 (shut); {left} s more for its boot" for left in (180, 150)] + ["203.0.113.2 answers"]),
-        (["shut"], [""], "180", ["203.0.113.2 does not answer at port 22: shut: it is up, as its port 80 answers"]),
-        (["shut"], ["shut"], "30", ["203.0.113.2 does not answer at port 22: shut: it is down, or admin.allowedCidrs"]),
+        (["shut", "shut", ""], ["", "shut"], LONGER, [f"203.0.113.2 does not answer at port 22 (shut); {left} s more for its boot" for left in (180, 150)] + ["203.0.113.2 answers"]),
+        (["shut"], [""], LONGER, ["203.0.113.2 does not answer at port 22: shut: it is up, as its port 80 answers"]),
+        (["shut"], ["shut"], [], ["203.0.113.2 does not answer at port 22: shut: it is down, or admin.allowedCidrs"]),
     ],
 )  # fmt: skip
 def test_an_edge_is_waited_for_while_it_may_boot(
-    silences: list[str], web: list[str], patience: str, said: list[str], monkeypatch: pytest.MonkeyPatch,
+    silences: list[str], web: list[str], patience: list[str], said: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], tmp_path: Path,
 ) -> None:  # fmt: skip
     clock = Clock()
@@ -385,7 +388,8 @@ def test_an_edge_is_waited_for_while_it_may_boot(
     monkeypatch.setattr(reach, "time", SimpleNamespace(monotonic=clock.monotonic))
     monkeypatch.setattr(reach, "opened", given)
     monkeypatch.setenv("APOLLO_ADMIN_KEY", "k")
-    status = main(["reach", "--jump", "203.0.113.2", "--host-key", "h", "--patience", patience])
+    monkeypatch.setenv("APOLLO_PATIENCE", "30")
+    status = main(["reach", "--jump", "203.0.113.2", "--host-key", "h", *patience])
     out, err = capsys.readouterr()
     if silences[-1] == "":
         assert (status, out.splitlines(), err) == (0, said, "")

@@ -105,6 +105,10 @@ def test_who_asks_for_no_virtual_machine_gets_nothing_of_qemu(monkeypatch: pytes
         ({"machines": True, "kind": "vm", "metrics": 0}, "--host-files and --metrics are for hosts that are containers"),
         ({"machines": True, "kind": "kvm", "metrics": 0}, "--host-files and --metrics are for hosts that are containers"),
         ({"machines": False, "kind": "vm"}, "--machines are for hosts that boot"),
+        ({"machines": True, "image": Path()}, "--image is for virtual machines; give --machines vm with it"),
+        ({"machines": False, "image": Path()}, "--image is for virtual machines; give --machines vm with it"),
+        ({"machines": True, "kind": "vm", "image": Path("none.raw")}, "--image none.raw: does not exist; give a disk's image"),
+        ({"machines": True, "kind": "vm", "image": Path("plan")}, "--image plan: is no file; give a disk's image"),
     ],
 )
 def test_what_virtual_machines_cannot_do_is_refused(
