@@ -24,7 +24,6 @@ from .engine.run import Engine, Operation, Run, begin_stack
 from .engine.workspace import REAL_PROVIDER, Workspace, prepare
 from .errors import LocalCloudError
 from .machines.prepare import BEGUN_WITH, Kind
-from .machines.vm_image import given_disk
 from .paths import cloud_dir, run_dir
 from .processes import end
 from .show import Progress, say
@@ -34,6 +33,10 @@ from .stack.state import outputs, resources
 
 # Where hosts boot from a disk of the user's: without our packages, which the first boot installs.
 PLAIN_SETS = ("image.baked=false", "image.name=debian-12-plain-*")
+# Of this repository's stack, as virtual machines: seven on two emulated processors came to no end, and take 10 GiB.
+FEWER_SETS = ("control.count=1", "slaves.count=2")
+# In a cloud's folder: settings that come before those of each command.
+SETS = "sets.json"
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,22 @@ def up(request: Request) -> Outcome:
             words = "--host-files, --metrics and --machines are for hosts that boot, and these are in the AWS API only"
             raise LocalCloudError(words)
         binary = pulumi()
+        if not running:
+            (folder / SETS).write_text(json.dumps(begun := settings_of(request, kind)))
+            if begun:
+                say(f"with {' '.join(begun)}, where --set says nothing else")
         workspace = workspace_of(folder, request, machines)
         cloud = _cloud(binary, workspace, request.port, edge_port if machines else None, kind)
         outcome = _run("up", binary, workspace, cloud)
         if machines:
             _finish_boot(request, cloud, outcome)
         return outcome
+
+
+def settings_of(request: Request, kind: Kind) -> list[str]:
+    """What comes before the settings of each command on the cloud that this request begins."""
+    fewer = FEWER_SETS if kind != "container" and request.stack == Request.stack else ()
+    return [*fewer, *(PLAIN_SETS if request.image else ())]
 
 
 def refresh(request: Request) -> Outcome:
@@ -305,8 +318,8 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
     make = partial(generate, **{key: consul[key] for key in ("datacenter", "domain") if key in consul})
     try:
         place = f"work-{name}" if program else "work"
-        sets = (*(PLAIN_SETS if given_disk(folder) else ()), *request.sets)
-        return prepare(folder, source, request.stack, sets, make, plain, hidden, request.rotate, place)
+        begun = json.loads((folder / SETS).read_text()) if (folder / SETS).exists() else []
+        return prepare(folder, source, request.stack, [*begun, *request.sets], make, plain, hidden, request.rotate, place)
     except SecretsError as error:
         raise LocalCloudError(str(error)) from None
 

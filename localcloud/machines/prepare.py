@@ -53,7 +53,8 @@ BEGUN_WITH: dict[Kind, str] = {
     "kvm": "--machines vm --accel kvm",
 }
 KVM = Path("dev/kvm")
-MEMORY_GIB = 4
+# Seven containers, or four virtual machines.
+MEMORY_GIB: dict[Kind, int] = {"container": 4, "vm": 8, "kvm": 8}
 DISK_GIB = 5
 GIB = 1 << 30
 # /proc counts what the kernel leaves over, which on a machine sold with 4 GiB is a little less.
@@ -82,8 +83,8 @@ def check(folder: Path, *, system: Path = Path("/"), kind: Kind = "container") -
         name = next((line.partition("=")[2].strip('"') for line in release.splitlines() if line.startswith("PRETTY")), "?")
         problems.append(f"this is {name}, not Debian: the hosts are built with Debian's tools; use Debian 12")
     memory = _memory(system)
-    if memory < MEMORY_GIB * SLACK:
-        problems.append(f"{memory:.1f} GiB of memory; seven hosts need at least {MEMORY_GIB}")
+    if memory < MEMORY_GIB[kind] * SLACK:
+        problems.append(f"{memory:.1f} GiB of memory; the hosts need at least {MEMORY_GIB[kind]}")
     free = shutil.disk_usage(_existing(folder)).free / GIB
     if free < DISK_GIB:
         problems.append(f"{free:.1f} GiB free for {folder}; image and disks need at least {DISK_GIB}")

@@ -83,7 +83,7 @@ def test_packages_that_cannot_be_installed_are_a_reason_beside_the_others(
     words = str(caught.value)
     assert "these packages are missing: " in words and "nftables" in words
     assert "Fedora Linux 41, not Debian" in words and "--no-machines" in words
-    assert "2.0 GiB of memory; seven hosts need at least 4" in words
+    assert "2.0 GiB of memory; the hosts need at least 4" in words
     assert ("not root" in words) is (uid != 0)
 
 

@@ -15,6 +15,7 @@ from localcloud import cli, operations
 from localcloud.errors import LocalCloudError
 from localcloud.machines import prepare, virtual, vm_image
 from localcloud.machines.wanted import Disk
+from localcloud.stack.project import read_config
 
 from .test_pure import instance, nic
 
@@ -117,6 +118,17 @@ def test_what_virtual_machines_cannot_do_is_refused(
     monkeypatch.setenv("APOLLO_RUN_DIR", str(tmp_path))
     with pytest.raises(LocalCloudError, match=words):
         operations.up(operations.Request("local", **options))
+
+
+def test_a_cloud_of_virtual_machines_begins_with_fewer_hosts_and_a_setting_of_ones_own_comes_later(tmp_path: Path) -> None:
+    of, image = operations.settings_of, operations.Request(image=Path("debian.raw"))
+    assert of(operations.Request(), "container") == of(operations.Request("mine"), "vm") == []
+    assert of(operations.Request(), "kvm") == ["control.count=1", "slaves.count=2"]
+    assert of(image, "vm") == ["control.count=1", "slaves.count=2", "image.baked=false", "image.name=debian-12-plain-*"]
+    (tmp_path / operations.SETS).write_text(json.dumps(of(image, "vm")))
+    workspace = operations.workspace_of(tmp_path, operations.Request(sets=["slaves.count=3"]))
+    found = read_config(workspace.work, "local")
+    assert (found["apollo:control"]["count"], found["apollo:slaves"]["count"], found["apollo:image"]["baked"]) == (1, 3, False)
 
 
 def test_an_accelerator_without_virtual_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
