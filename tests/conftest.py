@@ -134,7 +134,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--machines", choices=("container", "vm"), default="container", help="what hosts of tests/booted are")
     parser.addoption("--reversed", action="store_true", help="the files in reversed order, which must not matter")
 
 

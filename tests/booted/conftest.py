@@ -214,11 +214,11 @@ def unbooted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Stack]:
 
 
 @pytest.fixture(scope="package")
-def booted(unbooted: Callable[[], Stack], request: pytest.FixtureRequest) -> Generator[tuple[Stack, FirstUp]]:
+def booted(unbooted: Callable[[], Stack]) -> Generator[tuple[Stack, FirstUp]]:
     made = unbooted()
     try:
         begun = time.monotonic()
-        made.up("--machines", request.config.getoption("machines"), timeout=3600)
+        made.up()
         yield made, FirstUp(time.monotonic() - begun, machines_memory(made.run_dir))
     finally:
         made.down()

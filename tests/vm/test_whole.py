@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from localcloud.apollo import demo
 from localcloud.machines.processes import Children
 from localcloud.machines.vm_image import ensure_debian_disk
 from localcloud.paths import cache_dir
+from tests.booted.clients import pid_of, scan
 from tests.booted.conftest import Stack
+from tests.booted.test_firewall import REACHED, heard
+from tests.host.test_firewall import PORTS
 from tests.localcloud.support import given
 from tests.vm.conftest import HANG, made, said, settled
 
@@ -57,6 +61,17 @@ def test_a_slave_has_the_control_groups_that_mesos_needs_after_one_reboot(whole:
     if slave:
         assert said(whole, host, "docker", "info", "-f", "{{.CgroupVersion}}") == "1"
     settled(whole, host)
+
+
+def test_a_hostile_container_reaches_what_the_documents_list_and_no_credentials(whole: Stack) -> None:
+    run = ("--name", "attacker", "--entrypoint", "sleep", demo.IMAGE, "infinity")
+    said(whole, "slave-1", "sh", "-c", f"docker start attacker || docker run -d {' '.join(run)}")
+    pid = pid_of(whole, "slave-1", "attacker")
+    for role, address in (("own", "10.2.0.1"), ("slave", "10.2.0.2"), ("control", "10.2.0.250"), ("edge", "10.2.0.240")):
+        assert scan(whole, "slave-1", address, *PORTS, pid=pid, seconds=20) == REACHED[role]
+    enter = ("nsenter", "-t", pid, "-n")
+    assert whole.run("slave-1", *enter, "curl", "-s", "-m", "20", "http://169.254.169.254/").returncode == 28
+    assert heard(whole, lambda *argv: said(whole, "slave-1", *enter, *argv)) == "[]"
 
 
 def test_slaves_that_are_rolled_to_wireguard_reach_each_other_by_the_kernels_own(whole: Stack) -> None:
