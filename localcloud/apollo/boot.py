@@ -10,15 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from ..cloud import Cloud
 from ..errors import LocalCloudError
 from ..machines import prepare
-from ..machines.driver import MachineDriver
 from ..machines.errors import MachineError
 from ..machines.image import IMAGES, ensure_image, image_key
 from ..machines.network import ADMIN_ADDRESS
@@ -96,6 +90,8 @@ def sweep(folder: Path) -> None:
     """Ends what machines of an earlier, killed cloud left in this folder's name. Nothing where there were none."""
     if not (folder / "machines.lock").exists():
         return
+    from ..machines.driver import MachineDriver
+
     held: list[MachineError] = []
 
     def swept() -> bool:
@@ -135,6 +131,11 @@ def edge_certificate(folder: Path, domain: str) -> str:
     """A key and a certificate that it signed itself, for the domain and the names in it, in PEM. Made once for each cloud."""
     kept = folder / "edge.pem"
     if not kept.exists():
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Apollo on this machine")])
         now = datetime.now(UTC)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .driver import MachineDriver
 from .errors import MachineError
 from .programs import host_program
+
+if TYPE_CHECKING:
+    from .driver import MachineDriver
 
 
 def answer(driver: MachineDriver, body: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from localcloud.daemon import MODULES
 from localcloud.provider.kind import Kind
 from localcloud.provider.values import UNKNOWN, Props
+from localcloud.service import MODULES
 
 KINDS: dict[str, Kind] = {kind.token.rpartition(":")[2]: kind() for module in MODULES for kind in module.KINDS}
 ROUTE = {"routeTableId": "rtb-1", "destinationCidrBlock": "0.0.0.0/0"}

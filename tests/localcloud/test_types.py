@@ -16,10 +16,10 @@ from pulumi import _types as sdk_types  # pyright: ignore[reportPrivateUsage]  #
 
 from components.programs import tls_only
 from localcloud.api.client import Aws, Keys
-from localcloud.daemon import MODULES
 from localcloud.provider.aws import Api, members_of
 from localcloud.provider.sdk import outputs as sdk_outputs
 from localcloud.provider.values import Props, plain
+from localcloud.service import MODULES
 
 from .support import REGION, World
 
