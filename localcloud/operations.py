@@ -33,6 +33,8 @@ from .stack.state import outputs, resources
 
 # Where hosts boot from a disk of the user's: without our packages, which the first boot installs.
 PLAIN_SETS = ("image.baked=false", "image.name=debian-12-plain-*")
+# The program waits ten minutes for a host that it reached, and an emulated processor may take longer to install packages.
+UNCHECKED_SETS = ("admin.allowedCidrs=[]",)
 # Of this repository's stack, as virtual machines: seven on two emulated processors came to no end, and take 10 GiB.
 FEWER_SETS = ("control.count=1", "slaves.count=2")
 # In a cloud's folder: settings that come before those of each command.
@@ -163,7 +165,7 @@ def up(request: Request) -> Outcome:
 def settings_of(request: Request, kind: Kind) -> list[str]:
     """What comes before the settings of each command on the cloud that this request begins."""
     fewer = FEWER_SETS if kind != "container" and request.stack == Request.stack else ()
-    return [*fewer, *(PLAIN_SETS if request.image else ())]
+    return [*fewer, *(PLAIN_SETS if request.image else ()), *(UNCHECKED_SETS if request.image and kind == "vm" else ())]
 
 
 def refresh(request: Request) -> Outcome:

@@ -4,6 +4,7 @@ registry that the tests reach, so its HTTP API is played here by a stand-in that
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from host.apollo import check, local, zookeeper
 from host.apollo.mesos import agent, control, mesos, scheduler
 from host.render import node_facts
+from localcloud import paths
 from tests.host.support import EXAMPLES, STACK, Handler, files_of, served, stand_in
 from tests.plan.support import cluster
 
@@ -695,3 +697,38 @@ def test_a_server_that_does_not_answer_at_all_is_a_warning_too(asked: Asked, mon
     for facts in (CONTROL, SLAVE):
         word, said = asked(facts)
         assert word == "warning" and "Connection refused" in said, said
+
+
+@pytest.mark.parametrize(
+    ("role", "version", "began", "done"),
+    [
+        ("slave", 2, False, ["update-grub", "systemctl reboot"]),
+        # After its reboot, on a kernel that has version 1 by now or not.
+        ("slave", 1, True, ["systemctl daemon-reload", "systemctl start apollo-secrets.service"]),
+        ("slave", 2, True, ["systemctl daemon-reload", "systemctl start apollo-secrets.service"]),
+        ("slave", 1, False, ["systemctl daemon-reload", "systemctl start apollo-secrets.service"]),
+        ("control", 2, False, ["systemctl daemon-reload", "systemctl start apollo-secrets.service"]),
+    ],
+)
+def test_a_slave_boots_with_the_control_groups_of_mesos_before_anyone_can_log_in(
+    tmp_path: Path, role: str, version: int, began: bool, done: list[str]
+) -> None:
+    script = (paths.REPOSITORY / "host/files/boot/var/lib/cloud/scripts/per-boot/apollo-first-boot").read_text()
+    for place in ("/etc/", "/sys/fs/", "/var/lib/", "/usr/local/"):
+        (tmp_path / place.strip("/")).mkdir(parents=True)
+        script = script.replace(place, f"{tmp_path}{place}")
+    for name, text in (
+        ("etc/apollo/node.env", f'ROLE="{role}"\nBAKED="1"\n'),
+        ("etc/apollo/mesos-images.env", ""),
+        ("etc/default/grub.d/other.cfg", ""),
+        *([("sys/fs/cgroup/cgroup.controllers", "")] if version == 2 else []),
+        *([("etc/default/grub.d/apollo.cfg", "")] if began else []),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in ("systemctl", "update-grub"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name}${{1:+ $*}}" >>{tmp_path}/done\n')
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(["bash", "-c", script], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False, capture_output=True)
+    assert (tmp_path / "done").read_text().splitlines()[:2] == done
+    assert (tmp_path / "etc/default/grub.d/apollo.cfg").exists() == (began or done[0] == "update-grub")

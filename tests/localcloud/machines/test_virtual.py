@@ -124,7 +124,8 @@ def test_a_cloud_of_virtual_machines_begins_with_fewer_hosts_and_a_setting_of_on
     of, image = operations.settings_of, operations.Request(image=Path("debian.raw"))
     assert of(operations.Request(), "container") == of(operations.Request("mine"), "vm") == []
     assert of(operations.Request(), "kvm") == ["control.count=1", "slaves.count=2"]
-    assert of(image, "vm") == ["control.count=1", "slaves.count=2", "image.baked=false", "image.name=debian-12-plain-*"]
+    assert of(image, "kvm") == ["control.count=1", "slaves.count=2", "image.baked=false", "image.name=debian-12-plain-*"]
+    assert of(image, "vm") == [*of(image, "kvm"), "admin.allowedCidrs=[]"]
     (tmp_path / operations.SETS).write_text(json.dumps(of(image, "vm")))
     workspace = operations.workspace_of(tmp_path, operations.Request(sets=["slaves.count=3"]))
     found = read_config(workspace.work, "local")
