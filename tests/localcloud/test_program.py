@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -105,12 +106,14 @@ FIXED = {
 }
 
 
-@pytest.mark.parametrize("command", [("preview",), ("up", "--no-machines")])
-def test_what_a_stack_cannot_change_is_refused_in_one_message_and_nothing_is_touched(
-    stack: Stack, command: tuple[str, ...]
-) -> None:
+# What asks the engine for a change: both must refuse.
+CHANGES = (("preview",), ("up", "--no-machines"))
+
+
+def test_what_a_stack_cannot_change_is_refused_in_one_message_and_nothing_is_touched(stack: Stack) -> None:
     seen = len(stack.calls())
-    for sets, words in ((FIXED, FIXED.values()), (["aws:region=us-east-1"], ["aws:region: us-east-1 is not what this"])):
+    region = (["aws:region=us-east-1"], ["aws:region: us-east-1 is not what this"])
+    for command, (sets, words) in itertools.product(CHANGES, ((FIXED, FIXED.values()), region)):
         status, _, err = stack.run(*command, *given(sets))
         assert status == 1
         assert f"Pulumi.local.yaml: {len(words)} problem{'s' * (len(words) > 1)}, nothing was created." in err
@@ -120,11 +123,11 @@ def test_what_a_stack_cannot_change_is_refused_in_one_message_and_nothing_is_tou
     assert changed(stack.up()) == set()
 
 
-@pytest.mark.parametrize("command", [("preview",), ("up", "--no-machines")])
-def test_a_zone_appended_from_a_slot_that_is_in_use_is_refused(stack: Stack, command: tuple[str, ...]) -> None:
-    status, _, err = stack.run(*command, "--set", "zones=[a, b, {name: c, fromSlot: 3}]")
-    assert status == 1
-    assert "zones: slave-3 would move (VPC address 10.0.0.35 → 10.0.64.35, zone eu-west-1a → eu-west-1c)" in err
+def test_a_zone_appended_from_a_slot_that_is_in_use_is_refused(stack: Stack) -> None:
+    for command in CHANGES:
+        status, _, err = stack.run(*command, "--set", "zones=[a, b, {name: c, fromSlot: 3}]")
+        assert status == 1
+        assert "zones: slave-3 would move (VPC address 10.0.0.35 → 10.0.64.35, zone eu-west-1a → eu-west-1c)" in err
     # The record has the zone by then, and the right slot is taken in its place.
     assert changed(stack.up("zones=[a, b, {name: c, fromSlot: 13}]")) <= {"create", "update"}
     stack.up()
