@@ -1,7 +1,8 @@
 """Writes tests/host/golden/: what each kind of host gets, to be read in a review.
 
 files.txt: every file that hosts have alike, with mode, owner, size, digest and on which hosts it is; it is whole in host/files
-or host/apollo. <kind of host>.txt: what is made for that host alone.
+or host/apollo. <kind of host>.txt: what is made for that host alone. mesos-commands.txt, packet-rules.txt: what hosts' programs
+make of it.
 
 python -m tests.host.golden   after a change of host/ that is meant; prints the difference
 """
@@ -16,7 +17,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from host.apollo import local
+from host.apollo import firewall, local
+from host.apollo.mesh import routed
 from host.apollo.mesos import agent, control, mesos
 from host.render import HostFile, cloud_config, host_files, node_facts
 from plan.cluster import Cluster, PlannedHost
@@ -106,20 +108,54 @@ def wanted_disk(plan: Cluster) -> int:
     return plan.settings.slaves.data_gib << 30
 
 
+def as_peer(host: PlannedHost) -> routed.Peer:
+    return routed.Peer(host.name, str(host.private_ip), str(host.bridge_address.ip), str(host.docker_subnet or ""))
+
+
+def packet_rules() -> str:
+    """The packet rules of a slave with each mesh, of a control node and of an edge. Each knows a slave and a control node as
+    peers, and a slave one container."""
+    hosts = [(name, plan, plan.slaves[0]) for name, plan in EXAMPLES.items()]
+    weave, vxlan = EXAMPLES["weave"], EXAMPLES["vxlan-baked"]
+    hosts += [("vxlan-baked", vxlan, vxlan.control[0]), ("weave", weave, weave.edges[0])]
+    parts: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        for module, name in ((routed, "TABLE"), (firewall, "KERNEL")):
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, Path(folder) / name)
+        for name, plan, host in hosts:
+            facts = node_facts(plan, host, STACK)
+            routed.save(facts, {peer.name: as_peer(peer) for peer in (plan.slaves[1], plan.control[0])})
+            places = [("veth0a1b2c3", "02:42:0a:02:01:05", str(host.docker_subnet[5]))] if host.docker_subnet else []
+            inet = firewall.packets(facts, "ens5", firewall.senders(facts))
+            bridge = firewall.frames(facts, places, [facts["BRIDGE_ADDRESS"]] if places else [])
+            parts.append(f"--- {name}-{host.name}\n{inet}{bridge}")
+    return "".join(parts)
+
+
+def made() -> dict[Path, str]:
+    """What hosts' programs make. Unlike the others these files have no digest of a program in them."""
+    return {FOLDER / "mesos-commands.txt": mesos_commands(), FOLDER / "packet-rules.txt": packet_rules()}
+
+
 def golden_files() -> dict[Path, str]:
     files = kinds()
     hosts = [(f"{name}-{host.name}", plan, host) for name, plan in EXAMPLES.items() for host in one_of_each(plan)]
     return {
         FOLDER / "files.txt": listed(files),
-        FOLDER / "mesos-commands.txt": mesos_commands(),
         **{FOLDER / f"{kind}.txt": decoded(plan, host, files[kind]) for kind, plan, host in hosts},
     }
+
+
+def different(files: Mapping[Path, str]) -> list[str]:
+    """The golden files that do not say this."""
+    return [path.name for path, text in files.items() if not path.exists() or path.read_text() != text]
 
 
 def write() -> str:
     """Writes them anew; gives what that changes, as a unified difference without context."""
     before = {path: path.read_text() for path in FOLDER.glob("*.txt")}
-    after = golden_files()
+    after = golden_files() | made()
     FOLDER.mkdir(exist_ok=True)
     for path in before.keys() - after.keys():
         path.unlink()

@@ -21,12 +21,11 @@ from typing import Any
 
 import pytest
 
-from host.apollo import bridge_ports, firewall, local, metrics
+from host.apollo import firewall, local, metrics
 from host.apollo.mesh import routed, vxlan
 from host.render import node_facts
 from localcloud.machines.namespaces import Namespace
-from plan.mesh import DRIVERS
-from plan.ports import CONSUL_SERF, METRICS
+from plan.ports import METRICS
 from tests.host.support import PATIENCE, STACK, environment, namespaces, needs, until
 from tests.plan.support import cluster
 
@@ -485,49 +484,6 @@ def test_by_weaves_router_come_other_hosts_containers_and_go_to_the_overlay(brid
     assert passes(bridge, "router", *false) == [False] * len(false)
 
 
-def link(index: int, name: str, peer: int = 0, **more: object) -> dict[int, dict[str, object]]:
-    return {index: {"ifindex": index, "ifname": name, **({"link_index": peer} if peer else {}), **more}}
-
-
-def test_a_containers_port_is_the_other_end_of_its_cable_and_no_device_that_it_made_itself() -> None:
-    outside = (
-        link(1, "lo") | link(7, "vethaaaaaaa", 6, master="weave") | link(9, "vethbbbbbbb", 8, master="br-1") | link(11, "eth0")
-    )
-    endpoints = {"weave": (MAC["web"], WEB), "br-1": ("02:42:ac:12:00:02", COMPOSE)}
-    inside = link(1, "lo") | link(6, "eth0", 7, link_netnsid=0) | link(8, "eth1", 9, link_netnsid=0)
-    assert bridge_ports.places(inside, outside, endpoints) == [
-        ("vethaaaaaaa", MAC["web"], WEB), ("vethbbbbbbb", "02:42:ac:12:00:02", COMPOSE)
-    ]  # fmt: skip
-    # A pair of its own, whose number is that of another container's port; a port on a bridge that is not its network's.
-    assert bridge_ports.places(link(5, "fake", 7) | link(4, "fake2", 9, link_netnsid=0), outside, endpoints) == []
-    assert bridge_ports.places(inside, outside, {"weave": endpoints["weave"]}) == [("vethaaaaaaa", MAC["web"], WEB)]
-    assert bridge_ports.places({}, outside, endpoints) == bridge_ports.places(inside, {}, endpoints) == []
-
-
-def test_docker_is_asked_while_it_runs_and_not_started_by_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """systemd holds Docker's socket, and Docker starts after the rules: who waits for an answer waits for himself."""
-    monkeypatch.setattr(bridge_ports, "RUNNING", tmp_path / "docker.pid")
-    monkeypatch.setattr(bridge_ports, "PAUSE", 0.01)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.bind(str(tmp_path / "docker.sock"))
-        listening.listen()
-        listening.settimeout(0.5)
-        ports, changed = bridge_ports.Ports(f"unix://{tmp_path}/docker.sock"), threading.Event()
-        threading.Thread(target=ports.follow, args=(changed,), daemon=True).start()
-        for pid in ("", "0", "2147483647"):
-            (tmp_path / "docker.pid").write_text(pid)
-            assert ports.look() == ([], [])
-            with pytest.raises(TimeoutError):
-                listening.accept()
-        (tmp_path / "docker.pid").write_text(str(os.getpid()))
-        listening.settimeout(30)
-        asked, _ = listening.accept()
-        with asked:
-            assert asked.recv(4096).startswith(b"GET /")
-            # It has not answered yet: no look waits for it.
-            assert ports.look() == ([], [])
-
-
 @pytest.mark.parametrize("name", ["vxlan", "wireguard", "weave"])
 @pytest.mark.parametrize("role", ["slave", "control", "edge"])
 def test_from_the_overlay_a_host_answers_pings_and_an_edge_the_web(name: str, role: str) -> None:
@@ -729,12 +685,3 @@ def test_a_block_of_any_size_is_its_hosts_to_the_last_address(slave: Place, tmp_
 
     first, last = peer.docker_subnet.first, peer.docker_subnet.last
     assert has(first) and has(last) and not has(first - 1) and not has(last + 1)
-
-
-def test_no_port_that_hosts_open_to_each_other_is_forgotten() -> None:
-    """What the security groups open to a slave, they open to its containers: the rules must know all of it."""
-    for driver in DRIVERS.values():
-        for flow in driver.flows:
-            known = {"tcp": firewall.HOST_TCP, "udp": firewall.HOST_UDP, "50": (0,)}[flow.protocol]
-            assert {*range(flow.first_port, flow.last_port + 1)} <= {*known}, flow
-    assert CONSUL_SERF in firewall.HOST_TCP and CONSUL_SERF in firewall.HOST_UDP
