@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import subprocess
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from host.apollo import local, zookeeper
-from tests.host.support import free_ports
+from tests.host.support import free_ports, stand_in
 
 ADDRESSES = [f"127.0.0.{n}" for n in range(11, 16)]
 CONF = """\
@@ -157,10 +158,91 @@ def test_no_link_in_its_folder_gives_zookeeper_a_file_of_the_hosts(host: Path, m
     zookeeper.CLAIMED.touch()
     zookeeper.prepare(facts(1))
     # Other hosts wait again until somebody has looked whose the nodes are.
-    assert not zookeeper.CLAIMED.exists() and "reject with tcp reset" in rules[0]
+    gate, control = "table inet apollo-zookeeper", ", ".join(ADDRESSES)
+    rule = f"ip saddr != {{ {control} }} tcp dport {zookeeper.CLIENT_PORT} reject with tcp reset"
+    hook = "type filter hook input priority filter - 20"
+    assert rules == [f"{gate}\ndelete {gate}\n{gate} {{\nchain input {{\n{hook}\n{rule}\n}}\n}}\n"]
+    assert not zookeeper.CLAIMED.exists()
+    assert (data / "zoo.cfg").read_text() == f"{zookeeper.SETTINGS}dynamicConfigFile={data}/zoo.cfg.dynamic\n"
+    assert (data / "myid").read_text() == "1\n"
+    # The password of this run: ZooKeeper is told its digest, and who asks it reads the password.
+    password, told = zookeeper.PASSWORD, zookeeper.RUN / "environment"
+    assert len(password.read_text()) > 40 and password.stat().st_mode & 0o777 == told.stat().st_mode & 0o777 == 0o600
+    assert told.read_text() == f"SUPER_DIGEST={zookeeper.digest(f'super:{password.read_text()}')}\n"
     assert {data, data / "myid", data / "zoo.cfg", data / "version-2"} <= given
     assert {data / "version-2/log.1", data / "snapshots"} <= given, "the links themselves are its own"
     assert not [path for path in given if outside in (path, *path.parents)]
+
+
+def test_a_digest_is_as_zookeepers_own_tool_makes_it() -> None:
+    assert zookeeper.digest("super:admin") == "xQJmxLMiHGwaqBvst5y6rkB6HQs="
+
+
+class Client:
+    """ZooKeeper's own client, as a script that keeps what it is given. says: on its two outputs, at each call anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        local.write(zookeeper.PASSWORD, "of this run")
+        told = f'echo "$@" >> {folder}/argv; cat >> {folder}/lines; n=$(wc -l < {folder}/argv)'
+        java = f"{told}; cat {folder}/out$n; cat {folder}/err$n >&2"
+        stand_in(folder / "bin/java", java)
+        stand_in(folder / "bin/nft", f'[ "$*" = "-f -" ] && cat >> {folder}/rules')
+
+    def says(self, *each: tuple[str, str]) -> None:
+        for name in ("argv", "lines", "rules"):
+            (self.folder / name).write_text("")
+        for number, texts in enumerate(each, 1):
+            for kind, text in zip(("out", "err"), texts, strict=True):
+                (self.folder / f"{kind}{number}").write_text(text)
+
+    def read(self, name: str) -> list[str]:
+        return (self.folder / name).read_text().splitlines()
+
+
+@pytest.fixture
+def client(host: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    for name in ("PASSWORD", "CLAIMED"):
+        monkeypatch.setattr(zookeeper, name, host / "run" / name.lower())
+    monkeypatch.setenv("PATH", f"{host}/bin:{os.environ['PATH']}")
+    local.write(host / "secrets/mesos/zookeeper-password", "new\n", 0o600)
+    return Client(host)
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (["add"], "-add server.4=127.0.0.14:2888:3888:participant;127.0.0.14:{port}"),
+        (["remove", "2"], "-remove 2"),
+    ],
+)
+def test_the_members_change_by_the_super_user_at_the_own_server(
+    words: list[str], change: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "facts", lambda: facts(4))
+    change = change.format(port=zookeeper.CLIENT_PORT)
+    client.says(("", "Committed new configuration:\n"))
+    assert zookeeper.main(words) == 0
+    assert client.read("lines") == ["addauth digest super:of this run", f"reconfig {change}", "quit"]
+    (argv,) = client.read("argv")
+    assert argv.endswith(f" -cp {zookeeper.JARS} org.apache.zookeeper.ZooKeeperMain -server 127.0.0.14:{zookeeper.CLIENT_PORT}")
+    assert "of this run" not in argv
+    client.says(("1\n2\n3\n", "KeeperErrorCode = NewConfigNoQuorum\n"))
+    assert zookeeper.main(words) == f"reconfig {change}: 2\n3\nKeeperErrorCode = NewConfigNoQuorum"
+
+
+@pytest.mark.usefixtures("ensemble")
+def test_the_members_are_shown_as_the_own_server_has_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "facts", lambda: facts(1))
+    with closing(Peer(ADDRESSES[2], {"srvr": "Mode: observer\n"})):
+        assert zookeeper.main(["members"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "control-1  127.0.0.11  participant  leader",
+        "control-2  127.0.0.12  participant  does not serve",
+        "control-3  127.0.0.13  observer  observer",
+    ]
 
 
 SHOWN = """\
@@ -181,6 +263,50 @@ WATCHER::
 def test_whose_the_trees_are_counts_with_all_that_others_may_do_there(host: Path, password: str, more: str, fits: bool) -> None:
     local.write(host / "secrets/mesos/zookeeper-password", "new\n", 0o600)
     assert zookeeper.owned(SHOWN.format(zookeeper.digest(f"mesos:{password}"), more)) is fits
+
+
+def test_each_run_begins_with_trees_that_are_their_users_and_then_other_hosts_are_let_in(client: Client) -> None:
+    mesos, marathon = (f"digest:mesos:{zookeeper.digest('mesos:new')}:cdrwa{others}" for others in (",world:anyone:r", ""))
+    read = ["getAcl /mesos", "getAcl /marathon"]
+    made = [f"create /mesos '' {mesos}", f"create /marathon '' {marathon}"]
+    closed = [f"setAcl {root} world:anyone:r" for root in ("/", "/zookeeper", "/zookeeper/quota")]
+    given = [f"setAcl -R /mesos {mesos}", f"setAcl -R /marathon {marathon}"]
+    own, foreign = (SHOWN.format(zookeeper.digest(f"mesos:{password}"), "") for password in ("new", "old"))
+    first, login, last = [*made, *closed, *read], "addauth digest super:of this run", "quit"
+
+    client.says((own, ""))
+    zookeeper.claim(facts(1))
+    assert client.read("lines") == [login, *first, last]
+    assert client.read("rules") == ["delete table inet apollo-zookeeper"] and zookeeper.CLAIMED.exists()
+    client.says()
+    zookeeper.claim(facts(1))
+    assert client.read("argv") == [], "once in a run"
+
+    # Whose they were before, they are given to their user.
+    zookeeper.CLAIMED.unlink()
+    client.says((foreign, ""), (own, ""))
+    zookeeper.claim(facts(1))
+    assert client.read("lines") == [login, *first, last, login, *given, *read, last]
+    zookeeper.CLAIMED.unlink()
+    client.says((foreign, ""), (foreign, ""))
+    with pytest.raises(zookeeper.ZooKeeperError, match="could not be given to their user"):
+        zookeeper.claim(facts(1))
+    assert client.read("rules") == [] and not zookeeper.CLAIMED.exists()
+
+
+def test_the_trees_can_be_given_to_a_new_password(
+    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "facts", lambda: facts(1))
+    client.says((SHOWN.format(zookeeper.digest("mesos:new"), ""), ""))
+    assert zookeeper.main(["own"]) == 0
+    assert capsys.readouterr().out == "/mesos and /marathon are mesos's, with its present password\n"
+
+
+def test_rules_that_nft_refuses_are_an_error(client: Client) -> None:
+    stand_in(client.folder / "bin/nft", "exit 1")
+    with pytest.raises(subprocess.CalledProcessError):
+        zookeeper.nft("nonsense")
 
 
 def test_no_way_in_that_asks_for_no_password_is_open() -> None:
