@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import socket
 import struct
 import subprocess
@@ -13,6 +15,8 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,7 +25,8 @@ from host.apollo.consul import acl, names
 from localcloud.machines.namespaces import Namespace
 from tests.booted.names_watch import addresses, query
 from tests.host.conftest import PLAN, Agent
-from tests.host.support import files_of, free_ports, namespaces, needs, until
+from tests.host.support import files_of, free_ports, namespaces, needs, stand_in, until
+from tests.host.test_verbs import Clock, Over
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,205 @@ def test_what_is_no_question_is_refused_and_ends_nothing() -> None:
     for message in (b"", asked[:11], asked[:2] + b"\x81" + asked[3:]):
         with pytest.raises(ValueError, match="no query"):
             judge.answer(message)
+
+
+# -- the program alone, before an agent that is played
+
+
+class Played:
+    """An agent that answers each question with the question, turned into an answer, and waits with those for `later`."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.connections = 0
+
+    def answer(self, asked: bytes) -> bytes:
+        self.asked.append(asked)
+        return asked[:2] + b"\x84" + asked[3:]
+
+    async def serve(self, port: int) -> None:
+        played = self
+
+        class Udp(asyncio.DatagramProtocol):
+            def connection_made(self, transport: Any) -> None:
+                self.transport = transport
+
+            def datagram_received(self, data: bytes, addr: Any) -> None:
+                # One that nobody asked for, and half a one.
+                for answer in (b"\xff\xfe" + data[2:], data[:11], played.answer(data)):
+                    self.transport.sendto(answer, addr)
+
+        async def tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            played.connections += 1
+            with contextlib.suppress(EOFError):
+                while True:
+                    asked = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+                    answer = played.answer(asked)
+                    writer.write(len(answer).to_bytes(2, "big") + answer)
+            writer.close()
+
+        await asyncio.get_running_loop().create_datagram_endpoint(Udp, local_addr=("127.0.0.1", port))
+        await asyncio.start_server(tcp, "127.0.0.1", port)
+
+
+def test_what_the_catalog_has_goes_to_the_agent_and_all_else_is_answered_here_over_udp_and_tcp(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, agent = free_ports(2)
+    monkeypatch.setattr(names, "PORT", own)
+    monkeypatch.setattr(names, "AGENT", ("127.0.0.1", agent))
+    catalog, played = names.Catalog(), Played()
+    catalog.took_services({"Web": ["Public"]})
+    catalog.took_nodes([{"Node": "Slave-1"}])
+    known, unknown = query("web.service.consul"), query("nobody.service.consul")
+    refused = unknown[:2] + b"\x85\x03" + unknown[4:12] + unknown[12:]
+
+    def answered(asked: bytes) -> bytes:
+        return asked[:2] + b"\x84" + asked[3:]
+
+    async def by_udp(*messages: bytes) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller:
+            caller.setblocking(False)
+            await loop.sock_connect(caller, ("127.0.0.1", own))
+            for message in messages:
+                await loop.sock_sendall(caller, message)
+            return [await asyncio.wait_for(loop.sock_recv(caller, 4096), 30) for _ in messages if len(_) >= 12]
+
+    async def run() -> None:
+        await played.serve(agent)
+        serving = asyncio.create_task(names.serve(names.Judge(catalog, "Consul.", "dc1")))
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", own)
+                break
+            assert time.monotonic() < deadline and not serving.done()
+            await asyncio.sleep(0.01)
+        # Two callers may have one id: each gets the answer to its own question.
+        first, second = await asyncio.gather(by_udp(known), by_udp(query("slave-1.node.consul")))
+        assert (first, second) == ([answered(known)], [answered(query("slave-1.node.consul"))])
+        assert len({message[:2] for message in played.asked}) == 2
+        assert (await by_udp(b"none", unknown))[0][:4] == refused[:4]
+        assert len(played.asked) == 2
+        for asked, answer in ((known, answered(known)), (unknown, None), (known, answered(known))):
+            writer.write(len(asked).to_bytes(2, "big") + asked)
+            got = await asyncio.wait_for(reader.readexactly(int.from_bytes(await reader.readexactly(2), "big")), 30)
+            assert got == answer if answer else got[3] & 15 == names.NXDOMAIN
+        assert (len(played.asked), played.connections) == (4, 1)
+        # What is no question ends the connection, and no other.
+        writer.write(b"\0\3abc")
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        assert await by_udp(known) == [answered(known)]
+        serving.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "IDLE", 0.01)
+
+    async def run() -> None:
+        closed: list[str] = []
+        writer: Any = SimpleNamespace(close=lambda: closed.append("closed"))
+        await asyncio.wait_for(
+            names.converse(names.Judge(names.Catalog(), "consul", "dc1"), asyncio.StreamReader(), writer), 30
+        )
+        assert closed == ["closed"]
+
+    asyncio.run(run())
+
+
+def test_questions_without_an_answer_are_forgotten_in_time_and_are_never_more_than_a_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, sent, got = Clock(), list[bytes](), list[tuple[str, bytes]]()
+    monkeypatch.setattr(names, "time", clock)
+    monkeypatch.setattr(names, "MOST", 3)
+    agent = names.Agent()
+    transport: Any = SimpleNamespace(sendto=sent.append)
+    agent.connection_made(transport)
+
+    def ask(name: str) -> None:
+        agent.ask(b"id" + name.encode().ljust(12), lambda answer: got.append((name, answer)))
+
+    def answers(number: int) -> None:
+        agent.datagram_received(number.to_bytes(2, "big") + b"answer".ljust(10), ("127.0.0.1", 1))
+
+    for name in ("one", "two", "three", "four"):
+        ask(name)
+    assert [message[:2] for message in sent] == [b"\0\1", b"\0\2", b"\0\3", b"\0\4"] and sent[0][2:].strip() == b"one"
+    assert sorted(agent.asked) == [2, 3, 4], "the oldest goes"
+    for number in (1, 3, 3):
+        answers(number)
+    agent.datagram_received(b"\0\2" + b"x" * 9, ("127.0.0.1", 1))
+    agent.error_received(ConnectionRefusedError())
+    assert got == [("three", b"id" + b"answer".ljust(10))]
+    clock.now += names.PATIENCE
+    ask("five")
+    assert sorted(agent.asked) == [2, 4, 5]
+    clock.now += 0.5
+    ask("six")
+    assert sorted(agent.asked) == [5, 6]
+    # The ids begin anew after the last.
+    for _ in range(65536):
+        ask("more")
+    assert sent[-1][:2] == b"\0\6" and b"\0\0" in [message[:2] for message in sent]
+
+
+def test_packet_rules_are_loaded_where_they_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nft = f"""cd {tmp_path}; case "$*" in
+        "list table ip apollo_names") [ -e table ] ;;
+        "-f {names.LIMITS}") [ -e broken ] && {{ echo 'no rule' >&2; exit 1; }}; touch table ;;
+        *) exit 2 ;; esac"""
+    stand_in(tmp_path / "nft", nft)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for said in (f"loaded {names.LIMITS}\n", ""):
+        names.load_limits()
+        assert capsys.readouterr().out == said
+    (tmp_path / "table").unlink()
+    (tmp_path / "broken").touch()
+    names.load_limits()
+    assert capsys.readouterr().out == "no rule\n"
+    clock, looks = Clock(2), list[float]()
+    monkeypatch.setattr(names, "time", clock)
+    monkeypatch.setattr(names, "load_limits", lambda: looks.append(clock.now))
+    with pytest.raises(Over):
+        names.keep_limits()
+    assert looks == [names.LOOK, 2 * names.LOOK]
+
+
+def test_the_program_loads_rules_then_follows_both_lists_while_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"ROLE": "edge", "CONSUL_DOMAIN": "example", "CONSUL_DATACENTER": "dc9"}
+    did: list[Any] = []
+    followed: list[Any] = []
+
+    def thread(target: Any, args: Any = (), daemon: bool = False) -> Any:
+        assert daemon, "it ends with the program"
+        return SimpleNamespace(start=lambda: followed.append((target, *args)))
+
+    def run(serving: Any) -> None:
+        did.append(serving)
+
+    monkeypatch.setattr(local, "facts", lambda: facts)
+    monkeypatch.setattr(names, "load_limits", lambda: did.append("rules"))
+    monkeypatch.setattr(names.threading, "Thread", thread)
+    monkeypatch.setattr(names, "serve", lambda judge: judge)
+    monkeypatch.setattr(names.asyncio, "run", run)
+    names.main()
+    keeper, services, nodes = followed
+    assert keeper == (names.keep_limits,)
+    assert [(one[0], one[1], one[3]) for one in (services, nodes)] == [
+        (names.watch, "catalog/services", "consul/edge-token"), (names.watch, "catalog/nodes", "consul/edge-token"),
+    ]  # fmt: skip
+    rules, judge = did
+    assert rules == "rules"
+    services[2]({"web": []})
+    nodes[2]([{"Node": "slave-1"}])
+    for name in ("web.service.example", "slave-1.node.dc9.example"):
+        assert judge.answer(query(name)) is None
 
 
 # -- one container and the others

@@ -12,18 +12,20 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.apollo import addresses
+from host.apollo import addresses, network
 from host.apollo.mesh import routed, vxlan, wireguard
 from host.render import node_facts
 from localcloud.paths import cache_dir
 from plan.cluster import Cluster
 from tests.host.support import STACK, environment, left_out
+from tests.host.test_verbs import Clock, Over
 from tests.plan.support import cluster
 
 LINKS = {"vxlan": vxlan.LINK, "wireguard": wireguard.LINK}
@@ -329,6 +331,233 @@ def test_a_peer_with_another_key_is_exchanged_in_one_command() -> None:
         *("wg", "set", "wgweave", "peer", key_of("slave-2"), "remove"),
         *("peer", key_of("the next slave-2"), "endpoint", "10.0.32.34:51820", "allowed-ips", "10.2.0.2/32,10.2.2.0/24"),
     )
+
+
+# -- the programs that keep the kernel's tables, with a kernel of two tables
+
+
+class Kernel(routed.Link):
+    """A link with what the kernel has: routes, and a table beside. made: how often the device was set up."""
+
+    name, device = "vxlan", "vxweave"
+
+    def __init__(self) -> None:
+        self.made, self.has = 0, {"routes": dict[str, str](), "beside": dict[str, str]()}
+
+    def make(self, facts: Mapping[str, str]) -> None:
+        assert facts["NODE_NAME"] == "slave-1"
+        self.made += 1
+
+    def wanted(self, peers: Sequence[routed.Peer]) -> Mapping[str, dict[str, str]]:
+        return {"routes": {peer.bridge: "" for peer in peers}, "beside": {peer.address: peer.name for peer in peers}}
+
+    def present(self) -> Mapping[str, dict[str, str]]:
+        return self.has
+
+    def commands(self, now: routed.Tables, then: routed.Tables, source: str) -> list[routed.Command]:
+        assert now is self.has
+        self.has = {name: dict(table) for name, table in then.items()}
+        return [(("tool", source), " ".join(sorted(then["routes"])))]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What programs of the host are run, and what they read."""
+    told: list[tuple[str, str]] = []
+
+    def run(*argv: str, lines: str = "") -> str:
+        told.append((" ".join(argv), lines))
+        return ""
+
+    monkeypatch.setattr(routed, "run", run)
+    return told
+
+
+def peers_of(*entries: Any) -> dict[str, routed.Peer]:
+    return routed.accepted(FACTS, entries)[0]
+
+
+SLAVE_3 = entry("slave-3", "10.0.0.35", "10.2.0.3", "10.2.3.0/24")
+
+
+def test_what_changes_in_the_kernel_is_counted_and_nothing_is_said_of_nothing(
+    told: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = Kernel()
+    for entries, said in (
+        ([SLAVE_2], "1 peers, 2 entries changed\n"),
+        ([SLAVE_2], ""),
+        ([SLAVE_3], "1 peers, 4 entries changed\n"),
+    ):
+        routed.apply(link, peers_of(*entries), "10.2.0.1")
+        assert capsys.readouterr().out == said
+    assert told == [("tool 10.2.0.1", "10.2.0.2"), ("tool 10.2.0.1", "10.2.0.2"), ("tool 10.2.0.1", "10.2.0.3")]
+
+
+def test_a_tool_that_fails_is_said_and_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert routed.run("cat", lines="two\nlines") == "two\nlines"
+    assert capsys.readouterr().out == ""
+    assert routed.run("sh", "-c", "echo half; echo why >&2; exit 2") == "half\n"
+    assert capsys.readouterr().out == "sh -c echo half; echo why >&2; exit 2: why\n"
+
+
+def test_a_peer_goes_when_the_catalog_is_without_it_for_long_and_stays_while_consul_is_away(
+    told: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del told
+    link, clock, asked, tables = Kernel(), Clock(), list[str](), list[list[str]]()
+    routed.save(FACTS, peers_of(SLAVE_2))
+    false = entry("slave-9", "10.9.9.9", "10.2.0.9", "10.2.9.0/24")
+    both, one = [SLAVE_2, SLAVE_3, false], [SLAVE_3]
+    away = routed.local.ConsulError("away")
+    # At each answer so many seconds have passed.
+    answers = [
+        (0, both), (0, both), (10, one), (60, one), (59, one), (1, one), (0, [SLAVE_2, SLAVE_3]), (0, one), (100, away),
+        (5, away), (100, [SLAVE_2, SLAVE_3]), (0, one), (119, one), (0, [SLAVE_2]), (0, OSError("no file")),
+    ]  # fmt: skip
+    left = iter(answers)
+
+    def catalog(facts: Mapping[str, str], query: str) -> tuple[Any, str]:
+        assert facts is FACTS
+        asked.append(query)
+        tables.append(sorted(routed.load(FACTS)))
+        seconds, answer = next(left, (0, Over()))
+        clock.now += seconds
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer, str(len(asked))
+
+    monkeypatch.setattr(routed, "time", clock)
+    monkeypatch.setattr(routed, "catalog", catalog)
+    with pytest.raises(Over):
+        routed.sync(link, FACTS)
+    two, three = ["slave-2"], ["slave-3"]
+    each = sorted(two + three)
+    # The table after each answer: slave-2 has 120 seconds, anew each time that it is seen.
+    assert tables[0] == two
+    assert dict(enumerate(tables[1:])) == dict(
+        enumerate([each, each, each, each, each, three, each, each, each, each, each, each, each, each, each])
+    )
+    index = [f"&index={number}&wait=5s" for number in range(16)]
+    index[9] = index[10] = index[15] = "&index=0&wait=5s"
+    assert asked == index
+    assert clock.waits == [2, 2, 2] and link.made == len(answers)
+    assert set(link.has["routes"]) == {"10.2.0.2", "10.2.0.3"}
+    said = [line for line in capsys.readouterr().out.splitlines() if "entries changed" not in line]
+    assert said[0].startswith("ignored ") and "slave-9" in said[0]
+    assert said[1:] == [
+        "follows the catalog", "the table on disk serves: away", "follows the catalog", "the table on disk serves: no file",
+    ]  # fmt: skip
+
+
+def test_a_boot_brings_the_last_table_up_and_then_follows_the_catalog(
+    told: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, followed = Kernel(), list[Any]()
+    routed.save(FACTS, peers_of(SLAVE_2))
+    monkeypatch.setattr(routed.local, "facts", lambda: FACTS)
+    monkeypatch.setattr(routed, "link", lambda facts: link if facts is FACTS else None)
+    monkeypatch.setattr(routed, "sync", lambda *given: followed.append(given))
+    routed.up()
+    assert told == [("tool 10.2.0.1", "10.2.0.2")] and link.made == 1
+    routed.follow()
+    assert followed == [(link, FACTS)]
+
+
+def test_each_mesh_has_its_own_link() -> None:
+    for name, link in LINKS.items():
+        assert routed.link({"MESH": name}) is link
+    with pytest.raises(ValueError, match="the mesh weave has no device that apollo makes"):
+        routed.link({"MESH": "weave"})
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a host's files, with the kernel's switches."""
+    for module in (routed, vxlan, wireguard):
+        monkeypatch.setattr(module, "Path", lambda *parts: tmp_path.joinpath(*(part.lstrip("/") for part in parts)))
+    for switch in ("conf/weave", "neigh/weave"):
+        (tmp_path / "proc/sys/net/ipv4" / switch).mkdir(parents=True)
+    return tmp_path
+
+
+def answers_for_others(root: Path) -> bool:
+    switches = ("conf/weave/proxy_arp", "neigh/weave/proxy_delay")
+    return [(root / "proc/sys/net/ipv4" / switch).read_text() for switch in switches] == ["1", "0"]
+
+
+def test_a_vxlan_device_is_made_once_and_set_up_each_time(root: Path, told: list[tuple[str, str]]) -> None:
+    up = ("ip link set vxweave mtu 8951 up", "")
+    facts = {"PRIVATE_IP": "10.0.0.33", "BRIDGE_ADDRESS": "10.2.0.1", "BRIDGE_MTU": "8951"}
+    vxlan.LINK.make(facts)
+    kind = "type vxlan id 42 local 10.0.0.33 dstport 4789 ttl 16 nolearning"
+    assert told == [(f"ip link add vxweave address 02:78:0a:02:00:01 {kind}", ""), up]
+    assert answers_for_others(root)
+    (root / "sys/class/net/vxweave").mkdir(parents=True)
+    vxlan.LINK.make(facts)
+    assert told[2:] == [up]
+
+
+@pytest.mark.parametrize(
+    ("there", "in_kernel", "known"), [(False, True, False), (False, False, False), (True, True, True), (True, True, False)]
+)
+def test_a_wireguard_device_is_the_kernels_or_else_a_programs_and_has_this_hosts_key(
+    there: bool, in_kernel: bool, known: bool, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, told, tried = Clock(), list[tuple[str, str]](), list[list[str]]()
+    public, secret = f"{key_of('public')}\n", f"{key_of('private')}\n"
+    said = {"wg genkey": secret, "wg pubkey": public, "wg show wgweave public-key": public if known else "(none)\n"}
+
+    def run(*argv: str, lines: str = "") -> str:
+        told.append((" ".join(argv), lines))
+        return said.get(" ".join(argv), "")
+
+    def tries(argv: list[str], **_: Any) -> Any:
+        tried.append(argv)
+        # wireguard-go has its device at the third look.
+        good = in_kernel if argv[0] == "ip" else len(tried) == 4
+        return SimpleNamespace(returncode=0 if good else 1, stderr="Not supported\n")
+
+    monkeypatch.setattr(routed, "run", run)
+    monkeypatch.setattr(wireguard.subprocess, "run", tries)
+    monkeypatch.setattr(wireguard, "time", clock)
+    monkeypatch.setattr(wireguard, "PRIVATE_KEY", root / "wireguard.key")
+    if there:
+        (root / "sys/class/net/wgweave").mkdir(parents=True)
+    facts = {"BRIDGE_MTU": "8921"}
+    wireguard.LINK.make(facts)
+    assert wireguard.PRIVATE_KEY.read_text() == secret and wireguard.PRIVATE_KEY.stat().st_mode & 0o777 == 0o600
+    assert routed.PUBLIC_KEY.read_text() == public and answers_for_others(root)
+    look = ["wg", "show", "wgweave"]
+    assert tried == (
+        [] if there else [["ip", "link", "add", "wgweave", "type", "wireguard"], *([] if in_kernel else 3 * [look])]
+    )
+    started = ("systemctl start apollo-wireguard.service", "")
+    given = f"wg set wgweave private-key {root}/wireguard.key listen-port 51820"
+    assert told == [
+        ("wg genkey", ""), ("wg pubkey", secret),
+        *([] if in_kernel else [started]),
+        ("wg show wgweave public-key", ""),
+        *([] if known else [(given, "")]),
+        ("ip link set wgweave mtu 8921 up", ""),
+    ]  # fmt: skip
+    words = "not in the kernel, so wireguard-go does it: Not supported\n"
+    assert capsys.readouterr().out == ("" if in_kernel else words) and clock.waits == ([] if in_kernel else [0.05, 0.05])
+    # Its keys are made once.
+    wireguard.make_key()
+    assert [one for one, _ in told].count("wg genkey") == 1
+    if not in_kernel:
+        tried += 100 * [look]
+        wireguard.in_userspace()
+        assert capsys.readouterr().out == "wireguard-go made no device; see journalctl -u apollo-wireguard\n"
+        assert 10 < clock.now < 10.3
+
+
+def test_two_pings_of_one_address_take_a_second_and_a_fifth_at_most() -> None:
+    tool, *quiet, count, number, pause, seconds, wait, last, address = network.ping("10.2.0.9")
+    assert (tool, quiet, address) == ("ping", ["-n", "-q"], "10.2.0.9")
+    assert (count, pause, wait) == ("-c", "-i", "-W")
+    assert (number, (int(number) - 1) * float(seconds) + float(last)) == ("2", 1.2)
 
 
 KERNEL_TEST = """

@@ -3,6 +3,7 @@ registry that the tests reach, so its HTTP API is played here by a stand-in that
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,15 +14,17 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from host.apollo import check, local, zookeeper
+from host.apollo import check, images, local, zookeeper
 from host.apollo.mesos import agent, control, mesos, scheduler
 from host.render import node_facts
 from localcloud import paths
-from tests.host.support import EXAMPLES, STACK, Handler, files_of, served, stand_in
+from tests.host.support import EXAMPLES, STACK, Handler, files_of, raising, served, stand_in
+from tests.host.test_verbs import Clock
 from tests.plan.support import cluster
 
 PLAN = EXAMPLES["weave"]
@@ -141,6 +144,241 @@ def test_no_password_is_on_a_command_line(host: Path) -> None:
     }
     line = " ".join(word for name in flags for word in mesos.command(name, flags[name])).replace("/marathon-secret", "")
     assert not [password for password in passwords if password in line]
+
+
+# -- how a program gets there and is started
+
+
+class Started(BaseException):
+    """In the place of the program that a process becomes. argv, environment: what it is started with."""
+
+
+@pytest.fixture
+def became(host: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The command lines with which processes became other programs, each with its environment. Docker is a script that has the
+    image `here:1`, gets `new:1`, and keeps what it is told; the installer one that fails."""
+    became: list[Any] = []
+
+    def execvpe(file: str, argv: list[str], environment: dict[str, str]) -> None:
+        assert file == argv[0]
+        became.append((argv, {name: value for name, value in environment.items() if name not in os.environ}))
+        raise Started
+
+    monkeypatch.setattr(mesos.os, "execvpe", execvpe)
+    docker = f"""echo "$*" >> {host}/docker.log; case "$*" in
+        "image inspect here:1" | "pull -q new:1" | rm*) ;;
+        "pull -q silent:1") exit 1 ;;
+        *) echo "no such image" >&2; exit 1 ;; esac"""
+    stand_in(host / "bin/docker", docker)
+    monkeypatch.setattr(mesos, "INSTALL", str(stand_in(host / "bin/install", "echo 'E: no'; echo 'such  package' >&2; exit 1")))
+    monkeypatch.setenv("PATH", f"{host}/bin:{os.environ['PATH']}")
+    return became
+
+
+def docker_log(host: Path) -> list[str]:
+    log = host / "docker.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("image", "asked", "said", "problem"),
+    [
+        ("here:1", ["image inspect here:1"], "", ""),
+        ("new:1", ["image inspect new:1", "pull -q new:1"], "pulling new:1", ""),
+        ("none:1", ["image inspect none:1", "pull -q none:1"], "pulling none:1", "cannot pull none:1: no such image"),
+        (
+            "silent:1",
+            ["image inspect silent:1", "pull -q silent:1"],
+            "pulling silent:1",
+            "cannot pull silent:1: docker pull failed",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("became")
+def test_an_image_that_is_not_here_is_pulled(
+    image: str, asked: list[str], said: str, problem: str, host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local.write(mesos.IMAGES, f'AGENT="{image}"\n')
+    # An image goes before packages.
+    local.write(mesos.PACKAGES, "")
+    with pytest.raises(SystemExit) if problem else contextlib.nullcontext() as ended:
+        mesos.fetch("agent")
+    assert docker_log(host) == asked and capsys.readouterr().out.splitlines() == [line for line in (said, problem) if line]
+    assert mesos.complaint("agent") == (problem or said)
+    if problem:
+        assert ended and ended.value.code == mesos.NOT_YET
+        # Its reason stays while it is tried again.
+        mesos.say("agent", "why")
+        with pytest.raises(SystemExit):
+            mesos.fetch("agent")
+        assert capsys.readouterr().out.splitlines()[:2] == ["why", "why"]
+
+
+@pytest.mark.usefixtures("became")
+def test_an_image_by_digest_comes_by_the_stacks_bucket(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, loaded = f"example.com/mesos@sha256:{'a' * 64}", list[Any]()
+    local.write(mesos.IMAGES, f'AGENT="{source}"\n')
+    monkeypatch.setattr(images, "load", lambda *given: loaded.append(given))
+    mesos.fetch("agent")
+    assert loaded == [(source, mesos.TURN)] and docker_log(host) == [f"image inspect apollo/mesos:{'a' * 16}"]
+    for error in (images.Refused("another digest"), OSError("away"), ValueError("odd"), KeyError("layers")):
+        monkeypatch.setattr(images, "load", raising(error))
+        with pytest.raises(SystemExit):
+            mesos.fetch("agent")
+        assert mesos.complaint("agent") == f"cannot pull {source}: {error}"
+
+
+@pytest.mark.usefixtures("became")
+def test_packages_are_installed_where_no_image_is_named_and_the_program_is_not_there(host: Path) -> None:
+    mesos.fetch("agent")
+    local.write(mesos.PACKAGES, "")
+    with pytest.raises(SystemExit):
+        mesos.fetch("agent")
+    assert mesos.complaint("agent") == "cannot install Mesos: E: no such package"
+    local.write(mesos.USR / "sbin/mesos-agent", "")
+    mesos.fetch("agent")
+    (mesos.USR / "sbin/mesos-agent").unlink()
+    stand_in(host / "bin/install", "exit 0")
+    mesos.say("agent", "")
+    mesos.fetch("agent")
+    assert mesos.complaint("agent") == "installing its package" and docker_log(host) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "removes", "libraries"),
+    [
+        (["{}/opt/mesos/sbin/mesos-agent", "--x"], False, True),
+        (["{}/usr/sbin/mesos-agent", "--x"], False, False),
+        (["docker", "run", "a:1"], True, False),
+    ],
+)
+def test_a_process_becomes_the_program_with_its_libraries_and_without_the_container_of_before(
+    argv: list[str], removes: bool, libraries: bool, host: Path, became: list[Any]
+) -> None:
+    mesos.say("agent", "why it did not run")
+    argv = [word.format(host) for word in argv]
+    with pytest.raises(Started):
+        mesos.start("agent", argv, {"OWN": "1"})
+    own = {"LD_LIBRARY_PATH": f"{host}/opt/mesos/lib", "MESOS_NATIVE_JAVA_LIBRARY": f"{host}/opt/mesos/lib/libmesos.so"}
+    assert became == [(argv, {"OWN": "1"} | (own if libraries else {}))]
+    assert docker_log(host) == (["rm -f apollo-agent"] if removes else []) and mesos.complaint("agent") == ""
+    with pytest.raises(Started):
+        mesos.start("agent", argv)
+
+
+def test_an_agent_starts_with_what_the_machine_has_and_a_password_that_root_alone_reads(
+    host: Path, became: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.write(mesos.OWN / "sbin/mesos-agent", "")
+    local.write(host / "meminfo", "MemFree: 1 kB\nMemTotal:        4000000 kB\n")
+    monkeypatch.setattr(agent, "MEMORY", host / "meminfo")
+    monkeypatch.setattr(agent.os, "cpu_count", lambda: None)
+    monkeypatch.setattr(
+        agent.shutil, "disk_usage", lambda place: SimpleNamespace(total=40 << 30) if place == agent.WORK else None
+    )
+    with pytest.raises(SystemExit):
+        agent.run(SLAVE)
+    assert mesos.complaint("agent").startswith("no control group hierarchy for cpu, cpuacct, memory below")
+    for name in ("cpu", "cpuacct", "memory"):
+        (agent.CGROUPS / name).mkdir(parents=True)
+    agent.WORK.parent.mkdir()
+    local.write(agent.FAILURES, "1\n2\n3\n")
+    with pytest.raises(Started):
+        agent.run(SLAVE)
+    ((argv, _),) = became
+    assert argv == [
+        f"{host}/opt/mesos/sbin/mesos-agent",
+        *agent.flags(SLAVE, "cpus:0.75;mem:3136;disk:36864;ports:[31000-32000]"),
+    ]
+    assert agent.WORK.is_dir() and not agent.FAILURES.exists()
+    credential = {"principal": "agent", "secret": "agent-secret"}
+    for name, content in (("credential", credential), ("credentials", {"credentials": [credential]})):
+        file = mesos.RUN / f"{name}.json"
+        assert json.loads(file.read_text()) == content and file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_master_and_marathon_start_with_files_of_passwords_that_root_alone_reads(
+    master: dict[str, Any], became: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del master
+    login = "zk://mesos:zookeeper-secret@10.0.0.11:2181,10.0.32.12:2181,10.0.0.13:2181"
+    for name in ("credentials.json", "acls.json", "zookeeper", "quorum"):
+        assert ((mesos.RUN / name).stat().st_mode & 0o777 == 0o600) is (name != "quorum")
+    assert (mesos.RUN / "zookeeper").read_text() == f"{login}/mesos" and (mesos.RUN / "quorum").read_text() == "2\n"
+    users = ("marathon", "agent", "operator")
+    given = json.loads((mesos.RUN / "credentials.json").read_text())
+    assert given == {"credentials": [{"principal": user, "secret": f"{user}-secret"} for user in users]}
+    monkeypatch.setattr(mesos, "start", lambda *given: became.append(given))
+    local.write(mesos.OWN / "bin/marathon", "")
+    control.master(CONTROL)
+    control.marathon(CONTROL)
+    (one, argv), (other, argv2, environment) = became
+    assert (one, argv) == ("master", [f"{mesos.OWN}/sbin/mesos-master", *control.master_flags(CONTROL, 2)])
+    assert (other, argv2) == ("marathon", [f"{mesos.OWN}/bin/marathon", *control.marathon_flags(CONTROL)])
+    secret = mesos.RUN / "marathon-secret"
+    assert secret.read_text() == "marathon-secret" and secret.stat().st_mode & 0o777 == 0o600
+    assert environment["MARATHON_ZK"] == f"{login}/marathon"
+    assert (environment["LIBPROCESS_IP"], environment["LIBPROCESS_PORT"]) == (
+        CONTROL["PRIVATE_IP"],
+        str(mesos.MARATHON_SCHEDULER_PORT),
+    )
+
+
+@pytest.mark.usefixtures("became")
+def test_a_master_without_a_log_waits_for_consul_and_for_masters_with_a_smaller_quorum(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zookeeper, "CLAIMED", host / "claimed")
+    local.write(zookeeper.CLAIMED, "")
+    local.write(host / "secrets/consul/control-token", "x", 0o600)
+    local.write(mesos.OWN / "sbin/mesos-master", "")
+    answers: list[Any] = [local.ConsulError("away"), [{"Node": "control-2", "ServiceMeta": {"quorum": "1"}}], []]
+
+    def consul(path: str, token: str) -> Any:
+        assert (path, token) == ("catalog/service/mesos-master", "x")
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, None
+
+    monkeypatch.setattr(local, "consul", consul)
+    for words in (
+        "cannot ask which masters there are: away",
+        "waits: control-2 must run with the quorum 2 first; see docs/operations.md",
+    ):
+        with pytest.raises(SystemExit):
+            control.master(CONTROL)
+        assert mesos.complaint("master") == words
+    with pytest.raises(Started):
+        control.master(CONTROL)
+    # One that has a log is asked for nothing.
+    control.LOG.mkdir(parents=True)
+    with pytest.raises(Started):
+        control.master(CONTROL)
+    assert answers == []
+
+
+def test_a_server_is_asked_with_a_login_and_its_refusal_is_an_answer() -> None:
+    class Echo(Handler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            told = [self.command, body, self.headers.get("Authorization"), self.headers.get("Content-Type")]
+            self.answer(404 if self.path == "/no" else 200, json.dumps(told))
+
+        do_GET = do_POST = do_DELETE = handle_any
+
+    with served(Echo) as place:
+
+        def got(path: str, *given: Any, **more: Any) -> tuple[int, Any]:
+            status, answer = mesos.get(f"http://{place}{path}", *given, **more)
+            return status, json.loads(answer)
+
+        assert got("/") == (200, ["GET", "", None, None])
+        assert got("/no", "user:password") == (404, ["GET", "", "Basic dXNlcjpwYXNzd29yZA==", None])
+        assert got("/", "", b"{}") == (200, ["POST", "{}", None, "application/json"])
+        assert got("/", method="DELETE") == (200, ["DELETE", "", None, None])
+    with pytest.raises(OSError):
+        mesos.get(f"http://{place}/")
 
 
 # -- who may what at the master
@@ -603,6 +841,185 @@ def test_a_server_that_hangs_makes_no_other_one_look_dead(host: Path, monkeypatc
     finally:
         ended.set()
         watching.join(10)
+
+
+# -- what a control node tells Consul, and an operator asks
+
+
+@pytest.mark.parametrize(
+    ("seconds", "comes", "waited", "in_time"), [(10, 3, 3, True), (10, 0, 0, True), (10, 99, 11, False), (0, 99, 1, False)]
+)
+def test_all_conditions_together_have_so_many_seconds(
+    seconds: int, comes: int, waited: int, in_time: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(control, "time", clock)
+    wait = control.patience(seconds)
+    assert wait(lambda: clock.now >= comes) is in_time
+    assert (clock.now, set(clock.waits) - {1}) == (waited, set())
+    assert wait(lambda: True) and not wait(lambda: clock.now > seconds + 1)
+
+
+@pytest.fixture
+def asks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of the leading servers, of which `asks[0]` decides whether there are any."""
+    asks: list[Any] = ["an API"]
+    monkeypatch.setattr(local, "facts", lambda: CONTROL)
+    monkeypatch.setattr(control, "leading", lambda: asks[0])
+    monkeypatch.setattr(control, "patience", lambda seconds: f"{seconds:g} s")
+    monkeypatch.setattr(control.time, "time", lambda: 7.0)
+    for name in ("needs", "down", "up"):
+        monkeypatch.setattr(control, name, lambda *given, name=name: (asks.append((name, *given)), f"12 s by {name}")[1])
+    for name in ("master", "marathon"):
+        monkeypatch.setattr(control, name, lambda facts, name=name: asks.append((name, facts)))
+    return asks
+
+
+@pytest.mark.parametrize(
+    ("words", "did", "said", "without"),
+    [
+        ("needs 10.0.0.33", [("needs", "an API", "10.0.0.33")], "12 s by needs", "0 s, as no Mesos master leads"),
+        (
+            "down 10.0.0.33",
+            [("needs", "an API", "10.0.0.33"), ("down", "an API", "10.0.0.33", 7.0, "12 s")],
+            "12 s by needs\n12 s by down",
+            "0 s, as no Mesos master leads",
+        ),
+        ("up 10.0.0.33", [("up", "an API", "10.0.0.33")], "12 s by up", "no Mesos master leads: nothing to give back"),
+        ("master", [("master", CONTROL)], "", ""),
+        ("marathon", [("marathon", CONTROL)], "", ""),
+    ],
+)
+def test_an_operator_is_told_what_was_done(
+    words: str, did: list[Any], said: str, without: str, asks: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert control.main(words.split()) == 0
+    assert asks[1:] == did and capsys.readouterr().out.rstrip("\n") == said
+    asks[0] = None
+    assert control.main(words.split()) == 0 and capsys.readouterr().out.rstrip("\n") == without
+
+
+def test_the_leading_servers_are_those_that_consul_has_with_a_login_for_each(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"mesos-master?tag=leader&passing": ("10.0.0.11", 5050), "marathon?passing": ("10.0.0.13", 8080)}
+    local.write(host / "secrets/consul/control-token", "x", 0o600)
+
+    def consul(path: str, token: str) -> Any:
+        assert token == "x"
+        found = known.get(path.removeprefix("health/service/"))
+        return [{"Service": {"Address": found[0], "Port": found[1]}}] if found else [], None
+
+    asked: list[Any] = []
+    monkeypatch.setattr(local, "consul", consul)
+    monkeypatch.setattr(mesos, "get", lambda *given: (asked.append(given), (200, b' {"a": 1}'))[1])
+    api = control.leading()
+    assert api and api.has("marathon")
+    assert api.ask("master", "/x") == {"a": 1}
+    api.ask("marathon", "/y", [1], "PUT")
+    assert asked == [
+        ("http://10.0.0.11:5050/x", "operator:operator-secret", None, None),
+        ("http://10.0.0.13:8080/y", "marathon:marathon-secret", b"[1]", "PUT"),
+    ]
+    for answer, found in (((200, b"OK"), None), ((299, b"[2]"), [2]), ((204, b""), None)):
+        monkeypatch.setattr(mesos, "get", lambda *_, answer=answer: answer)
+        assert api.ask("master", "/x") == found
+    for answer in ((300, b"x" * 400), (199, b"x" * 400)):
+        monkeypatch.setattr(mesos, "get", lambda *_, answer=answer: answer)
+        with pytest.raises(control.MesosError, match=f"^master/x: {answer[0]} x{{300}}$"):
+            api.ask("master", "/x")
+    monkeypatch.setattr(mesos, "get", raising(OSError("away")))
+    with pytest.raises(control.MesosError, match=r"^marathon/y: away$"):
+        api.ask("marathon", "/y")
+    del known["mesos-master?tag=leader&passing"]
+    assert control.leading() is None
+
+
+STATE = scheduler.State(True, "well", ["leader"], {"quorum": "2"})
+# The first 16 hex digits of the SHA-256 of the token `x`.
+STANDS = {"Address": "10.0.0.11", "Port": 5050, "Tags": ["leader"], "Meta": {"quorum": "2", "token": "2d711642b726b044"}}
+
+
+@pytest.mark.parametrize(
+    ("up", "known", "look", "did", "said"),
+    [
+        (False, None, STATE, [], ""),
+        (False, STANDS, STATE, ["deregister"], ""),
+        (True, None, STATE, ["register", "passing well"], "well"),
+        (True, STANDS, STATE, ["passing well"], "well"),
+        *((True, STANDS | change, STATE, ["register", "passing well"], "well") for change in (
+            {"Address": "10.0.0.12"}, {"Port": 1}, {"Tags": None}, {"Meta": None}, {"Meta": {"quorum": "2", "token": "old"}},
+        )),
+        (True, STANDS, scheduler.State(False, "ill", ["leader"], {"quorum": "2"}), ["critical ill"], "ill"),
+        *((True, STANDS, error, ["register", f"critical {error}"], str(error)) for error in (
+            zookeeper.ZooKeeperError("no"), OSError("away"), ValueError("odd"), subprocess.SubprocessError("slow"),
+        )),
+    ],
+)  # fmt: skip
+def test_consul_has_a_server_while_it_runs_and_says_how_it_is(
+    up: bool, known: Any, look: Any, did: list[str], said: str, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.write(host / "secrets/consul/control-token", "x", 0o600)
+    done: list[str] = []
+    wanted = {
+        "ID": "mesos-master", "Name": "mesos-master", **STANDS, "Check": {"TTL": "20s", "Status": "critical"},
+    }  # fmt: skip
+
+    def consul(path: str, token: str, method: str = "GET", body: Any = None) -> Any:
+        assert token == "x" and (method == "GET") is (path == "agent/services")
+        match path:
+            case "agent/services":
+                return {"other": {}} | ({"mesos-master": known} if known else {}), None
+            case "agent/service/register":
+                if isinstance(look, scheduler.State):
+                    assert body == wanted
+                done.append("register")
+            case "agent/service/deregister/mesos-master":
+                done.append("deregister")
+            case _:
+                assert path == "agent/check/update/service:mesos-master"
+                done.append(f"{body['Status']} {body['Output']}")
+        return None, None
+
+    monkeypatch.setattr(local, "consul", consul)
+    monkeypatch.setattr(scheduler, "running", lambda unit: up if unit == "mesos-master.service" else None)
+
+    def look_at(facts: Any) -> scheduler.State:
+        assert facts is CONTROL
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    service = scheduler.Service("mesos-master", "mesos-master.service", 5050, look_at)
+    assert scheduler.step(CONTROL, service) == said
+    assert done == did
+
+
+def test_a_unit_runs_that_systemd_calls_active(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(host / "bin/systemctl", '[ "$*" = "-q is-active a.service" ]')
+    monkeypatch.setenv("PATH", f"{host}/bin:{os.environ['PATH']}")
+    assert scheduler.running("a.service") and not scheduler.running("b.service")
+
+
+@pytest.mark.parametrize(
+    ("mode", "role", "adds", "passing"),
+    [("", "participant", False, False), ("leader", "participant", False, True), ("observer", "participant", True, True),
+     ("follower", "observer", True, True), ("follower", "", True, True)],
+)  # fmt: skip
+def test_a_zookeeper_that_serves_is_made_a_voter_and_closes_its_trees(
+    mode: str, role: str, adds: bool, passing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    did: list[Any] = []
+    own = CONTROL["PRIVATE_IP"]
+    monkeypatch.setattr(zookeeper, "mode", lambda at: mode if at == own else "elsewhere")
+    monkeypatch.setattr(zookeeper, "members", lambda at: {1: (own, role), 2: ("", "participant")} if role and at == own else {})
+    monkeypatch.setattr(zookeeper, "silence", lambda: "nobody is up")
+    for name in ("add", "claim"):
+        monkeypatch.setattr(zookeeper, name, lambda facts, name=name: did.append((name, facts)))
+    state = scheduler.look_at_zookeeper(CONTROL)
+    assert (state.passing, state.detail) == (passing, mode or "does not serve: nobody is up")
+    assert did == [("add", CONTROL)] * adds + [("claim", CONTROL)] * passing
+    assert capsys.readouterr().out == "made a voter of the ensemble\n" * adds
 
 
 # -- what apollo-check says of them

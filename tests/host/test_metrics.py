@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from host.apollo.mesh import routed, vxlan
 from host.apollo.mesh.weave import status
 from host.render import node_facts
 from ops.secrets import generate
-from tests.host.support import EXAMPLES, STACK, needs
+from tests.host.support import EXAMPLES, STACK, Handler, needs, served
+from tests.host.test_verbs import Clock
 
 PLAN = EXAMPLES["vxlan-baked"]
 FACTS = node_facts(PLAN, PLAN.slaves[0], STACK)
@@ -134,3 +136,92 @@ def test_every_sample_belongs_to_a_family_that_is_described(host: Path, monkeypa
     monkeypatch.setattr(metrics, "FAMILIES", {})
     with pytest.raises(KeyError, match="apollo_host_info"):
         metrics.text(metrics.host(FACTS))
+
+
+def test_what_other_programs_tell_prometheus_is_kept_by_its_families_names() -> None:
+    class Told(Handler):
+        def do_GET(self) -> None:
+            token = self.headers.get("X-Consul-Token", "none")
+            own = ("# HELP consul_a1 it", "# TYPE consul_a1 gauge", f'consul_a1{{token="{token}"}} 1', "consul_c 3")
+            self.answer(200, "".join(f"{line}\n" for line in (*own, "# HELP other consul_a", "# EOF", "other 2")))
+
+    with served(Told) as place:
+        kept = '# HELP consul_a1 it\n# TYPE consul_a1 gauge\nconsul_a1{token="%s"} 1\n'
+        assert metrics.told(f"http://{place}/", ("consul_a",)) == kept % "none"
+        assert metrics.told(f"http://{place}/", ("consul_a", "consul_c"), "x") == kept % "x" + "consul_c 3\n"
+    with pytest.raises(OSError):
+        metrics.told(f"http://{place}/", ("consul_a",))
+
+
+def test_a_slave_counts_its_containers_what_is_refused_them_and_what_its_guards_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rule(comment: str, packets: int) -> dict[str, Any]:
+        return {
+            "rule": {"comment": comment, "expr": [{"match": {}}, {"counter": {"packets": packets, "bytes": 9}}, {"drop": None}]}
+        }
+
+    listed = [{"metainfo": {}}, {"rule": {"expr": [{"counter": {"packets": 1}}]}}, rule("metadata", 3), rule("control", 0)]
+    said = {"nft -j list chain inet apollo passing": json.dumps({"nftables": listed}), "docker ps -q": "a\nb\nc\n"}
+    asked = {("agent/services", "of consul/slave-token"): {"apollo:a:80": {}, "apollo:b:80": {}, "apollo-metrics": {}}}
+    monkeypatch.setattr(metrics, "output", lambda *argv: said[" ".join(argv)])
+    monkeypatch.setattr(local, "secret", lambda name: f"of {name}")
+    monkeypatch.setattr(local, "consul", lambda path, token: (asked[path, token], None))
+    monkeypatch.setattr(metrics, "told", lambda *given: str(given))
+    monkeypatch.setattr(metrics, "REFUSED", tmp_path / "refused.json")
+    metrics.REFUSED.write_text('{"tag": 2, "name": 0}')
+    assert found(list(metrics.guards(FACTS)), "apollo_guard_dropped_packets_total") == {"metadata": 3, "control": 0}
+    *samples, docker = metrics.containers(FACTS)
+    assert [(s.name, s.value, *s.labels.items()) for s in samples if isinstance(s, metrics.Sample)] == [
+        ("apollo_containers_running", 3),
+        ("apollo_services_registered", 2),
+        ("apollo_services_refused", 2, ("reason", "tag")),
+        ("apollo_services_refused", 0, ("reason", "name")),
+    ]
+    assert docker == str(("http://127.0.0.1:9323/metrics", metrics.OF_DOCKER))
+    url = f"{local.CONSUL}/v1/agent/metrics?format=prometheus"
+    assert list(metrics.consul(FACTS)) == [str((url, metrics.OF_CONSUL, "of consul/management-token"))]
+
+
+def test_the_time_that_a_name_takes_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    clock.now = 5.0
+
+    def looked_up(name: str) -> str:
+        assert name == "consul.service.consul"
+        clock.now += 0.25
+        return "10.0.0.11"
+
+    monkeypatch.setattr(metrics, "time", clock)
+    monkeypatch.setattr(metrics.socket, "gethostbyname", looked_up)
+    assert list(metrics.names(FACTS)) == [metrics.Sample("apollo_names_lookup_seconds", 0.25)]
+
+
+def test_an_edge_has_a_certificate_of_its_own_where_one_was_given(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "SECRETS", host / "secrets")
+    local.write(host / "secrets/edge/certificate", (host / "own.pem").read_text())
+    end = "notAfter=Nov 28 12:00:00 2027 GMT\n"
+    asked: list[str] = []
+    monkeypatch.setattr(metrics, "output", lambda *argv: (asked.append(" ".join(argv)), end)[1])
+    for role, names in (("edge", ["consul", "edge"]), ("slave", ["consul"])):
+        ends = found(list(metrics.certificates(FACTS | {"ROLE": role})), "apollo_certificate_expiry_timestamp_seconds")
+        # 2027-11-28 12:00 UTC.
+        assert ends == dict.fromkeys(names, 1827403200.0)
+    look = "openssl x509 -noout -enddate -in"
+    assert asked[:2] == [f"{look} {host}/own.pem", f"{look} {host}/secrets/edge/certificate"]
+    (host / "own.pem").unlink()
+    assert list(metrics.certificates(FACTS)) == []
+
+
+def test_each_role_has_parts_of_its_own() -> None:
+    every = ["names", "certificates", "findings"]
+    for role, own in (("slave", ["guards", "containers"]), ("control", ["consul"]), ("edge", ["edge"])):
+        parts = metrics.parts(FACTS | {"ROLE": role})
+        assert list(parts) == ["host", "mesh", *own, *every]
+        assert all(part.__name__ == name for name, part in parts.items())
+
+
+def test_a_program_that_fails_tells_nothing() -> None:
+    assert metrics.output("echo", "well") == "well\n"
+    with pytest.raises(subprocess.CalledProcessError):
+        metrics.output("false")
