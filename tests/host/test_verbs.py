@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from host.apollo import check, firewall, images, leave, local, parameters, register, zookeeper
+from host.apollo import bridge_ports, check, firewall, images, leave, local, parameters, register, zookeeper
 from host.apollo.__main__ import UNKNOWN, VERSION, run
 from host.apollo.consul import acl, configure, forget, names
 from host.apollo.edge import apply
 from host.apollo.mesh.weave import programs
 from host.apollo.mesos import control, scheduler
 from tests.host.conftest import Agent
-from tests.host.support import until
+from tests.host.support import Handler, served, until
 from tests.host.test_register import Docker, event
 
 FACTS = {
@@ -381,7 +381,11 @@ def test_packet_rules_are_kept_whatever_goes_wrong_and_ready_is_said_once_they_s
     facts: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts["DOCKER_SUBNET"] = ""
-    looks, waits, told = [0], list[float](), list[int]()
+    looks, waits, told, followed = [0], list[float](), list[int](), list[Any]()
+
+    def thread(target: Any, args: Any, daemon: bool) -> Any:
+        assert daemon, "it ends with the program"
+        return SimpleNamespace(start=lambda: followed.append((target, *args[1:])))
 
     class Changed(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -397,19 +401,42 @@ def test_packet_rules_are_kept_whatever_goes_wrong_and_ready_is_said_once_they_s
         return "eth0"
 
     monkeypatch.setattr(firewall.threading, "Event", Changed)
-    monkeypatch.setattr(firewall.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(firewall.threading, "Thread", thread)
     monkeypatch.setattr(firewall, "uplink", uplink)
-    for name in ("packets", "frames"):
-        monkeypatch.setattr(firewall, name, lambda *_: "rules")
-    for name in ("senders", "keep_limits"):
-        monkeypatch.setattr(firewall, name, lambda *_: None)
+    monkeypatch.setattr(firewall, "senders", lambda of: of["NODE_NAME"])
+    monkeypatch.setattr(firewall, "packets", lambda of, *given: (of["NODE_NAME"], *given))
+    monkeypatch.setattr(firewall, "frames", lambda of, *given: (of["NODE_NAME"], *given))
+    monkeypatch.setattr(firewall, "keep_limits", lambda: None)
     monkeypatch.setattr(firewall, "ready", lambda: told.append(looks[0]))
-    monkeypatch.setattr(firewall.Keeper, "keep", lambda *_: ["inet"])
+    tables = {"inet": ("slave-1", "eth0", "slave-1"), "bridge": ("slave-1", [], [])}
+    monkeypatch.setattr(firewall.Keeper, "keep", lambda _, given: ["inet"] if given == tables else [])
     with pytest.raises(Over):
         firewall.keep()
+    followers = [(firewall.follow, "nft", "monitor"), (firewall.follow, "ip", "monitor", "link", "route")]
+    assert followed == followers
     assert told == [2] and waits == 4 * [firewall.INTERVAL]
     stand = ["loaded: inet", "all rules stand"]
     assert capsys.readouterr().out.splitlines() == ["no route", *stand, "no route", *stand]
+
+
+def test_a_slaves_rules_follow_docker_too(facts: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[Any] = []
+    kept: list[Any] = []
+    ports = SimpleNamespace(follow="Docker", look=lambda: (["a place"], ["a bridge"]))
+    monkeypatch.setattr(bridge_ports, "Ports", lambda: ports)
+    monkeypatch.setattr(
+        firewall.threading, "Thread", lambda target, **_: SimpleNamespace(start=lambda: followed.append(target))
+    )
+    monkeypatch.setattr(firewall, "uplink", lambda _: "eth0")
+    monkeypatch.setattr(firewall, "senders", lambda _: None)
+    monkeypatch.setattr(firewall, "packets", lambda *_: "rules")
+    monkeypatch.setattr(firewall, "frames", lambda *given: given)
+    monkeypatch.setattr(firewall, "ready", saying([Over()]))
+    monkeypatch.setattr(firewall.Keeper, "keep", lambda _, given: kept.append(given))
+    with pytest.raises(Over):
+        firewall.keep()
+    assert followed == ["Docker", firewall.follow, firewall.follow]
+    assert kept == [{"inet": "rules", "bridge": (facts, ["a place"], ["a bridge"])}]
 
 
 # -- what is done once
@@ -474,6 +501,47 @@ def test_a_new_configuration_is_applied_now_or_soon_and_a_refused_one_is_a_failu
         (tmp_path / "services.cfg").touch()
     assert apply.main(later) == status
     assert started == after * [apply.LATER]
+
+
+# -- what the programs share
+
+
+def test_a_hosts_facts_are_the_lines_of_its_file_and_its_secrets_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "NODE_ENV", tmp_path / "node.env")
+    monkeypatch.setattr(local, "SECRETS", tmp_path)
+    local.write(tmp_path / "node.env", 'ROLE="slave"\nOPTIONS="--a=1 --b=2"\nEMPTY=""\n')
+    assert local.facts() == {"ROLE": "slave", "OPTIONS": "--a=1 --b=2", "EMPTY": ""}
+    (tmp_path / "node.env.new").write_text("of a write that broke off")
+    local.write(tmp_path / "node.env", " secret\n", 0o600)
+    assert local.secret("node.env") == "secret" and (tmp_path / "node.env").stat().st_mode & 0o777 == 0o600
+    assert [place.name for place in tmp_path.iterdir()] == ["node.env"]
+
+
+def test_consul_is_asked_with_a_token_and_what_it_refuses_is_told_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Consul(Handler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            asked = json.dumps([self.command, self.path, self.headers["X-Consul-Token"], body])
+            answers = {"/v1/no": (403, "x" * 400), "/v1/odd": (200, "{"), "/v1/none": (200, "")}
+            self.answer(*answers.get(self.path, (200, asked)), {"X-Consul-Index": "7"})
+
+        do_GET = do_PUT = handle_any
+
+    with served(Consul) as place:
+        monkeypatch.setattr(local, "CONSUL", f"http://{place}")
+        answer, headers = local.consul("a?b=1")
+        assert (answer, headers["X-Consul-Index"]) == (["GET", "/v1/a?b=1", "", ""], "7")
+        assert local.consul("a", "token", "PUT", {"b": []})[0] == ["PUT", "/v1/a", "token", '{"b": []}']
+        assert local.consul("none")[0] is None
+        with pytest.raises(local.ConsulError, match=r"^no: 403 x{300}$") as refused:
+            local.consul("no")
+        with pytest.raises(local.ConsulError, match=r"^odd: ") as odd:
+            local.consul("odd")
+    with pytest.raises(local.ConsulError, match=r"^a: .*refused") as away:
+        local.consul("a")
+    assert (refused.value.status, odd.value.status, away.value.status) == (403, 0, 0)
 
 
 # -- who is joined, whom a control node forgets

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Generator
@@ -25,8 +26,9 @@ from ops import pin_images
 from ops.__main__ import main
 from plan.settings import Settings
 from tests.host.conftest import Agent
-from tests.host.support import EXAMPLES, Handler, files_of, needs, served, stand_in, text_of, until
+from tests.host.support import EXAMPLES, Handler, files_of, needs, raising, served, stand_in, text_of, until
 from tests.host.test_parameters import BUCKET, Cloud
+from tests.host.test_verbs import Clock
 from tests.plan.support import cluster
 
 TOKEN = "a-token-of-the-registry"
@@ -268,13 +270,86 @@ def test_programs_that_the_image_brought_stay(registry: str) -> None:
     assert installed() == {"weaver": b"own", "weaveutil": b"own"}
 
 
-def test_the_defaults_registry_is_dockers() -> None:
-    image = images.Image.parse(Settings(region="eu-west-1").overlay.weave_from)
-    assert (image.registry, image.name, image.tag, image.digest) == ("registry-1.docker.io", "rajchaudhuri/weave", "2.9.0", "")
-    assert images.Image.parse("mesosphere/marathon:v1.7.50") == images.Image(
-        "registry-1.docker.io", "mesosphere/marathon", "v1.7.50", ""
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+HUB = "registry-1.docker.io"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (Settings(region="eu-west-1").overlay.weave_from, (HUB, "rajchaudhuri/weave", "2.9.0", "")),
+        ("mesosphere/marathon:v1.7.50", (HUB, "mesosphere/marathon", "v1.7.50", "")),
+        ("docker.io/a/b", (HUB, "a/b", "latest", "")),
+        ("busybox", (HUB, "library/busybox", "latest", "")),
+        (f"busybox:1@{DIGEST}", (HUB, "library/busybox", "1", DIGEST)),
+        ("127.0.0.1:5000/a:1", ("127.0.0.1:5000", "a", "1", "")),
+        (f"Reg.example.com/a/b@{DIGEST}", ("Reg.example.com", "a/b", "latest", DIGEST)),
+        *((text, None) for text in ("Upper/case", "a b", "a:1:2", f"a@{DIGEST[:-1]}", f"a@{DIGEST}0", "a@md5:00")),
+    ],
+)
+def test_an_image_is_named_as_docker_names_it(text: str, parts: tuple[str, ...] | None) -> None:
+    if parts is None:
+        with pytest.raises(images.Refused, match=f"^{re.escape(text)} is no image such as docker.io/name/image:tag$"):
+            images.Image.parse(text)
+    else:
+        assert images.Image.parse(text) == images.Image(*parts)
+
+
+@pytest.mark.parametrize(
+    ("machine", "found"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("s390x", "s390x"), ("riscv64", None)]
+)
+def test_of_an_image_for_several_machines_this_ones_is_taken(
+    machine: str, found: str | None, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images.platform, "machine", lambda: machine)
+    places = [("windows", "amd64"), ("linux", "amd64"), ("linux", "arm64"), ("linux", "s390x")]
+    configs = {place: json.dumps(place).encode() for place in places}
+    manifests = {
+        place: json.dumps({"config": {"digest": digest(config)}, "layers": []}).encode() for place, config in configs.items()
+    }
+    entries = [
+        {"digest": digest(manifests[place]), "platform": dict(zip(("os", "architecture"), place, strict=True))}
+        for place in places
+    ]
+    Store.contents |= {digest(content): content for content in (*configs.values(), *manifests.values())}
+    Store.contents["several"] = json.dumps({"manifests": [{"digest": "of a signature"}, *entries]}).encode()
+    pieces = images.Registry(images.Image.parse(f"{registry}/some/weave:several")).pieces()
+    if found is None:
+        with pytest.raises(images.Refused, match=r"^some/weave has no image for linux on riscv64$"):
+            next(pieces)
+    else:
+        ((name, content),) = pieces
+        assert name == digest(configs["linux", found]) and content.read() == configs["linux", found]
+
+
+def test_what_a_registry_refuses_is_said_with_its_address(registry: str) -> None:
+    with pytest.raises(images.Refused, match=f"^http://{registry}/v2/some/weave/manifests/9: 404 "):
+        images.Registry(images.Image.parse(f"{registry}/some/weave:9")).digest()
+    by_tag, by_digest = (
+        images.Registry(images.Image.parse(f"{registry}/some/weave:{of}")) for of in ("2.9.0", f"9@{pinned(registry)[-71:]}")
     )
-    assert images.Image.parse("busybox").name == "library/busybox"
+    assert by_tag.digest() == by_digest.digest() == pinned(registry)[-71:]
+
+
+def test_a_piece_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST", 3 << 20)
+    whole = b"x" * (3 << 20)
+    assert images.verified(io.BytesIO(whole), digest(whole), "a layer").read() == whole
+    with pytest.raises(images.Refused, match=r"^a layer is larger than 3 MiB$"):
+        images.verified(io.BytesIO(whole + b"x"), digest(whole + b"x"), "a layer")
+
+
+@pytest.mark.parametrize(("index", "patience", "waited"), [(1, 60, 0), (2, 60, 6), (3, 60, 10), (30, 60, 60), (30, 0, 0)])
+@pytest.mark.usefixtures("bucket")
+def test_each_host_leaves_a_piece_to_those_before_it_for_so_long(
+    index: int, patience: float, waited: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setitem(local.facts(), "INDEX", str(index))
+    monkeypatch.setattr(images, "time", clock)
+    monkeypatch.setattr(parameters, "stored", raising(parameters.Unavailable("no such key")))
+    assert images.kept(DIGEST, patience) is None
+    assert (clock.now, set(clock.waits) - {images.PAUSE}) == (waited, set())
 
 
 def test_pin_images_writes_what_the_tag_stands_for_and_leaves_what_is_pinned(
