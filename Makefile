@@ -23,6 +23,8 @@ STACK ?= local
 SET ?=
 ARGS ?=
 PY := scripts/python
+# Where it is set, each of the hundreds of programs that a run of tests starts compiles ours anew.
+unexport PYTHONDONTWRITEBYTECODE
 SETS := $(foreach pair,$(SET),--set '$(pair)')
 
 .PHONY: help map up down preview refresh status outputs test test-fast test-vm mutants lint format bench
