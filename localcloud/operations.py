@@ -320,7 +320,8 @@ def workspace_of(folder: Path, request: Request, machines: bool = False, program
     make = partial(generate, **{key: consul[key] for key in ("datacenter", "domain") if key in consul})
     try:
         place = f"work-{name}" if program else "work"
-        begun = json.loads((folder / SETS).read_text()) if (folder / SETS).exists() else []
+        # They are the stack's, and no other program's.
+        begun = json.loads((folder / SETS).read_text()) if program is None and (folder / SETS).exists() else []
         return prepare(folder, source, request.stack, [*begun, *request.sets], make, plain, hidden, request.rotate, place)
     except SecretsError as error:
         raise LocalCloudError(str(error)) from None

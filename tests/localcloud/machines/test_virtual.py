@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from localcloud import cli, operations
+from localcloud import cli, operations, paths
 from localcloud.errors import LocalCloudError
 from localcloud.machines import prepare, virtual, vm_image
 from localcloud.machines.wanted import Disk
@@ -130,6 +130,9 @@ def test_a_cloud_of_virtual_machines_begins_with_fewer_hosts_and_a_setting_of_on
     workspace = operations.workspace_of(tmp_path, operations.Request(sets=["slaves.count=3"]))
     found = read_config(workspace.work, "local")
     assert (found["apollo:control"]["count"], found["apollo:slaves"]["count"], found["apollo:image"]["baked"]) == (1, 3, False)
+    consumer = paths.REPOSITORY / "examples/consumer"
+    other = operations.workspace_of(tmp_path, operations.Request(), program=consumer)
+    assert not {"control", "slaves", "image"} & {key.partition(":")[2] for key in read_config(other.work, "local")}
 
 
 def test_an_accelerator_without_virtual_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
