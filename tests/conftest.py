@@ -29,18 +29,16 @@ _SHARED = {
     **dict.fromkeys(("commands", "edge", "firewall", "lifecycle", "metrics", "names", "network", "rotation"), _ONE),
     **dict.fromkeys(("living", "mesos"), _OTHER),
 }
+_MACHINES = ("tests/localcloud/machines/test_machines.py", "tests/localcloud/machines/test_serve.py")
 # What takes longest, the longest first, so that no worker is left alone with it at the end; then all the others. Engines come
 # after the shared stacks, which are gone once their worker begins something of another folder.
-_ENGINES = (
-    *("tests/ops/test_day_two.py", "tests/localcloud/test_program.py", "tests/localcloud/test_terraform.py"),
-    *("tests/localcloud/test_shortcuts.py", "tests/localcloud/test_engine.py", "tests/localcloud/test_existing_vpc.py"),
-)
-_BOOTS = (
+_LONGEST = (
     *(_OTHER, _ONE),
+    *("tests/ops/test_day_two.py", "tests/localcloud/test_program.py", "tests/localcloud/test_terraform.py"),
     *(f"{_BOOTED}{lab}.py" for lab in ("wireguard", "operator", "killed", "weave", "first_boot", "existing_vpc", "terraform")),
-    *("tests/localcloud/machines/test_machines.py", "tests/localcloud/machines/test_serve.py"),
+    *("tests/localcloud/test_shortcuts.py", "tests/localcloud/test_engine.py", "tests/localcloud/test_existing_vpc.py"),
+    *_MACHINES,
 )
-_LONGEST = (*_BOOTS[:2], *_ENGINES[:3], *_BOOTS[2:9], *_ENGINES[3:], *_BOOTS[9:])
 
 
 # A third worker gives way to the others, and uses what is left while hosts are waited for: it takes the short files, the last
@@ -62,8 +60,9 @@ class _ByScope(LoadScopeScheduling):
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if node.gateway.id == _LAST:
-            left = [scope for scope in reversed(self.workqueue) if scope not in _BOOTS and not scope.startswith(_BOOTED)]
-            own = next((scope for scope in left if scope not in _ENGINES), left[0] if left else None)
+            boots = (_ONE, _OTHER, _BOOTED, *_MACHINES)
+            left = (scope for scope in reversed(self.workqueue) if not scope.startswith(boots))
+            own = min(left, key=_LONGEST.__contains__, default=None)
             if own is None:
                 node.shutdown()
                 return
