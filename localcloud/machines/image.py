@@ -11,8 +11,8 @@ import fcntl
 import hashlib
 import shlex
 import shutil
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -46,41 +46,39 @@ MASKED = (
     *("e2scrub_reap.service", "systemd-pstore.service"),
 )
 
+# Runs a command that mounts things and starts many processes. Raises MachineError with its last lines.
+Execute = Callable[[list[str]], None]
+# In namespaces of its own, which these go with, however it ends.
+_APART = ("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--mount", "--propagation", "slave", "--")
+
 
 def ensure_image(cache: Path, find: Callable[[], dict[str, Path]], children: Children) -> Path:
     """The baked image's folder, built now if the cache does not hold it (one to two minutes and a Debian mirror).
 
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
-    with only_builder(cache / IMAGES):
-        programs = find()
-        image = cache / IMAGES / image_key(programs)
-        if not image.is_dir():
-            with building_of(image, children) as (building, execute):
-                execute(bootstrap(building, [], [*_baked_hooks(programs), *_common_hooks()]))
-                building.rename(image)
-    return image
+
+    def build(programs: dict[str, Path], building: Path, execute: Execute) -> None:
+        execute(bootstrap(building, [], [*_baked_hooks(programs), *_common_hooks()]))
+
+    return kept(cache / IMAGES, find, image_key, build, children)
 
 
 def ensure_plain_image(cache: Path, find: Callable[[], dict[str, Path]], children: Children) -> Path:
     """A folder with root, the filesystem of an image without our packages, and mirror, the repository that has them."""
-    with only_builder(cache / IMAGES):
-        programs = find()
-        image = cache / IMAGES / f"{image_key(programs)}-plain"
-        if not image.is_dir():
-            with building_of(image, children) as (building, execute):
-                # What is installed already is not downloaded, and not asked for by a host either.
-                download = f"apt-get install -y --no-install-recommends --download-only {' '.join(hosts_packages())}"
-                move = 'mv "$1/var/cache/apt/archives" "$1/archives"; mkdir "$1/var/cache/apt/archives"'
-                hooks = [f'chroot "$1" {download}', move]
-                building.mkdir()
-                root = building / "root"
-                execute(bootstrap(root, list(PLAIN), [*hooks, *_common_hooks()]))
-                make_mirror(building / "mirror", root / "archives", programs)
-                shutil.rmtree(root / "archives")
-                mirror.point_at(root, building / "mirror", SUITE)
-                building.rename(image)
-    return image
+
+    def build(programs: dict[str, Path], building: Path, execute: Execute) -> None:
+        # What is installed already is not downloaded, and not asked for by a host either.
+        download = f"apt-get install -y --no-install-recommends --download-only {' '.join(hosts_packages())}"
+        move = 'mv "$1/var/cache/apt/archives" "$1/archives"; mkdir "$1/var/cache/apt/archives"'
+        building.mkdir()
+        root = building / "root"
+        execute(bootstrap(root, list(PLAIN), [f'chroot "$1" {download}', move, *_common_hooks()]))
+        make_mirror(building / "mirror", root / "archives", programs)
+        shutil.rmtree(root / "archives")
+        mirror.point_at(root, building / "mirror", SUITE)
+
+    return kept(cache / IMAGES, find, lambda programs: f"{image_key(programs)}-plain", build, children)
 
 
 def image_key(programs: dict[str, Path]) -> str:
@@ -107,38 +105,41 @@ def _files(place: Path) -> Iterator[Path]:
     return (path for path in found if path.is_symlink() or path.is_file())
 
 
-@contextmanager
-def only_builder(images: Path) -> Generator[None]:
-    # Two clouds of one user share the cache; the second waits for the first one's image.
+def kept(
+    images: Path,
+    find: Callable[[], dict[str, Path]],
+    key: Callable[[dict[str, Path]], str],
+    build: Callable[[dict[str, Path], Path, Execute], None],
+    children: Children,
+) -> Path:
+    """The folder of this key in `images`, built now if it is not there. Raises MachineError with the build's last lines.
+
+    find: the programs that go into it. build: is given them, a folder to make and build in, and what runs a command. The folder
+    only ever appears by a rename, so one that exists is whole; what a killed build left is removed first.
+    """
     images.mkdir(parents=True, exist_ok=True)
+    # Two clouds of one user share the cache; the second waits for the first one's image.
     with (images / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        programs = find()
+        image = images / key(programs)
+        if not image.is_dir():
+            sweep_unfinished(images)
+            building = images / f"building-{image.name}"
+            try:
+                build(programs, building, partial(_execute, images / "build.log", children))
+                building.rename(image)
+            finally:
+                sweep_unfinished(images)
+    return image
 
 
-@contextmanager
-def building_of(image: Path, children: Children) -> Generator[tuple[Path, Callable[[list[str]], None]]]:
-    """A folder to make and build in, and what runs a command that mounts things and starts many processes: in namespaces of
-    its own, so that they go with it, however it ends.
-
-    An image only ever appears by a rename, so one that exists is whole; what a killed build left is removed first.
-    """
-    sweep_unfinished(image.parent)
-    building = image.with_name(f"building-{image.name}")
-    log = image.with_name("build.log")
-    apart = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--mount", "--propagation", "slave", "--"]
-
-    def execute(argv: list[str]) -> None:
-        with log.open("wb") as output:
-            status = _run([*apart, *argv], output, children)
-        if status:
-            lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise MachineError(f"the image could not be built (exit {status}); {log} ends with:\n{lines}")
-
-    try:
-        yield building, execute
-    finally:
-        sweep_unfinished(image.parent)
+def _execute(log: Path, children: Children, argv: list[str]) -> None:
+    with log.open("wb") as output:
+        status = _run([*_APART, *argv], output, children)
+    if status:
+        lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise MachineError(f"the image could not be built (exit {status}); {log} ends with:\n{lines}")
 
 
 def sweep_unfinished(images: Path) -> None:

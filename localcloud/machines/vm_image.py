@@ -22,12 +22,12 @@ from localcloud.machines.errors import MachineError
 from localcloud.machines.image import (
     ROLES,
     SUITE,
+    Execute,
     bootstrap,
-    building_of,
     hosts_packages,
     image_key,
+    kept,
     make_mirror,
-    only_builder,
     packed_files,
     provision_hooks,
 )
@@ -35,7 +35,7 @@ from localcloud.machines.processes import Children, run
 
 FILES = Path(__file__).parent / "vm_rootfs"
 FURNISH = FILES.with_name("furnish")
-# Where they are in the cache.
+# Where they are in the cache: apart from the containers' images, so that no container waits minutes for a disk to be made.
 DISKS = "disks"
 # In a cloud's folder, a link to the disk of its user.
 GIVEN = "image"
@@ -68,16 +68,21 @@ def ensure_disk(cache: Path, find: Callable[[], dict[str, Path]], children: Chil
 
     find: makes or finds consul and consul-template. Raises MachineError with the build's last lines.
     """
-    programs = find()
-    packages = [*DEBIAN, AGENT]
-    return _made(
-        cache, disk_key(programs), packages, provision_hooks(programs, f"/run/files/provision {' '.join(ROLES)}"), children
-    )
+
+    def build(programs: dict[str, Path], building: Path, execute: Execute) -> None:
+        hooks = provision_hooks(programs, f"/run/files/provision {' '.join(ROLES)}")
+        _make(building, execute, [*DEBIAN, AGENT], hooks)
+
+    return kept(cache / DISKS, find, disk_key, build, children)
 
 
 def ensure_debian_disk(cache: Path, children: Children) -> Path:
     """The same without the hosts' packages and without an agent, as Debian's own image is."""
-    return _made(cache, f"{_key(f'{SUITE} {DEBIAN}')}-debian", list(DEBIAN), [], children)
+
+    def build(_: dict[str, Path], building: Path, execute: Execute) -> None:
+        _make(building, execute, list(DEBIAN), [])
+
+    return kept(cache / DISKS, dict, lambda _: f"{_key(SUITE)}-debian", build, children)
 
 
 def ensure_furnished_disk(
@@ -93,27 +98,29 @@ def ensure_furnished_disk(
         raise MachineError(f"{disk}: a disk of {size / (1 << 30):.1f} GiB; a machine's root has {MACHINE_SIZE}")
     with disk.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    with only_builder(cache / DISKS):
-        programs = find()
-        furnished = cache / DISKS / f"{_key(f'{image_key(programs)} {digest}')}-furnished"
-        if not furnished.is_dir():
-            with building_of(furnished, children) as (building, execute):
-                raw, root, archives, lead = (building / name for name in ("disk.raw", "root", "archives", "lead"))
-                for place in (root, archives, lead / "etc/apt", lead / "etc/default", lead / Path(mirror.KEYRING).parent):
-                    place.mkdir(parents=True)
-                run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], timeout=1800)
-                try:
-                    opened = [str(raw), str(_root_start(raw)), str(root)]
-                    execute([str(FURNISH), "install", *opened, str(archives), AGENT, *hosts_packages()])
-                except MachineError as error:
-                    raise MachineError(f"{disk} cannot be made a disk that hosts boot from: {error}") from None
-                make_mirror(building / "mirror", archives, programs)
-                mirror.point_at(lead, building / "mirror", SUITE)
-                execute([str(FURNISH), "lead", *opened, str(FILES), str(lead)])
-                for place in (root, archives, lead):
-                    shutil.rmtree(place)
-                building.rename(furnished)
-    return furnished
+
+    def key(programs: dict[str, Path]) -> str:
+        with FURNISH.open("rb") as handle:
+            recipe = hashlib.file_digest(handle, "sha256").hexdigest()
+        return f"{_key(f'{image_key(programs)} {digest} {recipe}')}-furnished"
+
+    def build(programs: dict[str, Path], building: Path, execute: Execute) -> None:
+        raw, root, archives, lead = (building / name for name in ("disk.raw", "root", "archives", "lead"))
+        for place in (root, archives, lead / "etc/apt", lead / "etc/default", lead / Path(mirror.KEYRING).parent):
+            place.mkdir(parents=True)
+        run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], timeout=1800)
+        try:
+            opened = [str(raw), str(_root_start(raw)), str(root)]
+            execute([str(FURNISH), "install", *opened, str(archives), AGENT, *hosts_packages()])
+        except MachineError as error:
+            raise MachineError(f"{disk} cannot be made a disk that hosts boot from: {error}") from None
+        make_mirror(building / "mirror", archives, programs)
+        mirror.point_at(lead, building / "mirror", SUITE)
+        execute([str(FURNISH), "lead", *opened, str(FILES), str(lead)])
+        for place in (root, archives, lead):
+            shutil.rmtree(place)
+
+    return kept(cache / DISKS, find, key, build, children)
 
 
 def give_disk(folder: Path, furnished: Path) -> None:
@@ -129,19 +136,12 @@ def given_disk(folder: Path) -> Path | None:
     return link.resolve() if link.is_symlink() else None
 
 
-def _made(cache: Path, key: str, packages: list[str], hooks: list[str], children: Children) -> Path:
-    # Apart from the containers' images, so that no container waits minutes for a disk to be made.
-    with only_builder(cache / DISKS):
-        image = cache / DISKS / key
-        if not image.is_dir():
-            with building_of(image, children) as (building, execute):
-                root = building / "root"
-                root.parent.mkdir()
-                execute(bootstrap(root, packages, _hooks(hooks)))
-                _assemble(building, root)
-                run(["rm", "-rf", str(root)])
-                building.rename(image)
-    return image
+def _make(building: Path, execute: Execute, packages: list[str], hooks: list[str]) -> None:
+    root = building / "root"
+    building.mkdir()
+    execute(bootstrap(root, packages, _hooks(hooks)))
+    _assemble(building, root)
+    run(["rm", "-rf", str(root)])
 
 
 def disk_key(programs: dict[str, Path]) -> str:
@@ -151,7 +151,7 @@ def disk_key(programs: dict[str, Path]) -> str:
 
 def _key(more: str) -> str:
     layout = f"{RECIPE} {DEBIAN} {ESP_START} {ESP_SIZE} {ROOT_START} {ROOT_SIZE} {FIRST_CONFIGURATION} {more}"
-    return hashlib.sha256(layout.encode() + packed_files(FILES, FURNISH)).hexdigest()[:16]
+    return hashlib.sha256(layout.encode() + packed_files(FILES)).hexdigest()[:16]
 
 
 def _root_start(disk: Path) -> int:
