@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from localcloud.apollo import demo
+from localcloud.machines.network import ADMIN_ADDRESS
 from localcloud.machines.processes import Children
 from localcloud.machines.vm_image import ensure_debian_disk
 from localcloud.paths import cache_dir
@@ -25,7 +26,7 @@ SLAVES = ("slave-1", "slave-2")
 HOSTS = (*SLAVES, "control-1", "edge-1")
 SETTINGS = given(("control.count=1", "slaves.count=2", "mesos.source=images"))
 # The hosts are up by then, and the program reaches them by SSH.
-CHECKED = given(("admin.allowedCidrs=[198.51.100.10/32]",))
+CHECKED = given((f"admin.allowedCidrs=[{ADMIN_ADDRESS}/32]",))
 SWITCHED = (*CHECKED, *given(("overlay.mesh=wireguard", "overlay.switchFrom=vxlan")))
 
 
